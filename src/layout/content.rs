@@ -1,0 +1,106 @@
+//! What is on a device: filesystems and swap.
+
+use serde::{Deserialize, Serialize};
+
+use super::Id;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fs {
+    pub id: Id,
+    pub on: Id,
+    /// As blkid's `TYPE`: `ext4`, `xfs`, `vfat`.
+    pub kind: String,
+    /// As blkid prints it (vfat: `ABCD-1234`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uuid: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    /// Size of the filesystem and what of it was in use.
+    #[serde(default)]
+    pub size_bytes: u64,
+    #[serde(default)]
+    pub used_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ext: Option<ExtOptions>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xfs: Option<XfsOptions>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vfat: Option<VfatOptions>,
+}
+
+/// What `dumpe2fs -h` tells and mke2fs(8) and tune2fs(8) take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ExtOptions {
+    pub block_bytes: u64,
+    pub blocks: u64,
+    pub inode_bytes: u64,
+    pub inodes: u64,
+    pub features: Vec<String>,
+    pub reserved_blocks: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stride: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripe_width: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_seed: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mount_options: Vec<String>,
+    #[serde(default)]
+    pub max_mount_count: i64,
+    #[serde(default)]
+    pub check_interval_seconds: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<String>,
+}
+
+/// What `xfs_info` tells and mkfs.xfs(8) takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct XfsOptions {
+    pub block_bytes: u64,
+    pub blocks: u64,
+    pub inode_bytes: u64,
+    pub sector_bytes: u64,
+    pub agcount: u64,
+    #[serde(default)]
+    pub sunit_blocks: u64,
+    #[serde(default)]
+    pub swidth_blocks: u64,
+    pub log_blocks: u64,
+    #[serde(default)]
+    pub imaxpct: u64,
+    #[serde(default)]
+    pub dir_block_bytes: u64,
+    /// The 0/1 flags by mkfs.xfs's names: `crc`, `finobt`, `sparse`, `rmapbt`, `reflink`,
+    /// `bigtime`, `inobtcount`, `nrext64`, `ftype`, `lazy-count`, `attr`, `projid32bit` ...
+    #[serde(default)]
+    pub flags: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct VfatOptions {
+    /// 12, 16 or 32.
+    pub fat_bits: u32,
+    pub cluster_bytes: u64,
+    pub sector_bytes: u64,
+    pub reserved_sectors: u64,
+    pub fats: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    pub id: Id,
+    pub on: Id,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uuid: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    #[serde(default)]
+    pub size_bytes: u64,
+}

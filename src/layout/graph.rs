@@ -1,0 +1,64 @@
+//! Who sits on whom.
+
+use std::collections::BTreeSet;
+
+use super::{Id, Layout};
+
+impl Layout {
+    /// The devices directly below `id`: a partition's disk, an array's members, a group's physical
+    /// volumes, a volume's group, the device that content is on.
+    pub fn below(&self, id: &Id) -> Vec<Id> {
+        if let Some(p) = self.partition.iter().find(|p| p.id == *id) {
+            return vec![p.disk.clone()];
+        }
+        if let Some(md) = self.md.iter().find(|md| md.id == *id) {
+            return md.member.iter().map(|m| m.on.clone()).collect();
+        }
+        if let Some(vg) = self.vg.iter().find(|vg| vg.id == *id) {
+            return vg.pv.iter().map(|pv| pv.on.clone()).collect();
+        }
+        if let Some(lv) = self.lv.iter().find(|lv| lv.id == *id) {
+            return vec![lv.vg.clone()];
+        }
+        if let Some(fs) = self.fs.iter().find(|fs| fs.id == *id) {
+            return vec![fs.on.clone()];
+        }
+        if let Some(swap) = self.swap.iter().find(|swap| swap.id == *id) {
+            return vec![swap.on.clone()];
+        }
+        Vec::new()
+    }
+
+    /// The disks at the bottom of `id`; `id` itself where it is a disk.
+    pub fn disks_below(&self, id: &Id) -> BTreeSet<Id> {
+        let mut seen = BTreeSet::new();
+        let mut disks = BTreeSet::new();
+        let mut todo = vec![id.clone()];
+        while let Some(id) = todo.pop() {
+            if !seen.insert(id.clone()) {
+                continue;
+            }
+            if self.disk.iter().any(|d| d.id == id) {
+                disks.insert(id.clone());
+            }
+            todo.extend(self.below(&id));
+        }
+        disks
+    }
+
+    /// The node of a device, `/dev/...`, by the names that this layout has.
+    pub fn dev(&self, id: &Id) -> Option<String> {
+        if let Some(d) = self.disk.iter().find(|d| d.id == *id) {
+            return Some(d.dev());
+        }
+        if let Some(p) = self.partition.iter().find(|p| p.id == *id) {
+            return Some(p.dev());
+        }
+        if let Some(md) = self.md.iter().find(|md| md.id == *id) {
+            return Some(md.dev());
+        }
+        let lv = self.lv.iter().find(|lv| lv.id == *id)?;
+        let vg = self.vg.iter().find(|vg| vg.id == lv.vg)?;
+        Some(lv.dev(&vg.name))
+    }
+}

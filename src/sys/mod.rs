@@ -1,0 +1,13 @@
+//! The only door out: external programs, mounts, devices, system calls.
+//!
+//! No other module starts a process or holds `unsafe`.
+//!
+//! * [`run`] external programs
+//! * [`tools`] the table of the programs that rr uses, and the packages they come in
+//! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
+//! * [`udev`] waiting for and asking udev
+
+pub mod mount;
+pub mod run;
+pub mod tools;
+pub mod udev;

@@ -1,0 +1,372 @@
+//! External programs.
+//!
+//! Every program runs with a fixed `PATH`, `LC_ALL=C`, no standard input unless some is given, and
+//! captured output. A failure names the command in a form that can be pasted into a shell, and the
+//! end of what it said.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::tools;
+
+/// Where programs are looked for; the caller's `PATH` is not trusted.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How much of a failing program's output goes into the error.
+const ERROR_TAIL_BYTES: usize = 2048;
+
+/// A command that is not started yet.
+#[derive(Debug, Clone)]
+pub struct Cmd {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    stdin: Option<Vec<u8>>,
+    timeout: Option<Duration>,
+    chroot: Option<PathBuf>,
+    dir: Option<PathBuf>,
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+    /// Standard output as text; what is not UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl Cmd {
+    pub fn new(program: impl AsRef<OsStr>) -> Cmd {
+        Cmd {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: None,
+            timeout: None,
+            chroot: None,
+            dir: None,
+        }
+    }
+
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Cmd {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Cmd {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Cmd {
+        self.env.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Gives the program this as its standard input.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Cmd {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Kills the program and fails when it has not ended by then.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Cmd {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Runs the program inside `root`, as chroot(8) does.
+    #[must_use]
+    pub fn chroot(mut self, root: impl AsRef<Path>) -> Cmd {
+        self.chroot = Some(root.as_ref().to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Cmd {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// The command as it can be pasted into a shell.
+    pub fn to_shell(&self) -> String {
+        let mut words = Vec::new();
+        if let Some(root) = &self.chroot {
+            words.push("chroot".to_owned());
+            words.push(shell_quote(root.as_os_str()));
+        }
+        for (key, value) in &self.env {
+            words.push(format!("{}={}", key.to_string_lossy(), shell_quote(value)));
+        }
+        words.push(shell_quote(&self.program));
+        words.extend(self.args.iter().map(|a| shell_quote(a)));
+        words.join(" ")
+    }
+
+    /// Runs the command to its end, whatever its exit status.
+    ///
+    /// # Errors
+    /// The program is not there, could not be started, or ran out of its time.
+    pub fn output(&self) -> Result<Output> {
+        log::debug!("$ {}", self.to_shell());
+        let started = Instant::now();
+        let mut child = self.start(Stdio::piped(), Stdio::piped())?;
+        let stdin = child.stdin.take();
+        let mut stdout = child.stdout.take().context("taking the standard output")?;
+        let mut stderr = child.stderr.take().context("taking the standard error")?;
+        let input = self.stdin.clone();
+        let (status, out, err) = std::thread::scope(|scope| {
+            let feeding = scope.spawn(move || {
+                if let (Some(mut pipe), Some(bytes)) = (stdin, input) {
+                    // A program that reads no further closes the pipe: its exit status tells.
+                    let _ = pipe.write_all(&bytes);
+                }
+            });
+            let reading = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                stdout.read_to_end(&mut bytes).map(|_| bytes)
+            });
+            let reading_errors = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                stderr.read_to_end(&mut bytes).map(|_| bytes)
+            });
+            let status = wait(&mut child, self.timeout);
+            let _ = feeding.join();
+            let out = reading.join().map_err(|_| anyhow!("a reader of output panicked"));
+            let err = reading_errors.join().map_err(|_| anyhow!("a reader of errors panicked"));
+            (status, out, err)
+        });
+        let output = Output { status: self.explain(status)?, stdout: out??, stderr: err?? };
+        log::debug!("  {} after {:.1?}", output.status, started.elapsed());
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            log::debug!("  | {line}");
+        }
+        Ok(output)
+    }
+
+    /// Runs the command and expects it to succeed.
+    pub fn run(&self) -> Result<()> {
+        self.checked().map(drop)
+    }
+
+    /// Standard output of a command that must succeed.
+    pub fn stdout(&self) -> Result<Vec<u8>> {
+        Ok(self.checked()?.stdout)
+    }
+
+    /// Standard output, as UTF-8 text, of a command that must succeed.
+    pub fn text(&self) -> Result<String> {
+        String::from_utf8(self.stdout()?)
+            .with_context(|| format!("reading the output of: {}", self.to_shell()))
+    }
+
+    /// Standard output, parsed as JSON, of a command that must succeed.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.stdout()?)
+            .with_context(|| format!("parsing the JSON output of: {}", self.to_shell()))
+    }
+
+    fn checked(&self) -> Result<Output> {
+        let output = self.output()?;
+        if output.success() {
+            return Ok(output);
+        }
+        let said = if output.stderr.iter().all(u8::is_ascii_whitespace) {
+            &output.stdout
+        } else {
+            &output.stderr
+        };
+        bail!("{} failed ({})\n{}", self.to_shell(), output.status, tail(said));
+    }
+
+    /// Starts the command and leaves it running with output going to the given places. For
+    /// long-lived programs (a virtual machine, udevd, a shell on a console).
+    pub fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+        log::debug!("$ {} &", self.to_shell());
+        self.start(stdout, stderr)
+    }
+
+    /// Replaces standard input, output and error by `tty` and runs the command on it to its end
+    /// (a shell, a pager) as the leader of a session of its own with `tty` as its terminal.
+    pub fn on_tty(&self, tty: &Path) -> Result<ExitStatus> {
+        let open = || {
+            std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(tty)
+                .with_context(|| format!("opening {}", tty.display()))
+        };
+        let mut command = self.command()?;
+        command.stdin(open()?).stdout(open()?).stderr(open()?);
+        own_terminal(&mut command);
+        command.status().with_context(|| format!("starting {}", self.to_shell()))
+    }
+
+    fn command(&self) -> Result<Command> {
+        let program = match &self.chroot {
+            Some(_) => PathBuf::from(&self.program),
+            None => {
+                tools::find(&self.program).ok_or_else(|| tools::missing_error(&self.program))?
+            }
+        };
+        #[allow(clippy::disallowed_methods)] // the one place
+        let mut command = if let Some(root) = &self.chroot {
+            let chroot = tools::find(OsStr::new("chroot"))
+                .ok_or_else(|| tools::missing_error(OsStr::new("chroot")))?;
+            let mut command = Command::new(chroot);
+            command.arg(root).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.args(&self.args).env_clear().env("PATH", PATH).env("LC_ALL", "C");
+        for key in ["TERM", "HOME"] {
+            if let Some(value) = std::env::var_os(key) {
+                command.env(key, value);
+            }
+        }
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        Ok(command)
+    }
+
+    fn start(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+        let mut command = self.command()?;
+        command
+            .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(stdout)
+            .stderr(stderr);
+        command.spawn().with_context(|| format!("starting {}", self.to_shell()))
+    }
+
+    fn explain(&self, status: Result<Option<ExitStatus>>) -> Result<ExitStatus> {
+        match status {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => bail!(
+                "{} did not end within {} s and was killed",
+                self.to_shell(),
+                self.timeout.unwrap_or_default().as_secs()
+            ),
+            Err(error) => Err(error).with_context(|| format!("waiting for {}", self.to_shell())),
+        }
+    }
+}
+
+/// None when the time ran out and the child was killed.
+fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
+    let Some(timeout) = timeout else {
+        return Ok(Some(child.wait()?));
+    };
+    let deadline = Instant::now() + timeout;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Makes the child lead a session with its standard input as the controlling terminal, so that
+/// job control and Ctrl-C work in a shell.
+#[allow(unsafe_code)]
+fn own_terminal(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid(2), ioctl(2).
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            libc::ioctl(0, libc::TIOCSCTTY, 1);
+            Ok(())
+        });
+    }
+}
+
+fn tail(bytes: &[u8]) -> String {
+    let start = bytes.len().saturating_sub(ERROR_TAIL_BYTES);
+    String::from_utf8_lossy(&bytes[start..]).trim_end().to_owned()
+}
+
+/// One word as a POSIX shell reads it.
+pub fn shell_quote(word: &OsStr) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"@%+=:,./-_".contains(b);
+    if !word.is_empty() && word.as_bytes().iter().all(plain) {
+        return word.to_string_lossy().into_owned();
+    }
+    format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_captured_and_the_environment_is_fixed() {
+        let text = Cmd::new("sh").args(["-c", "cat; echo $LC_ALL $PATH"]).stdin("in ").text();
+        assert_eq!(text.unwrap(), format!("in C {PATH}\n"));
+    }
+
+    #[test]
+    fn a_failure_can_be_pasted_and_says_what_the_program_said() {
+        let error = Cmd::new("sh").args(["-c", "echo it broke >&2; exit 3"]).run().unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("sh -c 'echo it broke >&2; exit 3'"), "{text}");
+        assert!(
+            text.contains("exit status: 3")
+                && text.contains("it broke\n") | text.ends_with("it broke"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        let error =
+            Cmd::new("sleep").arg("60").timeout(Duration::from_millis(50)).run().unwrap_err();
+        assert!(format!("{error:#}").contains("did not end"), "{error:#}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = Cmd::new("rr-no-such-program").run().unwrap_err();
+        assert!(format!("{error:#}").contains("rr-no-such-program"), "{error:#}");
+    }
+
+    #[test]
+    fn words_are_quoted_only_where_they_must_be() {
+        assert_eq!(shell_quote(OsStr::new("a/b=c")), "a/b=c");
+        assert_eq!(shell_quote(OsStr::new("")), "''");
+        assert_eq!(shell_quote(OsStr::new("it's")), r"'it'\''s'");
+    }
+}

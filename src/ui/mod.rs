@@ -1,0 +1,186 @@
+//! What rr says: steps, messages, progress, questions, and the log file.
+//!
+//! One [`Ui`] is made in `main` (or in `init`) and handed down. Everything that it says also goes
+//! to the log. On a terminal it is coloured and moves; elsewhere it is plain lines; with `--json`
+//! each event is one JSON object a line.
+
+pub mod log;
+pub mod progress;
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use anyhow::Result;
+
+pub use progress::Progress;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    Terminal,
+    Plain,
+    Json,
+}
+
+/// A handle to the one place that output goes through; clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Ui {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    style: Style,
+    depth: AtomicUsize,
+    /// Everything that was warned about, for the summary at the end.
+    warnings: Mutex<Vec<String>>,
+    /// The bar that is on the screen now, to be cleared before a line is written.
+    bar: Mutex<Option<indicatif::ProgressBar>>,
+}
+
+impl Ui {
+    pub fn new(style: Style) -> Ui {
+        Ui {
+            inner: Arc::new(Inner {
+                style,
+                depth: AtomicUsize::new(0),
+                warnings: Mutex::new(Vec::new()),
+                bar: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Terminal or plain, by what standard error is; JSON on request.
+    pub fn detect(json: bool) -> Ui {
+        Ui::new(if json {
+            Style::Json
+        } else if std::io::stderr().is_terminal() {
+            Style::Terminal
+        } else {
+            Style::Plain
+        })
+    }
+
+    pub fn style(&self) -> Style {
+        self.inner.style
+    }
+
+    /// Announces a step, runs it, and says how long it took. Steps nest.
+    pub fn step<T>(&self, name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        self.say("step", &Paint::bold(name));
+        self.inner.depth.fetch_add(1, Ordering::Relaxed);
+        let result = body();
+        self.inner.depth.fetch_sub(1, Ordering::Relaxed);
+        let seconds = started.elapsed().as_secs_f64();
+        match &result {
+            Ok(_) if seconds >= 0.1 => {
+                self.say("done", &Paint::dim(&format!("{name}: done in {seconds:.1} s")));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                self.say("failed", &Paint::red(&format!("{name}: failed after {seconds:.1} s")));
+            }
+        }
+        result
+    }
+
+    pub fn info(&self, text: impl AsRef<str>) {
+        self.say("info", &Paint::plain(text.as_ref()));
+    }
+
+    /// Said at once and again in the summary at the end.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        let text = text.as_ref();
+        lock(&self.inner.warnings).push(text.to_owned());
+        self.say("warning", &Paint::yellow(&format!("warning: {text}")));
+    }
+
+    pub fn success(&self, text: impl AsRef<str>) {
+        self.say("success", &Paint::green(text.as_ref()));
+    }
+
+    /// A failure, with its chain of causes in one line; lines after the first are hints.
+    pub fn error(&self, error: &anyhow::Error) {
+        self.say("error", &Paint::red(&format!("error: {error:#}")));
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        lock(&self.inner.warnings).clone()
+    }
+
+    /// A bar (or its plain or JSON form) towards `total` of `unit`s. Zero: the total is not known.
+    pub fn progress(&self, name: &str, total: u64, unit: progress::Unit) -> Progress {
+        Progress::new(self.clone(), name, total, unit)
+    }
+
+    pub(crate) fn say(&self, event: &str, text: &Paint<'_>) {
+        let depth = self.inner.depth.load(Ordering::Relaxed);
+        ::log::info!(target: "rr::ui", "{:indent$}{}", "", text.text, indent = depth * 2);
+        match self.inner.style {
+            Style::Json => {
+                let line = serde_json::json!({ "event": event, "depth": depth, "text": text.text });
+                self.write(&line.to_string());
+            }
+            Style::Plain => self.write(&format!("{:indent$}{}", "", text.text, indent = depth * 2)),
+            Style::Terminal => self.write(&format!(
+                "{:indent$}\x1b[{}m{}\x1b[0m",
+                "",
+                text.code,
+                text.text,
+                indent = depth * 2
+            )),
+        }
+    }
+
+    pub(crate) fn write(&self, line: &str) {
+        let write = || {
+            let mut err = std::io::stderr().lock();
+            // Nobody is left to be told when standard error is gone.
+            let _ = writeln!(err, "{line}");
+        };
+        match lock(&self.inner.bar).as_ref() {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    pub(crate) fn set_bar(&self, bar: Option<indicatif::ProgressBar>) {
+        *lock(&self.inner.bar) = bar;
+    }
+}
+
+/// A text and the SGR code (ECMA-48) that colours it on a terminal.
+pub(crate) struct Paint<'a> {
+    text: std::borrow::Cow<'a, str>,
+    code: &'static str,
+}
+
+impl<'a> Paint<'a> {
+    fn new(text: &'a str, code: &'static str) -> Self {
+        Paint { text: text.into(), code }
+    }
+    pub(crate) fn plain(text: &'a str) -> Self {
+        Self::new(text, "0")
+    }
+    fn bold(text: &'a str) -> Self {
+        Self::new(text, "1")
+    }
+    fn dim(text: &'a str) -> Self {
+        Self::new(text, "2")
+    }
+    fn red(text: &'a str) -> Self {
+        Self::new(text, "1;31")
+    }
+    fn green(text: &'a str) -> Self {
+        Self::new(text, "1;32")
+    }
+    fn yellow(text: &'a str) -> Self {
+        Self::new(text, "33")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

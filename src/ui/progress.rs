@@ -1,0 +1,129 @@
+//! How far a long step is: a bar on a terminal, a line every some seconds elsewhere, JSON on
+//! request.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Paint, Style, Ui};
+
+/// Plain lines come at most this often: a serial console and a log are not a terminal.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+const JSON_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Items,
+}
+
+/// Counts towards a total from any number of threads. Ends when dropped.
+#[derive(Debug)]
+pub struct Progress {
+    ui: Ui,
+    name: String,
+    unit: Unit,
+    total: AtomicU64,
+    done: AtomicU64,
+    started: Instant,
+    bar: Option<indicatif::ProgressBar>,
+    said: Mutex<Instant>,
+}
+
+impl Progress {
+    pub(super) fn new(ui: Ui, name: &str, total: u64, unit: Unit) -> Progress {
+        let bar = (ui.style() == Style::Terminal).then(|| {
+            let template = match (unit, total) {
+                (Unit::Bytes, 0) => "{spinner} {msg} {bytes} {bytes_per_sec}",
+                (Unit::Bytes, _) => {
+                    "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}"
+                }
+                (Unit::Items, 0) => "{spinner} {msg} {human_pos} {per_sec}",
+                (Unit::Items, _) => "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} ETA {eta}",
+            };
+            let bar = indicatif::ProgressBar::new(total).with_message(name.to_owned());
+            if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            ui.set_bar(Some(bar.clone()));
+            bar
+        });
+        let now = Instant::now();
+        Progress {
+            ui,
+            name: name.to_owned(),
+            unit,
+            total: AtomicU64::new(total),
+            done: AtomicU64::new(0),
+            started: now,
+            bar,
+            said: Mutex::new(now),
+        }
+    }
+
+    /// `amount` more is done.
+    pub fn add(&self, amount: u64) {
+        let done = self.done.fetch_add(amount, Ordering::Relaxed) + amount;
+        match (&self.bar, self.ui.style()) {
+            (Some(bar), _) => bar.set_position(done),
+            (None, Style::Json) => self.say_every(JSON_EVERY, done),
+            (None, _) => self.say_every(PLAIN_EVERY, done),
+        }
+    }
+
+    /// The total turned out to be another one.
+    pub fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
+    fn say_every(&self, every: Duration, done: u64) {
+        // Whoever holds the lock is saying it already.
+        let Ok(mut said) = self.said.try_lock() else { return };
+        if said.elapsed() < every {
+            return;
+        }
+        *said = Instant::now();
+        let total = self.total.load(Ordering::Relaxed);
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        if self.ui.style() == Style::Json {
+            let line = serde_json::json!({
+                "event": "progress", "name": self.name, "done": done, "total": total,
+                "unit": if self.unit == Unit::Bytes { "bytes" } else { "items" },
+                "seconds": seconds,
+            });
+            self.ui.write(&line.to_string());
+        } else {
+            self.ui.say("progress", &Paint::plain(&self.line(done, total, seconds)));
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // for people
+    fn line(&self, done: u64, total: u64, seconds: f64) -> String {
+        let rate = done as f64 / seconds;
+        let show = |amount: f64| match self.unit {
+            Unit::Bytes => format!("{:.1} MiB", amount / 1_048_576.0),
+            Unit::Items => format!("{amount:.0}"),
+        };
+        let mut line = format!("{}: {}", self.name, show(done as f64));
+        if total > 0 {
+            line += &format!(" of {} ({} %)", show(total as f64), done * 100 / total);
+        }
+        line += &format!(", {}/s", show(rate));
+        if total > done && rate > 0.0 {
+            line += &format!(", {:.0} s left", (total - done) as f64 / rate);
+        }
+        line
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+            self.ui.set_bar(None);
+        }
+    }
+}
