@@ -1,7 +1,15 @@
 //! `rr.toml`: what an admin can set, where it was set, and what it is when nobody set it.
 //!
-//! * [`schema`] the settings
+//! * [`schema`] the settings, their defaults and bounds
+//! * [`load`](mod@load) the files, merged, with the origin of each value
+//! * [`url`](mod@url) target URLs
 
+pub mod load;
 pub mod schema;
+pub mod url;
 
-pub use schema::{BackupConfig, Config, Console, Drivers, Network, RescueConfig, TargetOptions};
+pub use load::{Loaded, load};
+pub use schema::{
+    BackupConfig, Config, Console, Drivers, MenuDefault, Network, RescueConfig, TargetOptions,
+};
+pub use url::TargetUrl;

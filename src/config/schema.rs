@@ -1,7 +1,9 @@
 //! The settings of `rr.toml`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be configured. Each field's comment is what `etc/rr.toml` says about it.
@@ -67,6 +69,19 @@ pub struct RescueConfig {
     pub console: Vec<Console>,
     /// More kernel parameters for the rescue system.
     pub cmdline: String,
+    /// What the boot menu starts by itself.
+    pub default: MenuDefault,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum MenuDefault {
+    /// Boot from the first disk: an image that is left in a drive harms nothing.
+    #[default]
+    Local,
+    Auto,
+    Ask,
+    Shell,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -89,3 +104,63 @@ pub enum Network {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Console(pub String);
+
+impl Config {
+    /// Checks the values; `origin` says which file to name for which key.
+    pub(super) fn validate(&self, origin: &BTreeMap<String, String>) -> Result<()> {
+        let set_in = |key: &str| format!("{key} in {}", origin.get(key).map_or("rr", |f| f));
+        if let Some(target) = &self.target {
+            target.parse::<crate::config::TargetUrl>().with_context(|| set_in("target"))?;
+        }
+        if let Some(node) = &self.node {
+            check_node(node).with_context(|| set_in("node"))?;
+        }
+        if !(1..=19).contains(&self.backup.level) {
+            bail!("{}: {} is not between 1 and 19", set_in("backup.level"), self.backup.level);
+        }
+        if self.backup.keep_last == 0 {
+            bail!("{}: at least one generation is kept", set_in("backup.keep_last"));
+        }
+        for glob in &self.backup.exclude {
+            globset::Glob::new(glob).with_context(|| set_in("backup.exclude"))?;
+        }
+        Ok(())
+    }
+
+    /// Where backups go.
+    ///
+    /// # Errors
+    /// None is configured.
+    pub fn target_url(&self) -> Result<crate::config::TargetUrl> {
+        match &self.target {
+            Some(target) => target.parse(),
+            None => bail!(
+                "no target is set\nhint: target = \"nfs://server/export\" in /etc/rr/rr.toml, or --target URL"
+            ),
+        }
+    }
+
+    /// The name of this node's directory at the target.
+    pub fn node_name(&self) -> Result<String> {
+        if let Some(node) = &self.node {
+            check_node(node)?;
+            return Ok(node.clone());
+        }
+        let host = nix::unistd::gethostname().context("asking for the host name")?;
+        let host = host.to_string_lossy();
+        let node = host.split('.').next().unwrap_or_default().to_owned();
+        check_node(&node).context("using the host name as the node's name")?;
+        Ok(node)
+    }
+}
+
+/// A node's name is a directory, a file name and a volume label.
+fn check_node(node: &str) -> Result<()> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if node.is_empty() || node.len() > 64 || node.starts_with('.') || !node.chars().all(sound) {
+        bail!(
+            "{node:?} can't be a node's name\nhint: letters, digits, dot, dash and underscore, 64 at most; --node NAME"
+        );
+    }
+    Ok(())
+}

@@ -5,12 +5,11 @@
 
 pub mod catalog;
 pub mod dir;
-pub mod url;
 
 use std::path::Path;
 
+pub use crate::config::TargetUrl;
 pub use catalog::Manifest;
-pub use url::TargetUrl;
 
 /// Whether the caller will write. A store opened for reading never creates or changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,226 @@
+//! Reading `rr.toml` and its drop-ins, and remembering where each value came from.
+//!
+//! `/etc/rr/rr.toml` comes first, then `/etc/rr/rr.d/*.toml` by name; a later file wins key by key.
+//! What the command line or the environment says wins over all files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use toml::{Table, Value};
+
+use super::Config;
+
+/// The file that is read when none is named, and the directory of its drop-ins.
+pub const FILE: &str = "/etc/rr/rr.toml";
+pub const DROP_INS: &str = "/etc/rr/rr.d";
+
+/// A configuration and the origin of each of its values.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    pub config: Config,
+    /// Dotted key -> the file (or `--option`) that set it. What is missing has its default.
+    pub origin: BTreeMap<String, String>,
+}
+
+/// Reads `file`, or [`FILE`] with its drop-ins; no file at all is fine then.
+pub fn load(file: Option<&Path>) -> Result<Loaded> {
+    let mut texts = Vec::new();
+    for path in files(file)? {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("reading the configuration {}", path.display()))?;
+        texts.push((path.display().to_string(), text));
+    }
+    merge(&texts)
+}
+
+fn files(file: Option<&Path>) -> Result<Vec<PathBuf>> {
+    if let Some(file) = file {
+        return Ok(vec![file.to_owned()]);
+    }
+    let mut found: Vec<PathBuf> =
+        Some(PathBuf::from(FILE)).into_iter().filter(|p| p.exists()).collect();
+    let mut drop_ins = Vec::new();
+    match std::fs::read_dir(DROP_INS) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry.with_context(|| format!("reading {DROP_INS}"))?.path();
+                if path.extension().is_some_and(|e| e == "toml") {
+                    drop_ins.push(path);
+                }
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("reading {DROP_INS}")),
+    }
+    drop_ins.sort();
+    found.append(&mut drop_ins);
+    Ok(found)
+}
+
+/// Merges the texts of files, in order, each with its name.
+fn merge(texts: &[(String, String)]) -> Result<Loaded> {
+    let mut merged = Table::new();
+    let mut origin = BTreeMap::new();
+    for (name, text) in texts {
+        // Each file alone must be a sound configuration: the message has its line then.
+        if let Err(error) = toml::from_str::<Config>(text) {
+            bail!("{name}: {error}hint: `rr config init` prints every setting with its meaning");
+        }
+        let table: Table = toml::from_str(text).with_context(|| format!("parsing {name}"))?;
+        overlay(&mut merged, table, "", name, &mut origin);
+    }
+    let config: Config =
+        Value::Table(merged).try_into().context("joining the configuration files")?;
+    config.validate(&origin)?;
+    Ok(Loaded { config, origin })
+}
+
+fn overlay(
+    base: &mut Table,
+    over: Table,
+    prefix: &str,
+    name: &str,
+    origin: &mut BTreeMap<String, String>,
+) {
+    for (key, value) in over {
+        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => {
+                overlay(below, above, &dotted, name, origin);
+            }
+            (_, Value::Table(above)) => {
+                let mut below = Table::new();
+                overlay(&mut below, above, &dotted, name, origin);
+                base.insert(key, Value::Table(below));
+            }
+            (_, value) => {
+                origin.insert(dotted, name.to_owned());
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+impl Loaded {
+    /// An option of the command line (or its environment variable) wins over all files.
+    pub fn set_target(&mut self, url: Option<&str>, option: &str) {
+        if let Some(url) = url {
+            self.config.target = Some(url.to_owned());
+            self.origin.insert("target".into(), option.into());
+        }
+    }
+
+    pub fn set_node(&mut self, node: Option<&str>, option: &str) {
+        if let Some(node) = node {
+            self.config.node = Some(node.to_owned());
+            self.origin.insert("node".into(), option.into());
+        }
+    }
+
+    /// Every setting as `key = value`, each with where it comes from.
+    pub fn render(&self) -> Result<String> {
+        let table = Table::try_from(&self.config).context("writing the configuration as TOML")?;
+        let mut lines = Vec::new();
+        for key in ["target", "node"] {
+            if !table.contains_key(key) {
+                lines.push((format!("# {key} is not set"), String::new()));
+            }
+        }
+        flatten(&table, "", &self.origin, &mut lines);
+        let width = lines.iter().map(|(left, _)| left.len().min(48)).max().unwrap_or(0);
+        Ok(lines
+            .into_iter()
+            .map(|(left, from)| match from.as_str() {
+                "" => format!("{left}\n"),
+                from => format!("{left:width$}  # {from}\n"),
+            })
+            .collect())
+    }
+}
+
+fn flatten(
+    table: &Table,
+    prefix: &str,
+    origin: &BTreeMap<String, String>,
+    lines: &mut Vec<(String, String)>,
+) {
+    for (key, value) in table {
+        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        if let Value::Table(inner) = value {
+            flatten(inner, &dotted, origin, lines);
+            continue;
+        }
+        let from = origin.get(&dotted).map_or("default", String::as_str).to_owned();
+        lines.push((format!("{dotted} = {value}"), from));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect()
+    }
+
+    #[test]
+    fn later_files_win_key_by_key_and_origins_are_kept() {
+        let loaded = merge(&texts(&[
+            ("rr.toml", "target = 'nfs://a/b'\n[backup]\nlevel = 3\nkeep_last = 2\n"),
+            ("rr.d/20.toml", "[backup]\nlevel = 5\n"),
+        ]))
+        .unwrap();
+        assert_eq!(loaded.config.target.as_deref(), Some("nfs://a/b"));
+        assert_eq!((loaded.config.backup.level, loaded.config.backup.keep_last), (5, 2));
+        assert_eq!(loaded.origin["backup.level"], "rr.d/20.toml");
+        assert_eq!(loaded.origin["backup.keep_last"], "rr.toml");
+        let shown = loaded.render().unwrap();
+        let level = shown.lines().find(|l| l.starts_with("backup.level = 5")).unwrap();
+        assert!(level.ends_with("# rr.d/20.toml"), "{shown}");
+        let threads = shown.lines().find(|l| l.starts_with("backup.threads = 0")).unwrap();
+        assert!(threads.ends_with("# default"), "{shown}");
+    }
+
+    #[test]
+    fn a_typo_is_named_with_file_and_line() {
+        let error = merge(&texts(&[("rr.d/9.toml", "[backup]\nlevle = 3\n")])).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("rr.d/9.toml") && text.contains("line 2"), "{text}");
+        assert!(text.contains("levle"), "{text}");
+    }
+
+    #[test]
+    fn values_out_of_range_say_where_they_were_set() {
+        for (bad, what) in [
+            ("[backup]\nlevel = 99\n", "backup.level"),
+            ("target = 'ftp://x/y'\n", "target"),
+            ("node = 'a/b'\n", "node"),
+            ("[backup]\nexclude = ['[']\n", "backup.exclude"),
+            ("[backup]\nkeep_last = 0\n", "backup.keep_last"),
+        ] {
+            let text = format!("{:#}", merge(&texts(&[("f.toml", bad)])).unwrap_err());
+            assert!(text.contains(what) && text.contains("f.toml"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_commented_example_is_the_default_configuration() {
+        let example = include_str!("../../etc/rr.toml");
+        assert_eq!(merge(&texts(&[("rr.toml", example)])).unwrap().config, Config::default());
+        // With every setting uncommented it must still parse: no stale key, and none missing.
+        let settings: String = example
+            .lines()
+            .filter_map(|l| match l.strip_prefix("#:") {
+                Some(setting) => Some(format!("{}\n", setting.trim_start())),
+                None => l.starts_with('[').then(|| format!("{l}\n")),
+            })
+            .collect();
+        let loaded = merge(&texts(&[("rr.toml", &settings)])).unwrap();
+        let all = Table::try_from(&loaded.config).unwrap();
+        let mut lines = Vec::new();
+        flatten(&all, "", &loaded.origin, &mut lines);
+        let undocumented: Vec<_> = lines.iter().filter(|(_, from)| from == "default").collect();
+        assert!(undocumented.is_empty(), "not in etc/rr.toml: {undocumented:?}");
+    }
+}
