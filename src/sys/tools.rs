@@ -51,6 +51,7 @@ pub const TOOLS: &[Tool] = &[
     tool("modprobe", "kmod", "kmod"),
     tool("mount", "mount", "util-linux"),
     tool("mount.nfs", "nfs-common", "nfs-utils"),
+    tool("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86"),
     tool("sfdisk", "fdisk", "util-linux"),
     tool("tune2fs", "e2fsprogs", "e2fsprogs"),
     tool("udevadm", "udev", "systemd-udev"),

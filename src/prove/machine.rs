@@ -1,0 +1,275 @@
+//! What a virtual machine is made of.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use super::vm::{Sockets, Vm};
+use crate::layout::Firmware;
+use crate::sys::run::Cmd;
+
+/// Chooses the accelerator: `tcg` (default) or `kvm`.
+const ACCEL_VARIABLE: &str = "RR_VM_ACCEL";
+
+/// Where OVMF's images are: Debian and Ubuntu, Fedora and RHEL.
+const OVMF: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    Virtio,
+    Scsi,
+    Nvme,
+    Sata,
+}
+
+/// A disk whose sectors are in a raw file.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub file: PathBuf,
+    pub bus: Bus,
+    pub serial: String,
+    /// Not on virtio and NVMe, which have none.
+    pub wwn: Option<u64>,
+    /// 512 or 4096.
+    pub sector_bytes: u32,
+}
+
+/// A kernel that is started without firmware menus and boot loaders.
+#[derive(Debug, Clone)]
+pub struct DirectKernel {
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    pub cmdline: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub firmware: Firmware,
+    /// UEFI: the file that holds the firmware's variables. Made afresh when it is not there, kept
+    /// for the next start.
+    pub variables: PathBuf,
+    pub memory_mib: u32,
+    pub cpus: u32,
+    pub disks: Vec<Disk>,
+    /// A CD in the drive, which then is what the machine boots from.
+    pub cdrom: Option<PathBuf>,
+    /// An image on a USB stick, which then is what the machine boots from.
+    pub stick: Option<PathBuf>,
+    pub kernel: Option<DirectKernel>,
+    /// False: a reboot ends the machine, as pulling the plug at the right moment would.
+    pub reboots: bool,
+    /// Where `console.log`, `verdict.log` and `qemu.log` go. Each start begins them anew.
+    pub logs: PathBuf,
+}
+
+impl Machine {
+    /// A machine without disks.
+    pub fn new(firmware: Firmware, logs: &Path) -> Machine {
+        Machine {
+            firmware,
+            variables: logs.join("efi-variables.fd"),
+            memory_mib: 1536,
+            cpus: 2,
+            disks: Vec::new(),
+            cdrom: None,
+            stick: None,
+            kernel: None,
+            reboots: true,
+            logs: logs.to_owned(),
+        }
+    }
+
+    /// Switches the machine on.
+    pub fn start(&self) -> Result<Vm> {
+        std::fs::create_dir_all(&self.logs)
+            .with_context(|| format!("making {}", self.logs.display()))?;
+        let sockets = Sockets::new()?;
+        let mut cmd = Cmd::new("qemu-system-x86_64");
+        for args in self.arguments(&sockets)? {
+            cmd = cmd.args(args);
+        }
+        // QEMU opens these when it starts; a waiter may look earlier.
+        for name in ["console.log", "verdict.log"] {
+            File::create(self.logs.join(name)).with_context(|| format!("creating {name}"))?;
+        }
+        let log = self.logs.join("qemu.log");
+        let said = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let child = cmd.spawn(Stdio::from(said.try_clone()?), Stdio::from(said))?;
+        Vm::attach(child, sockets, &self.logs)
+    }
+
+    fn arguments(&self, sockets: &Sockets) -> Result<Vec<Vec<String>>> {
+        let mut all = vec![
+            words("-nodefaults -display none -vga std -no-user-config -machine q35"),
+            accelerator()?,
+            words(&format!("-m {} -smp {} -rtc base=utc", self.memory_mib, self.cpus)),
+            words("-netdev user,id=lan -device virtio-net-pci,netdev=lan,romfile="),
+            words("-device virtio-rng-pci"),
+        ];
+        all.push(self.channels(sockets));
+        if !self.reboots {
+            all.push(words("-no-reboot"));
+        }
+        if self.firmware == Firmware::Uefi {
+            all.push(self.uefi()?);
+        }
+        if let Some(direct) = &self.kernel {
+            all.push(vec!["-kernel".into(), direct.kernel.display().to_string()]);
+            all.push(vec!["-initrd".into(), direct.initrd.display().to_string()]);
+            all.push(vec!["-append".into(), direct.cmdline.clone()]);
+        }
+        if let Some(iso) = &self.cdrom {
+            all.push(drive("cd", iso, ",media=cdrom,readonly=on"));
+            all.push(words("-device ide-cd,drive=cd,bus=ide.5,bootindex=0"));
+        }
+        if let Some(image) = &self.stick {
+            all.push(drive("stick", image, ""));
+            all.push(words("-device qemu-xhci,id=usb"));
+            all.push(words("-device usb-storage,bus=usb.0,drive=stick,removable=on,bootindex=0"));
+        }
+        if self.disks.iter().any(|disk| disk.bus == Bus::Scsi) {
+            all.push(words("-device virtio-scsi-pci,id=scsi"));
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            all.extend(self.disk(index, disk)?);
+        }
+        Ok(all)
+    }
+
+    fn channels(&self, sockets: &Sockets) -> Vec<String> {
+        let file = |name: &str| comma(&self.logs.join(name));
+        let socket = |path: &Path| format!("socket,path={},server=on,wait=off", comma(path));
+        vec![
+            "-chardev".into(),
+            format!("file,id=console,path={}", file("console.log")),
+            "-serial".into(),
+            "chardev:console".into(),
+            "-device".into(),
+            "virtio-serial-pci".into(),
+            "-chardev".into(),
+            format!("file,id=verdict,path={}", file("verdict.log")),
+            "-device".into(),
+            "virtserialport,chardev=verdict,name=rr.verdict".into(),
+            "-chardev".into(),
+            format!("{},id=lab", socket(&sockets.agent())),
+            "-device".into(),
+            "virtserialport,chardev=lab,name=rr.lab".into(),
+            "-qmp".into(),
+            format!("unix:{},server=on,wait=off", comma(&sockets.qmp())),
+        ]
+    }
+
+    fn uefi(&self) -> Result<Vec<String>> {
+        let Some((code, empty)) = OVMF.iter().find(|(code, _)| Path::new(code).exists()) else {
+            bail!(
+                "there is no UEFI firmware for virtual machines\nhint: apt-get install ovmf, or dnf install edk2-ovmf"
+            );
+        };
+        if !self.variables.exists() {
+            std::fs::copy(empty, &self.variables)
+                .with_context(|| format!("copying {empty} to {}", self.variables.display()))?;
+        }
+        Ok(vec![
+            "-drive".into(),
+            format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
+            "-drive".into(),
+            format!("if=pflash,format=raw,unit=1,file={}", comma(&self.variables)),
+        ])
+    }
+
+    fn disk(&self, index: usize, disk: &Disk) -> Result<Vec<Vec<String>>> {
+        let id = format!("disk{index}");
+        let mut device = match disk.bus {
+            Bus::Virtio => format!("virtio-blk-pci,drive={id},serial={}", disk.serial),
+            Bus::Scsi => {
+                format!("scsi-hd,bus=scsi.0,scsi-id={index},drive={id},serial={}", disk.serial)
+            }
+            Bus::Nvme => format!("nvme,drive={id},serial={}", disk.serial),
+            Bus::Sata => format!("ide-hd,bus=ide.{index},drive={id},serial={}", disk.serial),
+        };
+        match (disk.wwn, disk.bus) {
+            (Some(wwn), Bus::Scsi | Bus::Sata) => device += &format!(",wwn={wwn:#018x}"),
+            (Some(_), bus) => bail!("a disk on {bus:?} has no WWN"),
+            (None, _) => {}
+        }
+        if disk.sector_bytes != 512 {
+            let size = disk.sector_bytes;
+            device += &format!(",logical_block_size={size},physical_block_size={size}");
+        }
+        // UEFI follows its own variables from disk to disk, which is what is to be tested; with a
+        // boot index QEMU would overrule them.
+        if self.firmware == Firmware::Bios {
+            device += &format!(",bootindex={}", index + 1);
+        }
+        Ok(vec![
+            drive(&id, &disk.file, ",cache=unsafe,discard=unmap"),
+            vec!["-device".into(), device],
+        ])
+    }
+}
+
+fn accelerator() -> Result<Vec<String>> {
+    match std::env::var(ACCEL_VARIABLE).as_deref() {
+        Err(_) | Ok("" | "tcg") => Ok(words("-accel tcg,thread=multi -cpu Nehalem")),
+        Ok("kvm") => Ok(words("-accel kvm -cpu host")),
+        Ok(other) => bail!("{ACCEL_VARIABLE}={other} is neither tcg nor kvm"),
+    }
+}
+
+fn drive(id: &str, file: &Path, more: &str) -> Vec<String> {
+    vec!["-drive".into(), format!("if=none,id={id},format=raw,file={}{more}", comma(file))]
+}
+
+/// A path inside a comma-separated option: QEMU reads two commas as one.
+fn comma(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(bus: Bus) -> Disk {
+        let file = PathBuf::from("/a,b.raw");
+        Disk { file, bus, serial: "S1".into(), wwn: None, sector_bytes: 512 }
+    }
+
+    #[test]
+    fn the_cd_comes_before_the_disks_and_uefi_orders_its_disks_itself() {
+        let sockets = Sockets::new().unwrap();
+        for (firmware, ordered) in [(Firmware::Bios, true), (Firmware::Uefi, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut machine = Machine::new(firmware, dir.path());
+            machine.cdrom = Some("/rr.iso".into());
+            machine.disks = vec![disk(Bus::Nvme)];
+            let Ok(all) = machine.arguments(&sockets) else {
+                println!("skipped: no OVMF here");
+                continue;
+            };
+            let line = all.concat().join(" ");
+            assert!(line.contains("ide-cd,drive=cd,bus=ide.5,bootindex=0"), "{line}");
+            assert_eq!(line.contains("serial=S1,bootindex=1"), ordered, "{line}");
+            assert!(line.contains("file=/a,,b.raw,"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wwn_that_the_bus_can_not_show_is_refused() {
+        let machine = Machine::new(Firmware::Bios, Path::new("/nowhere"));
+        let mut with_wwn = disk(Bus::Virtio);
+        with_wwn.wwn = Some(0x5000_c500_0000_0001);
+        assert!(machine.disk(0, &with_wwn).is_err());
+        with_wwn.bus = Bus::Scsi;
+        let line = machine.disk(0, &with_wwn).unwrap().concat().join(" ");
+        assert!(line.contains("wwn=0x5000c50000000001"), "{line}");
+    }
+}

@@ -1,0 +1,189 @@
+//! A virtual machine that runs.
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::agent::Agent;
+use super::qmp::Qmp;
+
+const POLL: Duration = Duration::from_millis(100);
+/// QEMU opens its sockets before it starts the firmware.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The token with which a guest says that it has failed.
+const FAILED: &str = "failed";
+const TAIL_LINES: usize = 25;
+
+/// The directory of a machine's sockets; short, because a socket's path is limited to 107 bytes.
+#[derive(Debug)]
+pub struct Sockets {
+    dir: tempfile::TempDir,
+}
+
+impl Sockets {
+    pub(super) fn new() -> Result<Sockets> {
+        let dir = tempfile::Builder::new().prefix("rr-vm-").tempdir_in("/tmp");
+        Ok(Sockets { dir: dir.context("making a directory for sockets")? })
+    }
+    pub(super) fn qmp(&self) -> PathBuf {
+        self.dir.path().join("qmp")
+    }
+    pub(super) fn agent(&self) -> PathBuf {
+        self.dir.path().join("lab")
+    }
+}
+
+/// Switched off when it is dropped.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    qmp: Qmp,
+    sockets: Sockets,
+    logs: PathBuf,
+}
+
+impl Vm {
+    pub(super) fn attach(mut child: Child, sockets: Sockets, logs: &Path) -> Result<Vm> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Ok(qmp) = Qmp::connect(&sockets.qmp()) {
+                return Ok(Vm { child, qmp, sockets, logs: logs.to_owned() });
+            }
+            let ended = child.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                // Failing to kill what has ended is what is wanted.
+                let _ = child.kill();
+                let _ = child.wait();
+                let said = std::fs::read_to_string(logs.join("qemu.log")).unwrap_or_default();
+                bail!("QEMU did not start\n{}", said.trim_end());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until the guest has said `token` on the port `rr.verdict`. Fails as soon as it says
+    /// `failed`.
+    pub fn wait_token(&mut self, token: &str, timeout: Duration) -> Result<()> {
+        self.wait(&format!("the token {token:?}"), timeout, |vm| {
+            let said = vm.tokens()?;
+            if said.iter().any(|line| line == token) {
+                return Ok(true);
+            }
+            if let Some(line) = said.iter().find(|line| line.starts_with(FAILED)) {
+                bail!("the guest said {line:?} instead of {token:?}\n{}", vm.console_tail());
+            }
+            Ok(false)
+        })
+    }
+
+    /// All tokens so far, in order.
+    pub fn tokens(&self) -> Result<Vec<String>> {
+        let text = std::fs::read(self.logs.join("verdict.log")).context("reading the verdict")?;
+        let text = String::from_utf8_lossy(&text);
+        // A last line without its end is still being written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        Ok(whole.lines().map(|line| line.trim().to_owned()).collect())
+    }
+
+    /// Waits until `text` is on the serial console.
+    pub fn wait_console(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        self.wait(&format!("{text:?} on the console"), timeout, |vm| {
+            Ok(vm.console()?.contains(text))
+        })
+    }
+
+    /// Everything that was said on the serial console.
+    pub fn console(&self) -> Result<String> {
+        let bytes = std::fs::read(self.logs.join("console.log")).context("reading the console")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Waits until the machine is off.
+    pub fn wait_off(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                let seconds = timeout.as_secs();
+                bail!("the machine is still on after {seconds} s\n{}", self.console_tail());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// The guest's command channel. There is one; a second connection gets no answers.
+    pub fn agent(&self) -> Result<Agent> {
+        Agent::connect(&self.sockets.agent())
+    }
+
+    /// Takes a picture of the screen, as PNG.
+    pub fn screenshot(&mut self, file: &Path) -> Result<()> {
+        let arguments = json!({ "filename": file.display().to_string(), "format": "png" });
+        self.qmp.ask("screendump", arguments).map(drop)
+    }
+
+    /// Presses and releases a key, by QEMU's name for it: `ret`, `down`, `a`.
+    pub fn press(&mut self, key: &str) -> Result<()> {
+        let keys = json!([{ "type": "qcode", "data": key }]);
+        self.qmp.ask("send-key", json!({ "keys": keys })).map(drop)
+    }
+
+    /// Presses the power button.
+    pub fn press_power(&mut self) -> Result<()> {
+        self.qmp.ask("system_powerdown", json!({})).map(drop)
+    }
+
+    /// Pulls the plug.
+    pub fn cut_power(mut self) -> Result<()> {
+        self.child.kill().context("killing QEMU")?;
+        self.child.wait().context("waiting for QEMU")?;
+        Ok(())
+    }
+
+    /// The end of what the console said, for messages.
+    pub fn console_tail(&self) -> String {
+        let text = self.console().unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let start = lines.len().saturating_sub(TAIL_LINES);
+        format!(
+            "the last lines of {}:\n  | {}",
+            self.logs.join("console.log").display(),
+            lines[start..].join("\n  | ")
+        )
+    }
+
+    fn wait(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        mut there: impl FnMut(&Vm) -> Result<bool>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            // Asked before looking: what was said last is still seen when the machine is off.
+            let ended = self.child.try_wait()?;
+            if there(self)? {
+                return Ok(());
+            }
+            if ended.is_some() {
+                bail!("the machine went off before {what}\n{}", self.console_tail());
+            }
+            if Instant::now() > deadline {
+                let seconds = timeout.as_secs();
+                bail!("no {what} within {seconds} s\n{}", self.console_tail());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
