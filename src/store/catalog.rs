@@ -1,6 +1,17 @@
 //! What the names in a node's tree mean: generations, their manifests, and which is the newest.
+//!
+//! A generation is named by its time (`20261121T013500Z`) and always later than those before it, so
+//! that the last by name is the newest, whatever the clock says. It is published by its
+//! `manifest.json`, which is written last and never changed. `latest.json` names the newest for
+//! people and scripts; rr goes by the manifests, since a run can be killed between the two.
+//!
+//! `manifest.json` holds the hash of every other object, and as its own last field `self_blake3`,
+//! the hash of all of its bytes before that field: a bit that changed anywhere in it is found.
 
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError};
 
 /// The version of `manifest.json` that this program writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -62,4 +73,262 @@ pub struct ArchiveStats {
     /// BLAKE3 of the whole tar stream, hex.
     #[serde(default)]
     pub stream_blake3: String,
+}
+
+/// Between a manifest and the hash of it.
+const SEAL: &str = ",\n  \"self_blake3\": \"";
+const SEAL_END: &str = "\"\n}\n";
+
+/// The object `file` of a generation.
+pub fn object(generation: &str, file: &str) -> String {
+    format!("generations/{generation}/{file}")
+}
+
+/// A name for a generation that starts now.
+pub fn new_generation(store: &dyn Store) -> Result<String> {
+    let now = jiff::Timestamp::now();
+    let newest = store
+        .list("generations/")?
+        .iter()
+        .filter_map(|found| time_of(found.name.split('/').nth(1)?))
+        .max();
+    let time = match newest {
+        Some(newest) if newest >= now => newest + jiff::SignedDuration::from_secs(1),
+        _ => now,
+    };
+    Ok(time.strftime("%Y%m%dT%H%M%SZ").to_string())
+}
+
+/// The time in the name of a generation; None where it is no such name.
+pub fn time_of(generation: &str) -> Option<jiff::Timestamp> {
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", generation).ok()?;
+    let time = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+    (time.strftime("%Y%m%dT%H%M%SZ").to_string() == generation).then_some(time)
+}
+
+/// The published generations, oldest first.
+pub fn generations(store: &dyn Store) -> Result<Vec<String>> {
+    let published = |name: &str| {
+        let generation = name.strip_prefix("generations/")?.strip_suffix("/manifest.json")?;
+        time_of(generation).map(|_| generation.to_owned())
+    };
+    let mut found: Vec<String> =
+        store.list("generations/")?.iter().filter_map(|object| published(&object.name)).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The newest published generation.
+pub fn latest(store: &dyn Store) -> Result<Option<String>> {
+    Ok(generations(store)?.pop())
+}
+
+/// The manifest of a generation, whole and understood.
+pub fn manifest(store: &dyn Store, generation: &str) -> Result<Manifest> {
+    let name = object(generation, "manifest.json");
+    let bytes = store.get(&name).map_err(|error| match error {
+        StoreError::NotFound { store, .. } => {
+            anyhow!("{store} has no generation {generation}\nhint: rr list")
+        }
+        other => other.into(),
+    })?;
+    let manifest = parse(&bytes).with_context(|| format!("reading {name} of {}", store.url()))?;
+    ensure!(
+        manifest.generation == generation,
+        "{name} of {} describes the generation {}: it was moved or copied",
+        store.url(),
+        manifest.generation
+    );
+    Ok(manifest)
+}
+
+/// Publishes a generation all of whose objects are stored.
+///
+/// # Errors
+/// An object that the manifest names is missing or has another size; nothing is published then.
+pub fn publish(store: &dyn Store, manifest: &Manifest) -> Result<()> {
+    let generation = &manifest.generation;
+    ensure!(time_of(generation).is_some(), "{generation:?} can't name a generation");
+    check_present(store, manifest).context("checking the objects before they are published")?;
+    store
+        .put_new(&object(generation, "manifest.json"), &render(manifest)?)
+        .with_context(|| format!("publishing the generation {generation}"))?;
+    let latest = serde_json::json!({ "version": MANIFEST_VERSION, "generation": generation });
+    store
+        .put("latest.json", format!("{latest:#}\n").as_bytes())
+        .with_context(|| format!("naming {generation} in latest.json"))
+}
+
+fn check_present(store: &dyn Store, manifest: &Manifest) -> Result<()> {
+    let mut there = std::collections::HashMap::new();
+    let own = object(&manifest.generation, "");
+    for prefix in ["packs/", own.as_str()] {
+        there.extend(store.list(prefix)?.into_iter().map(|o| (o.name, o.size_bytes)));
+    }
+    for record in manifest.file.iter().chain(&manifest.pack) {
+        match there.get(&record.name) {
+            Some(&size) if size == record.size_bytes => {}
+            Some(size) => {
+                bail!("{} has {size} bytes, {} were written", record.name, record.size_bytes)
+            }
+            None => bail!("{} is gone", record.name),
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of an object that must be just these.
+pub fn fetch(store: &dyn Store, record: &FileRecord) -> Result<Vec<u8>> {
+    let bytes = store.get(&record.name)?;
+    let damaged = |what: String| {
+        anyhow!(
+            "{} of {} is damaged: {what}\nhint: rr list shows other generations; rr verify reads one in full",
+            record.name,
+            store.url()
+        )
+    };
+    if bytes.len() as u64 != record.size_bytes {
+        return Err(damaged(format!("{} bytes instead of {}", bytes.len(), record.size_bytes)));
+    }
+    if blake3::hash(&bytes).to_hex().as_str() != record.blake3 {
+        return Err(damaged("its BLAKE3 is another".to_owned()));
+    }
+    Ok(bytes)
+}
+
+/// Stores `bytes` as a file of a generation.
+pub fn put(store: &dyn Store, generation: &str, file: &str, bytes: &[u8]) -> Result<FileRecord> {
+    let name = object(generation, file);
+    store.put(&name, bytes).with_context(|| format!("storing {name}"))?;
+    let blake3 = blake3::hash(bytes).to_hex().to_string();
+    Ok(FileRecord { name, size_bytes: bytes.len() as u64, blake3 })
+}
+
+/// `manifest.json` with its own hash.
+fn render(manifest: &Manifest) -> Result<Vec<u8>> {
+    let json = serde_json::to_string_pretty(manifest).context("writing the manifest as JSON")?;
+    let body = json.strip_suffix("\n}").context("writing the manifest as an object")?;
+    Ok(format!("{body}{SEAL}{}{SEAL_END}", blake3::hash(body.as_bytes())).into_bytes())
+}
+
+fn parse(bytes: &[u8]) -> Result<Manifest> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let damaged = "it is damaged or cut off: its own hash does not fit\nhint: rr list shows other generations";
+    let text = std::str::from_utf8(bytes).map_err(|_| anyhow!(damaged))?;
+    let (body, hash) = text
+        .strip_suffix(SEAL_END)
+        .and_then(|text| text.rsplit_once(SEAL))
+        .ok_or_else(|| anyhow!(damaged))?;
+    ensure!(blake3::hash(body.as_bytes()).to_hex().as_str() == hash, damaged);
+    let json = format!("{body}\n}}");
+    let found: Versioned = serde_json::from_str(&json).context("looking for its version")?;
+    if found.version == 0 || found.version > MANIFEST_VERSION {
+        bail!(
+            "it has version {}, this rr knows 1 to {MANIFEST_VERSION}\nhint: use the rr that wrote it, or a newer one",
+            found.version
+        );
+    }
+    serde_json::from_str(&json).context("parsing it")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::store::test_store;
+
+    pub fn example(generation: &str) -> Manifest {
+        Manifest {
+            version: MANIFEST_VERSION,
+            generation: generation.to_owned(),
+            node: "node001".to_owned(),
+            rr: "0.1.0".to_owned(),
+            started: "2026-11-21T01:35:00Z".to_owned(),
+            finished: "2026-11-21T01:36:00Z".to_owned(),
+            parent: None,
+            file: Vec::new(),
+            pack: Vec::new(),
+            archive: ArchiveStats::default(),
+            tree: vec!["/".to_owned()],
+            unprotected: Vec::new(),
+            warning: vec!["a \"self_blake3\": \"x\" in the text".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_generation_counts_from_the_moment_of_its_manifest() {
+        let (_dir, store) = test_store();
+        let store = &*store;
+        assert_eq!(latest(store).unwrap(), None);
+        let mut first = example("20261121T013500Z");
+        first.file.push(put(store, &first.generation, "layout.toml", b"x").unwrap());
+        assert_eq!(generations(store).unwrap(), [""; 0]);
+        publish(store, &first).unwrap();
+        let second = example("20261121T013501Z");
+        publish(store, &second).unwrap();
+        assert_eq!(generations(store).unwrap(), ["20261121T013500Z", "20261121T013501Z"]);
+        assert_eq!(latest(store).unwrap().as_deref(), Some("20261121T013501Z"));
+        assert_eq!(manifest(store, &first.generation).unwrap(), first);
+        assert_eq!(fetch(store, &first.file[0]).unwrap(), b"x");
+        assert!(publish(store, &first).is_err(), "a manifest never changes");
+        assert!(manifest(store, "20261121T013509Z").is_err());
+    }
+
+    #[test]
+    fn what_is_missing_or_cut_off_is_never_published() {
+        let (_dir, store) = test_store();
+        let mut bad = example("20261121T013500Z");
+        let record = put(&*store, &bad.generation, "recipe", b"12345").unwrap();
+        bad.pack.push(FileRecord { name: "packs/none".into(), ..record.clone() });
+        assert!(
+            format!("{:#}", publish(&*store, &bad).unwrap_err()).contains("packs/none is gone")
+        );
+        bad.pack.clear();
+        bad.file.push(FileRecord { size_bytes: 6, ..record.clone() });
+        assert!(format!("{:#}", publish(&*store, &bad).unwrap_err()).contains("has 5 bytes"));
+        assert!(generations(&*store).unwrap().is_empty());
+
+        let wrong = FileRecord { blake3: blake3::hash(b"12346").to_string(), ..record };
+        let text = fetch(&*store, &wrong).unwrap_err().to_string();
+        assert!(text.contains("generations/20261121T013500Z/recipe of file://"), "{text}");
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_cut_of_a_manifest_is_found() {
+        let manifest = example("20261121T013500Z");
+        let good = render(&manifest).unwrap();
+        assert_eq!(parse(&good).unwrap(), manifest);
+        let json: serde_json::Value = serde_json::from_slice(&good).unwrap();
+        assert_eq!(json["self_blake3"].as_str().map(str::len), Some(64), "it stays JSON");
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                assert!(parse(&bad).is_err(), "bit {bit} of byte {at}");
+            }
+            assert!(parse(&good[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_said_to_be_one() {
+        let newer = Manifest { version: 2, ..example("20261121T013500Z") };
+        let text = format!("{:#}", parse(&render(&newer).unwrap()).unwrap_err());
+        assert!(text.contains("version 2"), "{text}");
+    }
+
+    #[test]
+    fn a_new_generation_is_later_than_all_that_are_there() {
+        let (_dir, store) = test_store();
+        let now = new_generation(&*store).unwrap();
+        assert!(time_of(&now).is_some(), "{now}");
+        store.put("generations/29991231T235959Z/recipe", b"").unwrap();
+        store.put("generations/zzz/recipe", b"").unwrap();
+        assert_eq!(new_generation(&*store).unwrap(), "30000101T000000Z");
+        for no in ["", "20261121", "20261321T013500Z", "20261121T013500", "20261121T013500Zx"] {
+            assert_eq!(time_of(no), None, "{no}");
+        }
+    }
 }

@@ -2,12 +2,28 @@
 //!
 //! A [`Store`] holds named objects of one node's tree, `<target>/<node>/`. An object appears whole
 //! or not at all. What the names mean is told by [`catalog`].
+//!
+//! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory
+//! * [`name`] what objects and unfinished files are called
+//! * [`catalog`] generations and their manifests; [`lock`] one writer at a time; [`retain`] what is
+//!   deleted
 
 pub mod catalog;
 pub mod dir;
+pub mod lock;
+pub mod name;
+pub mod nfs;
+pub mod retain;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::config::TargetOptions;
 pub use crate::config::TargetUrl;
 pub use catalog::Manifest;
 
@@ -64,4 +80,54 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn delete(&self, name: &str) -> Result<(), StoreError>;
     /// Room left at the target, where it can be known.
     fn free_bytes(&self) -> Result<Option<u64>, StoreError>;
+    /// Removes what unfinished puts of dead runs left, and says how many they were. Only for the
+    /// holder of the lock.
+    fn sweep(&self) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+/// Opens the tree of `node` at the target. For writing it is made where it is missing, and a file
+/// is written to see that one can be.
+///
+/// # Errors
+/// A tree that is not there fails with a [`StoreError::NotFound`] in the chain.
+pub fn open(
+    url: &TargetUrl,
+    node: &str,
+    access: Access,
+    options: &TargetOptions,
+) -> Result<Box<dyn Store>> {
+    let base = match url {
+        TargetUrl::File { dir } => open_dir(dir)?,
+        TargetUrl::Nfs { host, path } => nfs::open(host, path, options)?,
+    };
+    let store = dir::DirStore::open(&base, &url.to_string(), node, access)
+        .with_context(|| format!("opening the target {url} for the node {node}"))?;
+    Ok(Box::new(store))
+}
+
+/// The directory must be there: when the disk that should be mounted on it is not, its making would
+/// fill the root filesystem.
+fn open_dir(dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(dir, flags, Mode::empty()).map_err(|errno| {
+        let dir = dir.display();
+        match errno {
+            Errno::ENOENT => anyhow!(
+                "the target directory {dir} is not there\nhint: mount the disk that it is on, or create it: mkdir -p {dir}"
+            ),
+            Errno::ENOTDIR => anyhow!("the target {dir} is not a directory"),
+            other => anyhow!("opening the target directory {dir}: {}", other.desc()),
+        }
+    })
+}
+
+/// An empty tree in a directory that goes away when the first value is dropped.
+#[cfg(test)]
+fn test_store() -> (tempfile::TempDir, std::sync::Arc<dyn Store>) {
+    let dir = tempfile::tempdir().unwrap();
+    let url = TargetUrl::File { dir: dir.path().to_owned() };
+    let store = open(&url, "node001", Access::Write, &TargetOptions::default()).unwrap();
+    (dir, store.into())
 }

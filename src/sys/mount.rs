@@ -47,6 +47,38 @@ impl Drop for MountGuard {
     }
 }
 
+/// Runs `body` in a thread with a mount namespace of its own: what it mounts is seen by it and its
+/// children only, and is unmounted when it ends, killed or not. What it has opened stays open.
+/// Mounts and unmounts of the system still reach the namespace, so that it keeps none of them busy.
+pub fn in_private_namespace<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let enter = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .context("making a mount namespace\nhint: run as root")?;
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SLAVE;
+        match nix::mount::mount(none, "/", none, flags, none) {
+            // In a chroot whose root is no mount point.
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
+            Err(errno) => Err(errno).context("keeping mounts from the system"),
+        }
+    };
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                enter()?;
+                body()
+            })
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread with a mount namespace panicked"))?
+    })
+}
+
+/// Takes a mount out of the tree of mounts; it ends when the last file on it is closed.
+pub fn detach(path: &Path) -> Result<()> {
+    let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+    nix::mount::umount2(path, flags).with_context(|| format!("detaching {}", path.display()))
+}
+
 /// Unmounts `path`. A busy mount is tried again for some seconds: udev and others let go late.
 pub fn unmount(path: &Path) -> Result<()> {
     let mut tries = 0;

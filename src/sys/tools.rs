@@ -28,6 +28,7 @@ pub const TOOLS: &[Tool] = &[
     tool("dmsetup", "dmsetup", "device-mapper"),
     tool("dumpe2fs", "e2fsprogs", "e2fsprogs"),
     tool("efibootmgr", "efibootmgr", "efibootmgr"),
+    tool("getent", "libc-bin", "glibc-common"),
     Tool {
         name: "grub-install",
         also: &["grub2-install"],

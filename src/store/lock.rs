@@ -1,0 +1,404 @@
+//! One writer at a time in a node's tree.
+//!
+//! A lock is an object `lock-<n>.json`, made by [`Store::put_new`]; the highest number holds. It
+//! names its owner and carries a beat that the owner raises every [`BEAT`]. Who finds a lock:
+//!
+//! * of a process of this boot: waits for nothing; it holds if the process lives (same start time,
+//!   so that a number given again does not count), else it is dead.
+//! * of this machine in an earlier boot: is dead.
+//! * of another machine: is watched. If the beat changes, it holds; if it stands still for
+//!   [`DEAD_AFTER`], it is dead. No clocks are compared: those of two machines need not agree.
+//!
+//! A dead lock `n` is taken over by making `n + 1`, which only one of several can, and is deleted
+//! then. An owner that finds a higher number than its own has lost the lock, and publishes nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError};
+use crate::ui::Ui;
+
+/// How often an owner shows that it lives.
+pub const BEAT: Duration = Duration::from_secs(20);
+/// Longer than an NFS server that is away makes an owner wait, see [`super::nfs`].
+pub const DEAD_AFTER: Duration = Duration::from_secs(360);
+/// How long a beat on its way may take when the lock is released.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub host: String,
+    /// As in `/etc/machine-id`; empty in a rescue system.
+    pub machine: String,
+    /// As in `/proc/sys/kernel/random/boot_id`.
+    pub boot: String,
+    pub pid: u32,
+    /// In clock ticks since boot, field 22 of `/proc/PID/stat`.
+    pub pid_start: u64,
+    /// RFC 3339.
+    pub since: String,
+    pub beat: u64,
+}
+
+/// What is known about a lock at first sight.
+#[derive(Debug, PartialEq, Eq)]
+enum Life {
+    Alive,
+    Dead,
+    Unknown,
+}
+
+impl Owner {
+    fn me() -> Owner {
+        let read = |path: &str| {
+            std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+        };
+        Owner {
+            host: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            machine: read("/etc/machine-id"),
+            boot: read("/proc/sys/kernel/random/boot_id"),
+            pid: std::process::id(),
+            pid_start: start_of(std::process::id()).unwrap_or(0),
+            since: jiff::Timestamp::now().to_string(),
+            beat: 0,
+        }
+    }
+
+    fn life_seen_by(&self, me: &Owner) -> Life {
+        if self.boot == me.boot {
+            let lives = start_of(self.pid) == Some(self.pid_start);
+            return if lives { Life::Alive } else { Life::Dead };
+        }
+        let here = !me.machine.is_empty() && (&self.machine, &self.host) == (&me.machine, &me.host);
+        if here { Life::Dead } else { Life::Unknown }
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} on {} since {}", self.pid, self.host, self.since)
+    }
+}
+
+/// Holds the lock until it is dropped.
+#[derive(Debug)]
+pub struct LockGuard {
+    shared: Arc<Shared>,
+    beating: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<dyn Store>,
+    number: u64,
+    owner: Owner,
+    lost: AtomicBool,
+    /// The last beat did not reach the store.
+    failing: AtomicBool,
+    ended: Mutex<bool>,
+    end: Condvar,
+}
+
+/// Takes the lock of the tree. Waits only for a lock of another machine, to see whether it lives.
+pub fn lock(store: &Arc<dyn Store>, ui: &Ui) -> Result<LockGuard> {
+    lock_as(store, Owner::me(), (BEAT, DEAD_AFTER), ui).context("locking the node's tree")
+}
+
+fn lock_as(
+    store: &Arc<dyn Store>,
+    me: Owner,
+    (beat, dead_after): (Duration, Duration),
+    ui: &Ui,
+) -> Result<LockGuard> {
+    for _ in 0..8 {
+        let found = numbers(&**store)?;
+        if let Some(&highest) = found.last() {
+            wait_until_dead(&**store, highest, &me, (beat, dead_after), ui)?;
+        }
+        let number = found.last().map_or(1, |n| n + 1);
+        match store.put_new(&name(number), &render(&me)?) {
+            Err(StoreError::Exists { .. }) => continue,
+            other => other?,
+        }
+        // Somebody may have come and gone with a higher number since the list was read.
+        if numbers(&**store)?.last() != Some(&number) {
+            store.delete(&name(number))?;
+            continue;
+        }
+        for dead in found {
+            store.delete(&name(dead))?;
+        }
+        return start(Arc::clone(store), number, me, beat);
+    }
+    bail!("others take the lock all the time\nhint: try again later")
+}
+
+/// Returns when the lock is known to be dead or is gone.
+fn wait_until_dead(
+    store: &dyn Store,
+    number: u64,
+    me: &Owner,
+    (beat, dead_after): (Duration, Duration),
+    ui: &Ui,
+) -> Result<()> {
+    let held = |owner: &Owner| {
+        anyhow::anyhow!(
+            "another rr works in {}: {owner}\nhint: let it end; should it hang, end that process",
+            store.url()
+        )
+    };
+    let Some(first) = read(store, number)? else { return Ok(()) };
+    let owner = match &first {
+        Ok(owner) => match owner.life_seen_by(me) {
+            Life::Alive => return Err(held(owner)),
+            Life::Dead => {
+                ui.info(format!("taking over the lock of a dead run: {owner}"));
+                return Ok(());
+            }
+            Life::Unknown => owner.to_string(),
+        },
+        Err(text) => format!("unreadable: {text:?}"),
+    };
+    ui.info(format!(
+        "a lock is there ({owner}): watching for up to {} s whether its owner lives",
+        dead_after.as_secs()
+    ));
+    let started = Instant::now();
+    while started.elapsed() < dead_after {
+        std::thread::sleep(beat / 4);
+        match read(store, number)? {
+            None => return Ok(()),
+            Some(now) if now == first => {}
+            Some(Ok(owner)) => return Err(held(&owner)),
+            Some(Err(text)) => bail!("the lock changes and can't be read: {text:?}"),
+        }
+    }
+    ui.warn(format!("took over the lock of a run that shows no life ({owner})"));
+    Ok(())
+}
+
+fn start(store: Arc<dyn Store>, number: u64, owner: Owner, beat: Duration) -> Result<LockGuard> {
+    let shared = Arc::new(Shared {
+        store,
+        number,
+        owner,
+        lost: AtomicBool::new(false),
+        failing: AtomicBool::new(false),
+        ended: Mutex::new(false),
+        end: Condvar::new(),
+    });
+    let beating = {
+        let shared = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("lock".to_owned())
+            .spawn(move || shared.keep_beating(beat))
+            .context("starting the thread that keeps the lock")?
+    };
+    Ok(LockGuard { shared, beating })
+}
+
+impl Shared {
+    fn keep_beating(&self, beat: Duration) {
+        let mut owner = self.owner.clone();
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let waited = self.end.wait_timeout_while(ended, beat, |ended| !*ended);
+            ended = waited.map_or_else(|poison| poison.into_inner().0, |(ended, _)| ended);
+            if *ended {
+                return;
+            }
+            owner.beat += 1;
+            let beat = self.beat(&owner);
+            self.failing.store(beat.is_err(), Ordering::Relaxed);
+            match beat {
+                Ok(()) => {}
+                Err(_) if self.lost.load(Ordering::Relaxed) => return,
+                // The store may come back; `check` looks again before anything is published.
+                Err(error) => log::warn!("keeping the lock: {error:#}"),
+            }
+        }
+    }
+
+    fn beat(&self, owner: &Owner) -> Result<()> {
+        self.still_ours()?;
+        Ok(self.store.put(&name(self.number), &render(owner)?)?)
+    }
+
+    fn still_ours(&self) -> Result<()> {
+        if numbers(&*self.store)?.last() != Some(&self.number) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        if self.lost.load(Ordering::Relaxed) {
+            bail!("another rr has taken over the lock of {}", self.store.url());
+        }
+        Ok(())
+    }
+}
+
+impl LockGuard {
+    /// Fails where the lock was taken over meanwhile. To be asked before publishing and deleting.
+    pub fn check(&self) -> Result<()> {
+        self.shared.still_ours()
+    }
+
+    /// Whose tree it is.
+    pub fn store(&self) -> &dyn Store {
+        &*self.shared.store
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.end.notify_all();
+        let started = Instant::now();
+        while !self.beating.is_finished() && started.elapsed() < LET_GO {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // A store that does not answer would make us wait once more for each question. The lock
+        // then stays behind, and whoever finds it knows it for dead when this process has ended.
+        if !self.beating.is_finished() || self.shared.failing.load(Ordering::Relaxed) {
+            log::warn!("the lock of {} is left behind", self.shared.store.url());
+            return;
+        }
+        if self.check().is_ok()
+            && let Err(error) = self.shared.store.delete(&name(self.shared.number))
+        {
+            log::warn!("releasing the lock: {error}");
+        }
+    }
+}
+
+fn name(number: u64) -> String {
+    format!("lock-{number}.json")
+}
+
+/// The numbers of all locks, rising.
+fn numbers(store: &dyn Store) -> Result<Vec<u64>> {
+    let number = |name: &str| name.strip_prefix("lock-")?.strip_suffix(".json")?.parse().ok();
+    let mut found: Vec<u64> =
+        store.list("lock-")?.iter().filter_map(|object| number(&object.name)).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// None: it is gone. The error is the text of a lock that can't be read.
+fn read(store: &dyn Store, number: u64) -> Result<Option<Result<Owner, String>>> {
+    match store.get(&name(number)) {
+        Ok(bytes) => Ok(Some(
+            serde_json::from_slice(&bytes)
+                .map_err(|_| String::from_utf8_lossy(&bytes).into_owned()),
+        )),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn render(owner: &Owner) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(owner).context("writing a lock as JSON")
+}
+
+/// When a process started, in ticks since boot. None: there is no such process.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is a name in brackets that may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::test_store;
+    use crate::ui::Style;
+
+    fn ui() -> Ui {
+        Ui::new(Style::Plain)
+    }
+
+    fn times(dead_after_ms: u64) -> (Duration, Duration) {
+        (Duration::from_millis(40), Duration::from_millis(dead_after_ms))
+    }
+
+    #[test]
+    fn only_one_holds_it_and_it_is_free_afterwards() {
+        let (_dir, store) = test_store();
+        let guard = lock(&store, &ui()).unwrap();
+        let text = format!("{:#}", lock(&store, &ui()).unwrap_err());
+        assert!(text.contains("another rr works in") && text.contains("hint: "), "{text}");
+        guard.check().unwrap();
+        drop(guard);
+        assert!(store.list("").unwrap().is_empty());
+        lock(&store, &ui()).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_process_or_of_an_earlier_boot_is_taken_over() {
+        let (_dir, store) = test_store();
+        let me = Owner::me();
+        let dead_here = Owner { pid: 4_194_305, ..me.clone() };
+        let pid_given_again = Owner { pid_start: me.pid_start + 1, ..me.clone() };
+        let before_reboot = Owner { boot: "other".into(), ..me.clone() };
+        for dead in [dead_here, pid_given_again, before_reboot] {
+            store.put("lock-7.json", &render(&dead).unwrap()).unwrap();
+            let me = Owner { machine: "m".into(), ..Owner::me() };
+            let dead = Owner { machine: "m".into(), ..dead };
+            store.put("lock-7.json", &render(&dead).unwrap()).unwrap();
+            let guard = lock_as(&store, me, times(60_000), &ui()).unwrap();
+            assert_eq!(numbers(&*store).unwrap(), [8]);
+            guard.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_lock_of_another_machine_holds_while_it_beats() {
+        let (_dir, store) = test_store();
+        let other = Owner {
+            boot: "other".into(),
+            machine: "other".into(),
+            host: "b".into(),
+            ..Owner::me()
+        };
+        let theirs = lock_as(&store, other.clone(), times(0), &ui()).unwrap();
+        let text = format!("{:#}", lock_as(&store, Owner::me(), times(5000), &ui()).unwrap_err());
+        assert!(text.contains(" on b since "), "{text}");
+        drop(theirs);
+
+        // One that does not beat, and one whose text was cut off, are dead after the time.
+        for text in [render(&other).unwrap(), b"{".to_vec()] {
+            store.put("lock-3.json", &text).unwrap();
+            let guard = lock_as(&store, Owner::me(), times(200), &ui()).unwrap();
+            assert_eq!(numbers(&*store).unwrap(), [4]);
+            drop(guard);
+        }
+    }
+
+    #[test]
+    fn an_owner_that_was_taken_over_notices_and_deletes_nothing() {
+        let (_dir, store) = test_store();
+        let guard = lock_as(&store, Owner::me(), times(0), &ui()).unwrap();
+        store.put("lock-2.json", &render(&Owner::me()).unwrap()).unwrap();
+        assert!(guard.check().is_err());
+        drop(guard);
+        assert!(numbers(&*store).unwrap().contains(&2));
+    }
+
+    #[test]
+    fn many_at_once_get_one_lock() {
+        let (_dir, store) = test_store();
+        let dead = Owner { pid: 4_194_305, ..Owner::me() };
+        store.put("lock-1.json", &render(&dead).unwrap()).unwrap();
+        let guards: Vec<_> = std::thread::scope(|scope| {
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| lock(&store, &ui()).ok())).collect();
+            tries.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(guards.iter().flatten().count(), 1);
+    }
+}

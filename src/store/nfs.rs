@@ -1,0 +1,225 @@
+//! An NFS export as a directory.
+//!
+//! The export is mounted in a mount namespace that ends at once; what stays is the open directory,
+//! and with it the mount, for as long as this process lives. No other process sees it, nothing has
+//! to be unmounted, and a killed run leaves nothing behind.
+//!
+//! Mount options, all of which `target_options.nfs` can override:
+//!
+//! * `softerr,timeo=600,retrans=4`: a server that does not answer for five minutes (it is asked
+//!   again each minute) makes the operation fail with ETIMEDOUT. A hard mount would hang for ever,
+//!   and a shorter time would not survive the reboot of a server. What is lost when a soft mount
+//!   gives up is no danger: every object is synced, and an error then ends the run, before it gets
+//!   its name. Kernels before 5.1 take `soft`, which says EIO.
+//! * `nolock`: rr takes no file locks, and so a rescue system needs no rpc.statd for NFSv3.
+//! * no `vers`: mount.nfs(8) goes from 4.2 down to what the server has, 3 included.
+//! * `retry=0`: no second attempts in mount.nfs; its time is limited here.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::config::TargetOptions;
+use crate::sys::run::Cmd;
+use crate::sys::{mount, tools};
+
+const OPTIONS: &str = "timeo=600,retrans=4,nolock,retry=0,nosuid,nodev,noexec";
+const CONNECT: Duration = Duration::from_secs(5);
+const MOUNT: Duration = Duration::from_secs(25);
+/// Each process has a mount namespace of its own on it, so that one name is enough.
+const MOUNT_POINT: &str = "/run/rr/target";
+const NFS_PORT: u16 = 2049;
+const RPCBIND_PORT: u16 = 111;
+
+/// Mounts `host:path` and opens it.
+pub fn open(host: &str, path: &str, options: &TargetOptions) -> Result<OwnedFd> {
+    tools::require(&["mount.nfs"]).context("mounting an NFS target")?;
+    reach(host, &options.nfs)?;
+    std::fs::create_dir_all(MOUNT_POINT).with_context(|| format!("creating {MOUNT_POINT}"))?;
+    mount::in_private_namespace(|| {
+        let rest = mount_export(host, path, &options.nfs)?;
+        let opened = open_below(host, path, &rest);
+        // Its end comes with the namespace; where that is shared with the system's (in a chroot),
+        // this ends it for the system as well. The open directory keeps it for us.
+        mount::detach(Path::new(MOUNT_POINT))?;
+        opened
+    })
+}
+
+/// Fails soon, and with the reason, where a mount would hang: the server must take connections.
+fn reach(host: &str, options: &str) -> Result<()> {
+    let mut said = Vec::new();
+    for address in addresses(host)? {
+        for port in ports(options) {
+            match TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT) {
+                Ok(_) => return Ok(()),
+                Err(error) => said.push(format!("{address} port {port}: {error}")),
+            }
+        }
+    }
+    if said.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the NFS server {host} does not answer ({})\nhint: is it up, is its name right, does a firewall stop TCP port {NFS_PORT}?",
+        said.join("; ")
+    )
+}
+
+/// The port that the options give, or the usual ones: an NFSv3 server may have another, which its
+/// rpcbind tells.
+fn ports(options: &str) -> Vec<u16> {
+    let given = options.split(',').rev().find_map(|o| o.strip_prefix("port=")?.parse().ok());
+    given.map_or_else(|| vec![NFS_PORT, RPCBIND_PORT], |port| vec![port])
+}
+
+/// The addresses of a host. A name is looked up by getent(1), with all that the system knows; none
+/// where there is no getent: mount.nfs then has to find out.
+fn addresses(host: &str) -> Result<Vec<IpAddr>> {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = literal.parse() {
+        return Ok(vec![address]);
+    }
+    if tools::find("getent".as_ref()).is_none() {
+        return Ok(Vec::new());
+    }
+    let output =
+        Cmd::new("getent").args(["ahosts", host]).timeout(Duration::from_secs(20)).output()?;
+    let found = parse_ahosts(&output.text());
+    if found.is_empty() {
+        bail!(
+            "the NFS server's name {host} can't be resolved\nhint: check DNS and /etc/hosts, or give the address: nfs://192.0.2.1/export"
+        );
+    }
+    Ok(found)
+}
+
+/// The addresses in the output of `getent ahosts`, each once. Those with a scope are left to
+/// mount.nfs.
+fn parse_ahosts(text: &str) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in text.lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// Mounts `path`, or the nearest part of it that the server exports, and gives what is left of the
+/// path. NFSv3 servers export what they list; NFSv4 takes any directory.
+fn mount_export(host: &str, path: &str, options: &str) -> Result<String> {
+    let mut first_refusal = None;
+    for (export, rest) in exports(path) {
+        match mount_one(host, export, options)? {
+            None => return Ok(rest.to_owned()),
+            Some(refusal) => {
+                log::info!("{host}:{export} can't be mounted: {refusal}");
+                first_refusal.get_or_insert(refusal);
+            }
+        }
+    }
+    Err(anyhow!(
+        "mounting {host}:{path}: {}\nhint: what does the server export, and to this node? showmount -e {host}",
+        first_refusal.unwrap_or_default()
+    ))
+}
+
+/// `/a/b` as it is, then its parents, each with what of the path is below it.
+fn exports(path: &str) -> Vec<(&str, &str)> {
+    let mut ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).skip(1).collect();
+    ends.push(path.len());
+    ends.iter().rev().map(|&end| (&path[..end], path[end..].trim_start_matches('/'))).collect()
+}
+
+/// Gives what the server says where it refuses this very path; other failures are errors.
+fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> {
+    let mut said = String::new();
+    for soft in ["softerr", "soft"] {
+        let options = match options.trim() {
+            "" => format!("{soft},{OPTIONS}"),
+            more => format!("{soft},{OPTIONS},{more}"),
+        };
+        let output = Cmd::new("mount.nfs")
+            .args([&format!("{host}:{export}"), MOUNT_POINT, "-n", "-o", &options])
+            .timeout(MOUNT)
+            .output()
+            .with_context(|| format!("mounting {host}:{export}"))?;
+        if output.success() {
+            return Ok(None);
+        }
+        said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        if is_refusal(&said) {
+            return Ok(Some(said));
+        }
+        if !said.contains("incorrect mount option") {
+            break;
+        }
+    }
+    bail!(
+        "mounting {host}:{export}: {said}\nhint: target_options.nfs holds the mount options besides rr's own; it is {options:?}"
+    )
+}
+
+/// Whether mount.nfs(8) says that the server does not give this path, or not to us.
+fn is_refusal(said: &str) -> bool {
+    ["access denied", "No such file or directory", "Not a directory", "Permission denied"]
+        .iter()
+        .any(|text| said.contains(text))
+}
+
+fn open_below(host: &str, path: &str, rest: &str) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(&Path::new(MOUNT_POINT).join(rest), flags, Mode::empty()).map_err(|errno| {
+        anyhow!(
+            "opening {host}:{path}: {}\nhint: the directory must be there: create it on the server",
+            errno.desc()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn the_whole_path_is_tried_first_then_its_parents() {
+        assert_eq!(exports("/a/b/c"), [("/a/b/c", ""), ("/a/b", "c"), ("/a", "b/c")]);
+        assert_eq!(exports("/a"), [("/a", "")]);
+    }
+
+    #[test]
+    fn a_port_in_the_options_is_the_one_to_knock_at() {
+        assert_eq!(ports(""), [2049, 111]);
+        assert_eq!(ports("vers=3,port=20490,mountport=4"), [20490]);
+    }
+
+    #[test]
+    fn addresses_come_from_getent() {
+        // getent ahosts localhost, glibc 2.36
+        let text = "::1             STREAM localhost\n::1             DGRAM  \n127.0.0.1       STREAM \n127.0.0.1       DGRAM  \nfe80::1%eth0 STREAM\n";
+        let expected: Vec<IpAddr> = vec!["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+        assert_eq!(parse_ahosts(text), expected);
+        assert_eq!(addresses("[::1]").unwrap(), expected[..1]);
+    }
+
+    #[test]
+    fn a_dead_server_and_an_unknown_name_are_said_soon() {
+        let started = Instant::now();
+        // TEST-NET-1 (RFC 5737) and the port "discard", where nothing listens here.
+        for (host, options, expected) in [
+            ("127.0.0.1", "port=9", "127.0.0.1 port 9: Connection refused"),
+            ("rr-no-such-host.invalid", "", "can't be resolved"),
+        ] {
+            let text = reach(host, options).unwrap_err().to_string();
+            assert!(text.contains(expected) && text.contains("\nhint: "), "{text}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+}
