@@ -4,8 +4,10 @@
 //! to the log. On a terminal it is coloured and moves; elsewhere it is plain lines; with `--json`
 //! each event is one JSON object a line.
 
+pub mod ask;
 pub mod log;
 pub mod progress;
+pub mod verdict;
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,296 @@
+//! Does it boot? What can be known of that without booting it.
+//!
+//! A recovery succeeds only if all of this holds: "Success!" is not printed above a machine that
+//! stops in the firmware, in GRUB or in an emergency shell.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::devices::Devices;
+use super::fixup::{fstab, grub, initramfs, menu};
+use super::inside;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub what: String,
+    /// Why it does not hold; none where it does.
+    pub problem: Option<String>,
+}
+
+impl Check {
+    fn new(what: impl Into<String>, problem: Option<String>) -> Check {
+        Check { what: what.into(), problem }
+    }
+}
+
+/// A kernel of the boot menu, and where its files are in the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    pub entry: menu::Entry,
+    /// As true in a chroot: `/boot/vmlinuz-6.1.0-28-amd64`. None where the file is not there.
+    pub kernel: Option<PathBuf>,
+    pub initrds: Vec<(String, Option<PathBuf>)>,
+}
+
+/// What the restored system's boot menu offers, the default first.
+pub fn kernels(root: &Path) -> Vec<Kernel> {
+    let mut entries = Vec::new();
+    let mut bls = false;
+    for dir in ["/boot/grub", "/boot/grub2"] {
+        let text = inside::read(root, Path::new(dir).join("grub.cfg")).unwrap_or_default();
+        bls |= menu::uses_bls(&text);
+        entries.extend(menu::parse_grub(&text));
+    }
+    if bls || entries.is_empty() {
+        let mut found = bls_entries(root);
+        found.append(&mut entries);
+        entries = found;
+    }
+    if entries.is_empty() {
+        entries.extend(newest(root));
+    }
+    entries.into_iter().map(|entry| locate(root, entry)).collect()
+}
+
+/// The entries of `/boot/loader/entries`, those with the highest names first, as GRUB sorts them
+/// well enough to find the newest kernel.
+fn bls_entries(root: &Path) -> Vec<menu::Entry> {
+    let env = inside::read(root, "/boot/grub2/grubenv").unwrap_or_default();
+    let saved = menu::grubenv(&env, "saved_entry").unwrap_or_default();
+    let mut entries = Vec::new();
+    for dir in ["/boot/loader/entries", "/boot/efi/loader/entries", "/efi/loader/entries"] {
+        let mut names = inside::names(root, dir);
+        names.retain(|name| name.ends_with(".conf"));
+        names.sort_by_key(|name| (name.strip_suffix(".conf") == Some(&saved), name.clone()));
+        for name in names.iter().rev() {
+            let text = inside::read(root, Path::new(dir).join(name)).unwrap_or_default();
+            entries.extend(menu::parse_bls(&text, &|name| menu::grubenv(&env, name)));
+        }
+    }
+    entries
+}
+
+/// The newest kernel in /boot by its name, where no configuration is understood.
+fn newest(root: &Path) -> Option<menu::Entry> {
+    let names = inside::names(root, "/boot");
+    let kernel = names.iter().rfind(|name| initramfs::version(name).is_some())?;
+    let version = initramfs::version(kernel)?;
+    let initrds = [format!("initrd.img-{version}"), format!("initramfs-{version}.img")];
+    Some(menu::Entry {
+        title: "newest kernel in /boot".into(),
+        kernel: format!("/boot/{kernel}"),
+        initrds: initrds
+            .into_iter()
+            .filter(|n| names.contains(n))
+            .map(|n| format!("/boot/{n}"))
+            .collect(),
+        ..menu::Entry::default()
+    })
+}
+
+fn locate(root: &Path, entry: menu::Entry) -> Kernel {
+    Kernel {
+        kernel: in_tree(root, &entry.kernel),
+        initrds: entry.initrds.iter().map(|name| (name.clone(), in_tree(root, name))).collect(),
+        entry,
+    }
+}
+
+/// Where a file that the loader names is in the tree: it counts from the filesystem that /boot is
+/// on, or from an ESP.
+fn in_tree(root: &Path, name: &str) -> Option<PathBuf> {
+    let name = Path::new(name.trim_start_matches('/'));
+    ["/", "/boot", "/boot/efi", "/efi"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| inside::find(root, path).is_some_and(|file| file.is_file()))
+}
+
+/// Kernel, initramfs and root device of what boots by default.
+pub fn check_kernel(root: &Path, devices: &Devices) -> Vec<Check> {
+    let kernels = kernels(root);
+    let Some(first) = kernels.first() else {
+        return vec![Check::new("a kernel", Some("no kernel was found in /boot".into()))];
+    };
+    let entry = &first.entry;
+    let missing = |file: &Option<PathBuf>| file.is_none().then(|| "the file is not there".into());
+    let mut checks = vec![Check::new(format!("kernel {}", entry.kernel), missing(&first.kernel))];
+    for (name, file) in &first.initrds {
+        let problem = missing(file).or_else(|| unreadable(root, file.as_deref()?));
+        checks.push(Check::new(format!("initramfs {name}"), problem));
+    }
+    if let Some(device) = entry.root() {
+        checks.push(Check::new(format!("root={device}"), unresolved(devices, device)));
+    }
+    for uuid in &entry.searched_uuids {
+        let what = format!("the boot loader's filesystem {uuid}");
+        if checks.iter().all(|check| check.what != what) {
+            checks.push(Check::new(what, unresolved(devices, &format!("UUID={uuid}"))));
+        }
+    }
+    checks
+}
+
+fn unreadable(root: &Path, initrd: &Path) -> Option<String> {
+    let mut head = [0; 16];
+    let file = inside::find(root, initrd)?;
+    match std::fs::File::open(&file).and_then(|mut file| file.read_exact(&mut head)) {
+        Ok(()) if initramfs::is_initramfs(&head) => None,
+        Ok(()) => Some("it does not start as an initramfs does".into()),
+        Err(error) => Some(format!("it can't be read: {error}")),
+    }
+}
+
+fn unresolved(devices: &Devices, spec: &str) -> Option<String> {
+    // What is no device (`ZFS=rpool/ROOT`, `/dev/nfs`) is not for this check to judge.
+    let device = spec.starts_with("/dev/") || spec.contains("UUID=") || spec.contains("LABEL=");
+    (device && spec != "/dev/nfs" && devices.resolve(spec).is_none())
+        .then(|| "no such device is there".into())
+}
+
+/// Every device that the system waits for when it boots is there.
+pub fn check_fstab(root: &Path, devices: &Devices) -> Vec<Check> {
+    let Some(text) = inside::read(root, "/etc/fstab") else {
+        return Vec::new();
+    };
+    fstab::parse(&text)
+        .into_iter()
+        .filter(|entry| entry.on_a_device() && entry.needed_at_boot())
+        .map(|entry| {
+            let what = format!("{} on {} in /etc/fstab", entry.spec, entry.file);
+            Check::new(what, unresolved(devices, &entry.spec))
+        })
+        .collect()
+}
+
+/// The first program of the system is there, and what it is started with.
+pub fn check_init(root: &Path) -> Check {
+    let names = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+    let found =
+        names.iter().any(|name| inside::find(root, name).is_some_and(|file| file.is_file()));
+    Check::new("/sbin/init", (!found).then(|| "the restored tree has no init".into()))
+}
+
+/// The first sector of a disk that the BIOS boots from.
+pub fn check_boot_sector(disk: &Path) -> Check {
+    let problem = match grub::has_boot_code(disk) {
+        Ok(true) => None,
+        Ok(false) => Some("it holds no boot code of GRUB".into()),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    Check::new(format!("boot sector of {}", disk.display()), problem)
+}
+
+/// A loader on an EFI system partition.
+pub fn check_loader(esp: &Path, path: &str) -> Check {
+    let found = super::fixup::efi::file(esp, path).is_some();
+    Check::new(format!("loader {path}"), (!found).then(|| "the file is not there".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const GRUB: &str = include_str!("../../tests/fixtures/grub/debian12-bios-lvm.cfg");
+    const BLKID: &str = "DEVNAME=/dev/vda2\nUUID=0f3c6a1e-5b3c-4f58-8a5b-8d4e3b2f9c10\nTYPE=ext4\n\n\
+                         DEVNAME=/dev/mapper/vg0-root\nUUID=7c1e0d52-7c1d-4f8f-9a53-2f0b4d6b1c11\nTYPE=ext4\n";
+
+    fn tree() -> tempfile::TempDir {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path().join("root");
+        for dir in ["boot/grub", "etc", "usr/lib/systemd", "usr/sbin"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        fs::create_dir_all(tmp.path().join("dev/mapper")).unwrap();
+        fs::write(tmp.path().join("dev/mapper/vg0-root"), "").unwrap();
+        fs::write(root.join("boot/grub/grub.cfg"), GRUB).unwrap();
+        fs::write(root.join("boot/vmlinuz-6.1.0-28-amd64"), "kernel").unwrap();
+        fs::write(root.join("boot/initrd.img-6.1.0-28-amd64"), "0707010000000000000000").unwrap();
+        fs::write(root.join("usr/lib/systemd/systemd"), "").unwrap();
+        std::os::unix::fs::symlink("usr/sbin", root.join("sbin")).unwrap();
+        std::os::unix::fs::symlink("/usr/lib/systemd/systemd", root.join("usr/sbin/init")).unwrap();
+        tmp
+    }
+
+    fn problems(checks: &[Check]) -> Vec<String> {
+        checks.iter().filter_map(|c| Some(format!("{}: {}", c.what, c.problem.as_ref()?))).collect()
+    }
+
+    #[test]
+    fn a_whole_tree_passes() {
+        let tmp = tree();
+        let root = tmp.path().join("root");
+        let devices = Devices::new(BLKID, &tmp.path().join("dev"));
+        let checks = check_kernel(&root, &devices);
+        assert_eq!(problems(&checks), [""; 0]);
+        assert_eq!(checks.len(), 4, "{checks:?}");
+        assert_eq!(check_init(&root).problem, None);
+        fs::write(
+            root.join("etc/fstab"),
+            "/dev/mapper/vg0-root / ext4 defaults 0 1\nUUID=lost /x ext4 nofail\ntmpfs /tmp tmpfs\n",
+        )
+        .unwrap();
+        assert_eq!(problems(&check_fstab(&root, &devices)), [""; 0]);
+    }
+
+    #[test]
+    fn whatever_stops_a_boot_is_a_problem() {
+        let tmp = tree();
+        let root = tmp.path().join("root");
+        let empty = Devices::new("", &tmp.path().join("none"));
+        fs::remove_file(root.join("boot/vmlinuz-6.1.0-28-amd64")).unwrap();
+        fs::write(root.join("boot/initrd.img-6.1.0-28-amd64"), "x".repeat(99)).unwrap();
+        fs::remove_file(root.join("usr/lib/systemd/systemd")).unwrap();
+        fs::write(root.join("etc/fstab"), "UUID=lost /srv ext4 defaults 0 2\n").unwrap();
+        assert_eq!(
+            problems(&check_kernel(&root, &empty)),
+            [
+                "kernel /vmlinuz-6.1.0-28-amd64: the file is not there",
+                "initramfs /initrd.img-6.1.0-28-amd64: it does not start as an initramfs does",
+                "root=/dev/mapper/vg0-root: no such device is there",
+                "the boot loader's filesystem 0f3c6a1e-5b3c-4f58-8a5b-8d4e3b2f9c10: no such device is there",
+            ]
+        );
+        assert_eq!(
+            problems(&check_fstab(&root, &empty)),
+            ["UUID=lost on /srv in /etc/fstab: no such device is there"]
+        );
+        assert!(check_init(&root).problem.is_some());
+        fs::remove_dir_all(root.join("boot")).unwrap();
+        assert_eq!(problems(&check_kernel(&root, &empty)).len(), 1);
+    }
+
+    #[test]
+    fn without_a_menu_the_newest_kernel_counts() {
+        let tmp = tree();
+        let root = tmp.path().join("root");
+        fs::remove_file(root.join("boot/grub/grub.cfg")).unwrap();
+        let found = kernels(&root);
+        assert_eq!(found[0].kernel.as_deref(), Some(Path::new("/boot/vmlinuz-6.1.0-28-amd64")));
+        assert_eq!(found[0].initrds.len(), 1);
+    }
+
+    #[test]
+    fn bls_entries_come_from_the_loader_directory_with_the_saved_one_first() {
+        let tmp = tree();
+        let root = tmp.path().join("root");
+        fs::remove_dir_all(root.join("boot/grub")).unwrap();
+        fs::create_dir_all(root.join("boot/grub2")).unwrap();
+        fs::create_dir_all(root.join("boot/loader/entries")).unwrap();
+        fs::write(root.join("boot/grub2/grub.cfg"), "insmod blscfg\nblscfg\n").unwrap();
+        fs::write(root.join("boot/grub2/grubenv"), "saved_entry=m-5.14.0-1\n").unwrap();
+        for version in ["5.14.0-1", "5.14.0-2"] {
+            let text = format!(
+                "linux /vmlinuz-{version}\ninitrd /initramfs-{version}.img\noptions root=UUID=1\n"
+            );
+            fs::write(root.join(format!("boot/loader/entries/m-{version}.conf")), text).unwrap();
+        }
+        let found = kernels(&root);
+        assert_eq!(found[0].entry.kernel, "/vmlinuz-5.14.0-1");
+        assert_eq!(found[1].entry.kernel, "/vmlinuz-5.14.0-2");
+    }
+}
