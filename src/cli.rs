@@ -1,1 +1,243 @@
-//! The command line. Doc comments here are the help, the man pages and the completions.
+//! The command line. Doc comments here are the help, the man pages and the completions, so keep
+//! lines within 80 columns. Types only; what a verb does is in [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Bare-metal recovery for Linux
+///
+/// `rr mkbackup` records how this machine's disks are built, archives its files
+/// to the target and puts a bootable rescue image beside them. Boot that image
+/// on the same machine with blank disks, choose "Automatic Recover", and have
+/// the machine back as it was.
+#[derive(Debug, Parser)]
+#[command(name = "rr", version, max_term_width = 80, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed, nothing on a disk was harmed (checklayout: the
+machine differs; verify: something does not verify); 2 usage or configuration;
+3 a recovery failed after disks were touched.";
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Read this instead of /etc/rr/rr.toml and its drop-ins
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where backups are: nfs://server/export or file:///directory
+    #[arg(long, global = true, value_name = "URL", env = "RR_TARGET")]
+    pub target: Option<String>,
+    /// The node's name at the target (default: the host name)
+    #[arg(long, global = true, value_name = "NAME", env = "RR_NODE")]
+    pub node: Option<String>,
+    /// Say everything as JSON: results on standard output, events on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// Count warnings as failure (exit code 1)
+    #[arg(long, global = true)]
+    pub strict: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Back this machine up: archive and rescue image
+    Mkbackup(BackupArgs),
+    /// Only the archive
+    Mkbackuponly(BackupArgs),
+    /// Only the rescue image
+    Mkrescue(BackupArgs),
+    /// List the generations of this node at the target
+    List,
+    /// Show a generation: what it holds and what it does not protect
+    Show(GenerationArg),
+    /// Read a generation back and check every hash
+    Verify(VerifyArgs),
+    /// Say what changed between two generations
+    Diff {
+        /// The older generation
+        old: String,
+        /// The newer generation
+        new: String,
+    },
+    /// Write a generation as one plain tar stream to standard output
+    Export(GenerationArg),
+    /// Restore files below a directory
+    Restore(RestoreArgs),
+    /// Delete the generations that the retention no longer keeps
+    Prune {
+        /// Keep this many of the newest generations
+        #[arg(long, value_name = "N")]
+        keep_last: Option<usize>,
+        /// Only say what would be deleted
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// How disks are built: show, save, compare, plan
+    #[command(subcommand)]
+    Layout(LayoutVerb),
+    /// Write this machine's layout as layout.toml (as `layout save`)
+    Savelayout {
+        /// The file; standard output when missing
+        file: Option<PathBuf>,
+    },
+    /// Exit with 1 when this machine differs from its newest generation
+    Checklayout(GenerationArg),
+    /// Recreate this machine's disks and restore its newest generation
+    ///
+    /// Run in the rescue system. Everything is verified before a disk is touched;
+    /// only disks that the plan names are erased.
+    Recover(RecoverArgs),
+    /// Restore files into the mounted tree of an earlier, failed recovery
+    Restoreonly(RecoverArgs),
+    /// Only recreate and mount the disks
+    Layoutonly(RecoverArgs),
+    /// Only make the restored system bootable and check it
+    Finalizeonly(RecoverArgs),
+    /// Only assemble and mount the disks that are there, to repair them
+    Mountonly(RecoverArgs),
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Run as PID 1 of the rescue system
+    #[command(hide = true)]
+    Init,
+}
+
+#[derive(Debug, Args, Default)]
+pub struct BackupArgs {
+    /// Archive just this tree (can be given again); no layout, no rescue image
+    #[arg(long, value_name = "PATH")]
+    pub include: Vec<PathBuf>,
+    /// Leave out what matches this glob of absolute paths (can be given again)
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Read every file, also those unchanged since the last generation
+    #[arg(long)]
+    pub full: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerationArg {
+    /// A generation as `rr list` names it; default: the newest
+    #[arg(value_name = "GEN")]
+    pub generation: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A generation as `rr list` names it; default: the newest
+    #[arg(value_name = "GEN")]
+    pub generation: Option<String>,
+    /// Compare the tree below DIR with the generation's index instead
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Restore below this directory
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// The generation; default: the newest
+    #[arg(long = "gen", value_name = "GEN")]
+    pub generation: Option<String>,
+    /// Restore just these (with all below them); default: everything
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LayoutVerb {
+    /// Draw a machine's disks as a tree: this one's, or a generation's
+    Show(LayoutSource),
+    /// Write this machine's layout as layout.toml
+    Save {
+        /// The file; standard output when missing
+        file: Option<PathBuf>,
+    },
+    /// Say how this machine differs from a generation; exit 1 if it does
+    Diff(LayoutSource),
+    /// Show the plan that would recreate a layout on the disks that are here
+    Plan {
+        #[command(flatten)]
+        source: LayoutSource,
+        #[command(flatten)]
+        disks: DiskArgs,
+        /// Print an equivalent shell script
+        #[arg(long)]
+        script: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct LayoutSource {
+    /// A layout.toml
+    #[arg(long, value_name = "FILE", conflicts_with = "generation")]
+    pub file: Option<PathBuf>,
+    /// A generation as `rr list` names it, or `latest`
+    #[arg(long = "gen", value_name = "GEN")]
+    pub generation: Option<String>,
+}
+
+#[derive(Debug, Args, Default)]
+pub struct DiskArgs {
+    /// Put the recorded disk OLD on the present disk NEW (can be given again)
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_map)]
+    pub map: Vec<(String, String)>,
+    /// Allow this disk, which holds other data, to be erased: its serial or name
+    #[arg(long, value_name = "SERIAL")]
+    pub erase: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Ask nothing: what is not certain is an error
+    #[arg(long)]
+    pub auto: bool,
+    /// Show the plan and stop before the first change
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub disks: DiskArgs,
+    /// The generation; default: the newest
+    #[arg(long = "gen", value_name = "GEN")]
+    pub generation: Option<String>,
+    /// Do not read the whole backup before disks are touched
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Take the layout from this file instead of the generation's
+    #[arg(long, value_name = "FILE")]
+    pub layout: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Print every setting with its value and where it was set
+    Show,
+    /// Check the configuration files and say nothing when they are sound
+    Check,
+    /// Print a commented rr.toml to start from
+    Init,
+}
+
+fn parse_map(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => {
+            let bare = |name: &str| name.trim_start_matches("/dev/").to_owned();
+            Ok((bare(old), bare(new)))
+        }
+        _ => Err("it looks like sda=nvme0n1".into()),
+    }
+}

@@ -15,6 +15,7 @@
 //! * [`net`] network interfaces
 //! * [`graph`] who sits on whom
 //! * [`schema`] reading and writing `layout.toml`, versions
+//! * [`units`] sizes as people read them
 
 pub mod boot;
 pub mod content;
@@ -23,6 +24,7 @@ pub mod graph;
 pub mod mount;
 pub mod net;
 pub mod schema;
+pub mod units;
 
 use serde::{Deserialize, Serialize};
 
