@@ -93,8 +93,8 @@ pub fn new_generation(store: &dyn Store) -> Result<String> {
         .filter_map(|found| time_of(found.name.split('/').nth(1)?))
         .max();
     let time = match newest {
-        Some(newest) if newest >= now => newest + jiff::SignedDuration::from_secs(1),
-        _ => now,
+        Some(newest) => now.max(newest + jiff::SignedDuration::from_secs(1)),
+        None => now,
     };
     Ok(time.strftime("%Y%m%dT%H%M%SZ").to_string())
 }
@@ -324,6 +324,8 @@ pub(super) mod tests {
         let (_dir, store) = test_store();
         let now = new_generation(&*store).unwrap();
         assert!(time_of(&now).is_some(), "{now}");
+        store.put(&object(&now, "recipe"), b"").unwrap();
+        assert!(new_generation(&*store).unwrap() > now, "in the same second");
         store.put("generations/29991231T235959Z/recipe", b"").unwrap();
         store.put("generations/zzz/recipe", b"").unwrap();
         assert_eq!(new_generation(&*store).unwrap(), "30000101T000000Z");
