@@ -1,1 +1,69 @@
-//! To be described.
+//! Carries a plan out: one function a step, and what was written is read back.
+//!
+//! `apply` trusts the plan and not the machine: before the first byte is erased, every disk must
+//! still be the one that was planned for and nobody else may hold it. It decides nothing; run again
+//! over disks that a failed run left half done, it starts from the beginning.
+//!
+//! * [`release`] takes down what stands on the disks
+//! * [`wipe`] erases them
+//! * [`table`] writes partition tables ([`gpt`], [`mbr`])
+//! * [`stack`] arrays, volume groups, volumes
+//! * [`content`] filesystems and swap
+//! * [`tree`] mounts
+
+pub mod content;
+pub mod gpt;
+pub mod mbr;
+pub mod release;
+pub mod stack;
+pub mod table;
+pub mod tree;
+pub mod wipe;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::plan::{Plan, Step};
+use crate::sys::tools;
+use crate::ui::Ui;
+
+/// Erases the plan's disks, builds everything on them and mounts it all below `root`.
+pub fn apply(plan: &Plan, root: &Path, ui: &Ui) -> Result<()> {
+    tools::require(&plan.tools())?;
+    for step in &plan.steps {
+        let name = step.describe();
+        ui.step(&name, || run(plan, step, root).with_context(|| format!("step: {name}")))?;
+    }
+    Ok(())
+}
+
+/// Assembles what is there already and mounts it below `root`. Creates nothing.
+pub fn mount(plan: &Plan, root: &Path, ui: &Ui) -> Result<()> {
+    ui.step("assemble arrays and volume groups", || stack::assemble(plan))?;
+    for step in &plan.steps {
+        if let Step::Mount(mount) = step {
+            ui.step(&step.describe(), || tree::mount(mount, root))?;
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts what is mounted below `root`, children first.
+pub fn unmount(plan: &Plan, root: &Path) -> Result<()> {
+    tree::unmount_all(plan, root)
+}
+
+fn run(plan: &Plan, step: &Step, root: &Path) -> Result<()> {
+    match step {
+        Step::Release(release) => release::release(plan, release),
+        Step::Wipe(wipe) => wipe::wipe(wipe),
+        Step::WriteTable(write) => table::write(write),
+        Step::CreateMd(create) => stack::create_md(step, create),
+        Step::CreateVg(create) => stack::create_vg(step, create),
+        Step::CreateLv(_) => stack::create_lv(step),
+        Step::MakeFs(make) => content::make_fs(step, make),
+        Step::MakeSwap(make) => content::make_swap(step, make),
+        Step::Mount(mount) => tree::mount(mount, root),
+    }
+}

@@ -1,1 +1,207 @@
-//! To be described.
+//! What will be done to which disk: a pure function of the machine as it was recorded, the machine
+//! that is here, and what the admin said.
+//!
+//! ```text
+//! recorded -> scope: what comes back at all ----+
+//! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> build: steps -> validate
+//! answers ---------------------------------------+
+//! ```
+//!
+//! Nothing here touches the machine, so a plan can be made at backup time (against the node's own
+//! disks), shown, compared and tested. What can't work is a [`Refusal`] that names every problem at
+//! once and what would settle it. [`crate::apply`] carries the steps out.
+//!
+//! * [`scope`] which parts of the recorded layout come back
+//! * [`map`] which disk takes the place of which
+//! * [`consent`] which disks may be erased
+//! * [`build`] the steps, in an order in which each finds what it stands on
+//! * [`step`] the steps' types
+//! * [`fscmd`], [`stackcmd`] the command lines that make filesystems, arrays and volumes
+//! * [`validate`] the checks that a finished plan must pass
+//! * [`render`] a plan for people, programs and shells
+
+pub mod build;
+pub mod consent;
+pub mod fscmd;
+pub mod map;
+pub mod render;
+pub mod scope;
+pub mod stackcmd;
+pub mod step;
+pub mod validate;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+use crate::layout::{Disk, Id, Layout};
+
+pub use map::DiskMatch;
+pub use step::Step;
+
+/// What the admin, or the kernel command line, said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answers {
+    /// Nobody is there to be asked.
+    pub auto: bool,
+    /// Recorded disk (name, serial, WWN) -> disk that is here (name, serial, WWN).
+    pub map: Vec<(String, String)>,
+    /// Disks that may be erased although they hold a stranger's data (name, serial, WWN).
+    pub erase: Vec<String>,
+    pub keep: Vec<KeptDisk>,
+}
+
+/// A disk that is never erased: the boot medium, the disk that holds the backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDisk {
+    /// The kernel's name: `sdb`.
+    pub name: String,
+    pub why: String,
+}
+
+/// Something that comes back under another name than it had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityChange {
+    pub what: String,
+    pub old: String,
+    /// Empty where it is known only after the fact.
+    pub new: String,
+}
+
+/// A disk that the plan erases, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasedDisk {
+    pub name: String,
+    pub model: Option<String>,
+    pub serial: Option<String>,
+    pub size_bytes: u64,
+    /// What is on it, in words; empty for a blank disk.
+    pub holds: Vec<String>,
+}
+
+/// Why there is no plan. Nothing has been touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", render::refusal(.problems))]
+pub struct Refusal {
+    pub problems: Vec<Problem>,
+}
+
+/// One reason, and what the admin can do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub what: String,
+    pub hint: String,
+}
+
+impl Problem {
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Problem {
+        Problem { what: what.into(), hint: hint.into() }
+    }
+}
+
+/// What will be done, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The machine as it will be: the recorded layout, without what does not come back, with the
+    /// names that devices will have here.
+    pub layout: Layout,
+    /// Recorded disk -> disk here, and why.
+    pub disks: Vec<DiskMatch>,
+    pub kept: Vec<KeptDisk>,
+    pub steps: Vec<Step>,
+    identity_changes: Vec<IdentityChange>,
+    /// What does not come back, and other things to know.
+    pub notes: Vec<String>,
+}
+
+/// Plans how `recorded` is rebuilt on the disks of `present`.
+///
+/// # Errors
+/// A [`Refusal`] with every problem that was found.
+pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Plan, Refusal> {
+    let mut problems = Vec::new();
+    let scope = scope::of(recorded, &mut problems);
+    let kept = map::kept_disks(present, answers, &mut problems);
+    let disks = map::map(recorded, &scope, present, answers, &kept, &mut problems);
+    consent::check(recorded, present, answers, &disks, &mut problems);
+    map::check_sizes(&scope.layout, present, &disks, &mut problems);
+    if !problems.is_empty() {
+        return Err(Refusal { problems });
+    }
+    let built = build::build(&scope.layout, present, &disks, &mut problems);
+    let plan = Plan {
+        layout: built.layout,
+        disks,
+        kept,
+        steps: built.steps,
+        identity_changes: built.identity_changes,
+        notes: scope.notes,
+    };
+    problems.extend(validate::validate(&plan, present));
+    if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }
+}
+
+impl Plan {
+    /// A plan for people, in 80 columns.
+    pub fn render_text(&self) -> String {
+        render::text(self)
+    }
+
+    pub fn render_json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
+    /// The same in `sh`, for people who want to do it by hand.
+    pub fn render_script(&self) -> String {
+        render::script(self)
+    }
+
+    /// The programs that [`crate::apply`] will run.
+    pub fn tools(&self) -> Vec<&'static str> {
+        let mut tools: Vec<_> = self.steps.iter().flat_map(Step::tools).collect();
+        tools.sort_unstable();
+        tools.dedup();
+        tools
+    }
+
+    /// UUIDs and names that could not be kept.
+    pub fn identity_changes(&self) -> &[IdentityChange] {
+        &self.identity_changes
+    }
+
+    /// The disks that will be erased. No other disk is written to.
+    pub fn erases(&self) -> Vec<ErasedDisk> {
+        self.disks
+            .iter()
+            .map(|m| ErasedDisk {
+                name: m.new.name.clone(),
+                model: m.new.model.clone(),
+                serial: m.new.serial.clone(),
+                size_bytes: m.new.size_bytes,
+                holds: m.holds.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Is `disk` what a person calls `name`: the kernel's name with or without `/dev/`, the serial
+/// number, the WWN?
+fn is_called(disk: &Disk, name: &str) -> bool {
+    let kernel_name = name.strip_prefix("/dev/").unwrap_or(name);
+    disk.name == kernel_name
+        || disk.serial.as_deref() == Some(name)
+        || disk.wwn.as_deref() == Some(name)
+}
+
+/// The kernel's name of a partition, by the kernel's rule: a `p` between two digits.
+pub fn partition_name(disk: &str, number: u32) -> String {
+    let p = if disk.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+    format!("{disk}{p}{number}")
+}
+
+fn disk_of<'a>(layout: &'a Layout, id: &Id) -> Option<&'a Disk> {
+    layout.disk.iter().find(|d| d.id == *id)
+}

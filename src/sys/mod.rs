@@ -4,9 +4,11 @@
 //!
 //! * [`run`] external programs
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
+//! * [`ioctl`] what block devices are asked
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`udev`] waiting for and asking udev
 
+pub mod ioctl;
 pub mod mount;
 pub mod run;
 pub mod tools;

@@ -95,3 +95,60 @@ pub fn unmount(path: &Path) -> Result<()> {
         }
     }
 }
+
+/// A mount as the kernel tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountInfo {
+    /// The device's number: `8:1`.
+    pub device: String,
+    pub path: PathBuf,
+    /// What was given as the device.
+    pub source: PathBuf,
+}
+
+/// Every mount of this process's namespace, in the order in which they were made.
+pub fn mounts() -> Result<Vec<MountInfo>> {
+    let text = std::fs::read("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    Ok(text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect())
+}
+
+/// A line of mountinfo, see proc(5).
+fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
+    let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let dash = words.iter().position(|w| *w == b"-")?;
+    Some(MountInfo {
+        device: String::from_utf8_lossy(words.get(2)?).into_owned(),
+        path: unescape_octal(words.get(4)?),
+        source: unescape_octal(words.get(dash + 2)?),
+    })
+}
+
+/// `\040` is a blank.
+fn unescape_octal(word: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut out = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        let code = octal.and_then(|d| u8::from_str_radix(d, 8).ok()).filter(|_| byte == b'\\');
+        out.push(code.unwrap_or(byte));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_mountinfo_are_read() {
+        let line = br"36 35 98:0 / /mnt/a\040b\134 rw,noatime shared:1 - ext4 /dev/ubda rw";
+        let found = parse_mountinfo(line).unwrap();
+        assert_eq!(
+            (found.device.as_str(), found.path, found.source),
+            ("98:0", PathBuf::from(r"/mnt/a b\"), PathBuf::from("/dev/ubda"))
+        );
+        assert!(mounts().unwrap().iter().any(|m| m.path == Path::new("/")));
+    }
+}

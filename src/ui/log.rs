@@ -12,15 +12,18 @@ struct Logger {
     sink: Mutex<Sink>,
 }
 
-/// Everything stays in memory as well: a backup stores the log of its run.
-#[derive(Debug, Default)]
-struct Sink {
-    text: Vec<u8>,
-    file: Option<File>,
+#[derive(Debug)]
+enum Sink {
+    /// Kept until there is a file.
+    Memory(Vec<u8>),
+    File(File),
 }
 
-/// More than this is only in the file.
-const KEPT_BYTES: usize = 64 << 20;
+impl Default for Sink {
+    fn default() -> Self {
+        Sink::Memory(Vec::new())
+    }
+}
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
@@ -47,19 +50,11 @@ pub fn to_file(path: &Path) -> Result<()> {
         .open(path)
         .with_context(|| format!("opening the log {}", path.display()))?;
     let mut sink = logger.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if sink.file.is_none() {
-        file.write_all(&sink.text)
-            .with_context(|| format!("writing the log {}", path.display()))?;
+    if let Sink::Memory(bytes) = &*sink {
+        file.write_all(bytes).with_context(|| format!("writing the log {}", path.display()))?;
     }
-    sink.file = Some(file);
+    *sink = Sink::File(file);
     Ok(())
-}
-
-/// What was logged since the start.
-pub fn text() -> Vec<u8> {
-    let sink = LOGGER.get().map(|logger| logger.sink.lock());
-    sink.map(|sink| sink.unwrap_or_else(std::sync::PoisonError::into_inner).text.clone())
-        .unwrap_or_default()
 }
 
 impl ::log::Log for Logger {
@@ -74,13 +69,11 @@ impl ::log::Log for Logger {
         let line =
             format!("{:.3} {:<5} {}\n", jiff::Timestamp::now(), record.level(), record.args());
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if sink.text.len() < KEPT_BYTES {
-            sink.text.extend_from_slice(line.as_bytes());
-        }
-        if let Some(file) = &mut sink.file {
-            // A log that can't be written must not end a recovery.
-            let _ = file.write_all(line.as_bytes());
-        }
+        // A log that can't be written must not end a recovery.
+        let _ = match &mut *sink {
+            Sink::Memory(bytes) => bytes.write_all(line.as_bytes()),
+            Sink::File(file) => file.write_all(line.as_bytes()),
+        };
     }
 
     fn flush(&self) {}

@@ -1,0 +1,197 @@
+//! Takes down what stands on the disks to erase: mounts, swap, device-mapper devices, md arrays.
+//!
+//! What is in the way is found in sysfs when the step is done: udev may have assembled something
+//! since the plan was made. A device that also stands on a disk that stays is left alone, and ends
+//! the recovery before anything is erased.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::layout::Disk;
+use crate::plan::Plan;
+use crate::plan::step::Release;
+use crate::sys::run::Cmd;
+use crate::sys::{ioctl, mount, udev};
+
+const SYS_BLOCK: &str = "/sys/class/block";
+
+pub fn release(plan: &Plan, step: &Release) -> Result<()> {
+    udev::settle()?;
+    for name in &step.disks {
+        check_below(name, &step.disks)?;
+    }
+    for name in &step.disks {
+        free(name)?;
+    }
+    udev::settle()?;
+    for found in &plan.disks {
+        open_exclusive(&found.new)?;
+    }
+    Ok(())
+}
+
+/// Opens a disk that nobody else may hold, and checks that it is the one that was planned for.
+pub fn open_exclusive(disk: &Disk) -> Result<File> {
+    let dev = disk.dev();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_EXCL | nix::libc::O_CLOEXEC)
+        .open(&dev)
+        .with_context(|| format!("opening {dev} for erasing (is it still in use?)"))?;
+    let (size_bytes, sector_bytes) = (ioctl::size_bytes(&file)?, ioctl::sector_bytes(&file)?);
+    if (size_bytes, sector_bytes) != (disk.size_bytes, disk.sector_bytes) {
+        bail!(
+            "{dev} is not the disk that was planned for: it has {size_bytes} bytes in sectors of \
+             {sector_bytes}, the plan says {} in {}\nhint: run the recovery again",
+            disk.size_bytes,
+            disk.sector_bytes
+        );
+    }
+    let serial = serial(&disk.name);
+    if let (Some(planned), Some(found)) = (&disk.serial, &serial)
+        && !found.contains(planned.as_str())
+        && !planned.contains(found.as_str())
+    {
+        bail!(
+            "{dev} is not the disk that was planned for: its serial number is {found}, the plan \
+             says {planned}\nhint: run the recovery again"
+        );
+    }
+    Ok(file)
+}
+
+/// The serial number where the kernel knows it.
+fn serial(name: &str) -> Option<String> {
+    ["serial", "device/serial"]
+        .iter()
+        .find_map(|file| fs::read_to_string(Path::new(SYS_BLOCK).join(name).join(file)).ok())
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty())
+}
+
+/// Everything that stands on `name` must stand on nothing but `disks`.
+fn check_below(name: &str, disks: &[String]) -> Result<()> {
+    for holder in above(name)? {
+        let below = disks_below(&holder)?;
+        if let Some(other) = below.iter().find(|d| !disks.contains(d)) {
+            bail!(
+                "{holder} stands on {name}, which is to be erased, and on {other}, which is not\n\
+                 hint: unplug {other}, or take {holder} down by hand"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The devices directly above a device and its partitions.
+fn above(name: &str) -> Result<Vec<String>> {
+    let mut found = names_in(&Path::new(SYS_BLOCK).join(name).join("holders"))?;
+    for part in partitions(name)? {
+        found.extend(names_in(&Path::new(SYS_BLOCK).join(part).join("holders"))?);
+    }
+    Ok(found)
+}
+
+/// The whole disks at the bottom of a device.
+fn disks_below(name: &str) -> Result<BTreeSet<String>> {
+    let dir = Path::new(SYS_BLOCK).join(name);
+    if dir.join("partition").exists() {
+        let real = fs::canonicalize(&dir).with_context(|| format!("looking at {name} in sysfs"))?;
+        let parent = real.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+        return disks_below(parent.unwrap_or(name));
+    }
+    let slaves = names_in(&dir.join("slaves"))?;
+    if slaves.is_empty() {
+        return Ok(BTreeSet::from([name.to_owned()]));
+    }
+    let mut disks = BTreeSet::new();
+    for slave in slaves {
+        disks.extend(disks_below(&slave)?);
+    }
+    Ok(disks)
+}
+
+/// The partitions that the kernel has of a device, by name.
+pub fn partitions(name: &str) -> Result<Vec<String>> {
+    let dir = Path::new(SYS_BLOCK).join(name);
+    let mut names = names_in(&dir)?;
+    names.retain(|child| dir.join(child).join("partition").exists());
+    names.sort();
+    Ok(names)
+}
+
+fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", dir.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Takes down all that is above a device, then what uses it directly.
+fn free(name: &str) -> Result<()> {
+    for part in partitions(name)? {
+        free(&part)?;
+    }
+    for holder in names_in(&Path::new(SYS_BLOCK).join(name).join("holders"))? {
+        // It may have gone with another one.
+        if Path::new(SYS_BLOCK).join(&holder).exists() {
+            free(&holder)?;
+            stop(&holder)?;
+        }
+    }
+    swap_off(name)?;
+    unmount(name)
+}
+
+fn stop(name: &str) -> Result<()> {
+    let dir = Path::new(SYS_BLOCK).join(name);
+    if dir.join("dm").exists() {
+        let dm_name = fs::read_to_string(dir.join("dm/name"))
+            .with_context(|| format!("asking for the name of {name}"))?;
+        return Cmd::new("dmsetup").args(["remove", "--retry", dm_name.trim()]).run();
+    }
+    if dir.join("md").exists() {
+        return Cmd::new("mdadm").args(["--stop", &format!("/dev/{name}")]).run();
+    }
+    bail!("{name} stands on a disk that is to be erased, and rr does not know how to stop it")
+}
+
+fn swap_off(name: &str) -> Result<()> {
+    let dev = PathBuf::from(format!("/dev/{name}"));
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    for line in swaps.lines().skip(1) {
+        let Some(path) = line.split_whitespace().next() else { continue };
+        if fs::canonicalize(path).is_ok_and(|p| p == dev) {
+            Cmd::new("swapoff").arg(path).run()?;
+        }
+    }
+    Ok(())
+}
+
+fn unmount(name: &str) -> Result<()> {
+    let number = fs::read_to_string(Path::new(SYS_BLOCK).join(name).join("dev"))
+        .with_context(|| format!("asking for the number of {name}"))?;
+    // The last mounted first.
+    for found in mount::mounts()?.into_iter().rev().filter(|m| m.device == number.trim()) {
+        if found.path == Path::new("/") {
+            bail!(
+                "the running system is on {name}\nhint: a machine is rebuilt from its rescue system"
+            );
+        }
+        mount::unmount(&found.path)?;
+    }
+    Ok(())
+}

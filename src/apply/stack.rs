@@ -1,0 +1,116 @@
+//! Arrays, volume groups and volumes.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::wipe::wipe_new;
+use crate::plan::step::{Argv, CreateMd, CreateVg};
+use crate::plan::{Plan, Step};
+use crate::sys::run::Cmd;
+use crate::sys::{ioctl, udev};
+
+/// Accept every device whatever the node's lvm.conf says, and keep no backups of metadata: the
+/// recovered system has its own.
+const LVM_CONFIG: &str = "devices { use_devicesfile=0 filter=[\"a|.*|\"] global_filter=[\"a|.*|\"] } \
+     backup { backup=0 archive=0 } global { event_activation=0 }";
+/// Where no udev rules answer lvm, it makes the device nodes itself.
+const LVM_NO_UDEV: &str = "activation { udev_sync=0 udev_rules=0 }";
+const DM_RULES: &[&str] =
+    &["/usr/lib/udev/rules.d/95-dm-notify.rules", "/lib/udev/rules.d/95-dm-notify.rules"];
+
+pub fn create_md(step: &Step, create: &CreateMd) -> Result<()> {
+    modprobe(&create.md.level);
+    run_all(&step.commands(""))?;
+    let name = &create.md.name;
+    let found = wait_for(Path::new(&create.md.dev()))?;
+    if found < create.md.size_bytes {
+        bail!("{name} came out with {found} bytes, it had {}", create.md.size_bytes);
+    }
+    // What an earlier array had in the same place would be there again.
+    wipe_new(name)
+}
+
+pub fn create_vg(step: &Step, create: &CreateVg) -> Result<()> {
+    modprobe("dm_mod");
+    let mut file = tempfile::NamedTempFile::new().context("making a file for LVM's metadata")?;
+    file.write_all(create.vg.metadata.as_bytes()).context("writing LVM's metadata")?;
+    file.flush().context("writing LVM's metadata")?;
+    let path = file.path().to_str().context("the path of a temporary file")?;
+    run_all(&step.commands(path))?;
+    udev::settle()
+}
+
+pub fn create_lv(step: &Step) -> Result<()> {
+    run_all(&step.commands(""))?;
+    udev::settle()
+}
+
+/// Starts the plan's arrays and volume groups from what is on the disks.
+pub fn assemble(plan: &Plan) -> Result<()> {
+    for step in &plan.steps {
+        match step {
+            Step::CreateMd(create) => {
+                let md = &create.md;
+                modprobe(&md.level);
+                if Path::new(&format!("/sys/class/block/{}/md/array_state", md.name)).exists() {
+                    continue;
+                }
+                let uuid = format!("--uuid={}", md.uuid);
+                Cmd::new("mdadm").args(["--assemble", "--run", &md.dev(), &uuid]).run()?;
+                udev::settle()?;
+            }
+            Step::CreateVg(create) => {
+                modprobe("dm_mod");
+                lvm(&["lvm", "vgchange", "--activate", "y", &create.vg.name].map(str::to_owned))
+                    .run()?;
+                udev::settle()?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Loads a module that the kernel may have built in, or may load by itself.
+pub fn modprobe(module: &str) {
+    if let Err(error) = Cmd::new("modprobe").args(["--quiet", module]).run() {
+        log::debug!("{error:#}");
+    }
+}
+
+pub fn run_all(commands: &[Argv]) -> Result<()> {
+    commands.iter().try_for_each(|argv| command(argv)?.run())
+}
+
+fn command(argv: &[String]) -> Result<Cmd> {
+    let (program, args) = argv.split_first().context("an empty command")?;
+    Ok(if program == "lvm" { lvm(argv) } else { Cmd::new(program).args(args) })
+}
+
+fn lvm(argv: &[String]) -> Cmd {
+    let udev = Path::new("/run/udev/control").exists()
+        && DM_RULES.iter().any(|rules| Path::new(rules).exists());
+    let config = if udev { LVM_CONFIG.to_owned() } else { format!("{LVM_CONFIG} {LVM_NO_UDEV}") };
+    let mut args = argv.iter().skip(1);
+    let verb = args.next().map(String::as_str).unwrap_or_default();
+    Cmd::new("lvm").args([verb, "--config", &config]).args(args)
+}
+
+/// Waits for a device node, and tells the device's size.
+pub fn wait_for(dev: &Path) -> Result<u64> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        udev::settle()?;
+        match File::open(dev).map_err(anyhow::Error::from).and_then(|f| ioctl::size_bytes(&f)) {
+            Ok(bytes) if bytes > 0 => return Ok(bytes),
+            Ok(_) | Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(100)),
+            Ok(_) => bail!("{} has no size", dev.display()),
+            Err(error) => return Err(error).with_context(|| format!("opening {}", dev.display())),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Writes a partition table, makes the kernel read it, and checks what both have.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::{gpt, mbr};
+use crate::layout::{PartitionKind, Table};
+use crate::plan::step::WriteTable;
+use crate::sys::{ioctl, udev};
+
+/// Bytes and where they go.
+pub type Pieces = Vec<(u64, Vec<u8>)>;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn write(step: &WriteTable) -> Result<()> {
+    let dev = Path::new("/dev").join(&step.name);
+    let open = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(&dev)
+            .with_context(|| format!("opening {}", dev.display()))
+    };
+    let mut file = open()?;
+    let size_bytes = ioctl::size_bytes(&file)?;
+    if size_bytes < step.size_bytes {
+        bail!("{} has {size_bytes} bytes, the plan needs {}", step.name, step.size_bytes);
+    }
+    let pieces = image(step, size_bytes)?;
+    for (at, bytes) in &pieces {
+        file.seek(SeekFrom::Start(*at))?;
+        file.write_all(bytes)
+            .with_context(|| format!("writing the partition table of {}", step.name))?;
+    }
+    file.sync_all().with_context(|| format!("writing the partition table of {}", step.name))?;
+    ioctl::flush(&file)?;
+    reread(&file, &step.name)?;
+    drop(file);
+    udev::settle()?;
+    let mut file = open()?;
+    for (at, bytes) in &pieces {
+        let mut found = vec![0; bytes.len()];
+        file.seek(SeekFrom::Start(*at))?;
+        file.read_exact(&mut found)?;
+        if found != *bytes {
+            bail!("{} does not give back the partition table that was written to it", step.name);
+        }
+    }
+    drop(file);
+    wait_for_partitions(step)
+}
+
+/// The bytes of a table.
+pub fn image(step: &WriteTable, size_bytes: u64) -> Result<Pieces> {
+    match &step.table {
+        Table::Gpt { .. } => gpt::image(step, size_bytes),
+        Table::Mbr { .. } => mbr::image(step),
+    }
+}
+
+/// Makes the kernel read the table again; something may still be looking at the disk.
+pub fn reread(file: &File, name: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ioctl::reread_partitions(file) {
+            // A device that can't have partitions (EINVAL) has none to read.
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => return Ok(()),
+            Err(nix::errno::Errno::EBUSY) if Instant::now() < deadline => {
+                udev::settle()?;
+                sleep(Duration::from_millis(200));
+            }
+            Err(errno) => {
+                return Err(errno)
+                    .with_context(|| format!("making the kernel read the partitions of {name}"));
+            }
+        }
+    }
+}
+
+/// Waits until all partitions have their nodes, where they should be.
+fn wait_for_partitions(step: &WriteTable) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match step.partitions.iter().find_map(|p| differs(step, p)) {
+            None => return Ok(()),
+            Some(why) if Instant::now() >= deadline => {
+                bail!("the kernel does not see the partitions of {} as written: {why}", step.name);
+            }
+            Some(_) => {
+                udev::settle()?;
+                sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn differs(step: &WriteTable, part: &crate::layout::Partition) -> Option<String> {
+    let dir = Path::new("/sys/class/block").join(&part.name);
+    // In units of 512 bytes, whatever the sector size.
+    let number = |file: &str| -> Option<u64> {
+        fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok()
+    };
+    let (Some(start), Some(size)) = (number("start"), number("size")) else {
+        return Some(format!("{} is missing in {}", part.name, step.name));
+    };
+    // Of an extended partition, the kernel shows the first sectors only.
+    let size = if part.kind == PartitionKind::Extended { part.size_bytes / 512 } else { size };
+    if (start * 512, size * 512) != (part.start_bytes, part.size_bytes) {
+        return Some(format!("{} starts at {start} and has {size} sectors", part.name));
+    }
+    if !Path::new("/dev").join(&part.name).exists() {
+        return Some(format!("/dev/{} is missing", part.name));
+    }
+    None
+}

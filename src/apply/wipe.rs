@@ -1,0 +1,99 @@
+//! Erases a disk: every signature on it, and on where the new partitions will be, so that nothing
+//! old comes alive when they appear.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::release::{open_exclusive, partitions};
+use super::table;
+use crate::plan::step::Wipe;
+use crate::sys::run::Cmd;
+use crate::sys::{ioctl, udev};
+
+/// How much of each end is overwritten: it covers the superblocks of md, LVM, swap, both GPTs and
+/// all filesystems but for their copies.
+const END_BYTES: u64 = 1 << 20;
+
+pub fn wipe(step: &Wipe) -> Result<()> {
+    let name = &step.disk.name;
+    // Once more, for each disk, right before it is erased.
+    drop(open_exclusive(&step.disk)?);
+    for part in partitions(name)? {
+        signatures(&part)?;
+        let mut file = open(&part)?;
+        let size_bytes = ioctl::size_bytes(&file)?;
+        zero_ends(&mut file, 0, size_bytes).with_context(|| format!("erasing /dev/{part}"))?;
+    }
+    signatures(name)?;
+    let mut file = open_exclusive(&step.disk)?;
+    for (start, bytes) in [(0, step.disk.size_bytes)].iter().chain(&step.areas) {
+        zero_ends(&mut file, *start, *bytes).with_context(|| format!("erasing /dev/{name}"))?;
+    }
+    ioctl::flush(&file)?;
+    table::reread(&file, name)?;
+    drop(file);
+    udev::settle()
+}
+
+/// Erases the signatures and both ends of a device that has just appeared.
+pub fn wipe_new(name: &str) -> Result<()> {
+    signatures(name)?;
+    let mut file = open(name)?;
+    let size_bytes = ioctl::size_bytes(&file)?;
+    zero_ends(&mut file, 0, size_bytes).with_context(|| format!("erasing /dev/{name}"))?;
+    drop(file);
+    udev::settle()
+}
+
+fn open(name: &str) -> Result<File> {
+    let dev = Path::new("/dev").join(name);
+    File::options()
+        .read(true)
+        .write(true)
+        .open(&dev)
+        .with_context(|| format!("opening {}", dev.display()))
+}
+
+fn signatures(name: &str) -> Result<()> {
+    Cmd::new("wipefs").args(["--all", "--force"]).arg(Path::new("/dev").join(name)).run()
+}
+
+/// Writes zeros over both ends of an area and on to the disk.
+fn zero_ends(file: &mut File, start: u64, bytes: u64) -> Result<()> {
+    let zeros = vec![0; usize::try_from(END_BYTES)?];
+    let head = bytes.min(END_BYTES);
+    let tail = (bytes - head).min(END_BYTES);
+    for (at, len) in [(start, head), (start + bytes - tail, tail)] {
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&zeros[..usize::try_from(len)?])?;
+    }
+    file.sync_data()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn both_ends_are_zeroed_and_nothing_else() {
+        let mib = usize::try_from(END_BYTES).unwrap();
+        for total in [1000, mib, mib + 7, 2 * mib, 3 * mib + 5] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&vec![7; total + 20]).unwrap();
+            zero_ends(&mut file, 10, total as u64).unwrap();
+            let mut bytes = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+            let kept = total.saturating_sub(2 * mib);
+            assert_eq!(bytes.iter().filter(|b| **b == 7).count(), 20 + kept, "{total}");
+            assert!(bytes[..10].iter().all(|b| *b == 7));
+            assert!(bytes[total + 10..].iter().all(|b| *b == 7));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! From a layout and its disks to steps, each after what it stands on.
+
+use std::collections::BTreeSet;
+
+use super::map::{DiskMatch, gpt_tail_bytes};
+use super::step::{
+    CreateLv, CreateMd, CreateVg, MakeFs, MakeSwap, MountFs, Release, Step, Wipe, WriteTable,
+};
+use super::{IdentityChange, Problem, partition_name};
+use crate::layout::{Id, Layout, LvSegment, Md, Mount, Table, Vg};
+
+#[derive(Debug)]
+pub struct Built {
+    /// The layout with the names that its devices have here.
+    pub layout: Layout,
+    pub steps: Vec<Step>,
+    pub identity_changes: Vec<IdentityChange>,
+}
+
+pub fn build(
+    scope: &Layout,
+    present: &Layout,
+    disks: &[DiskMatch],
+    problems: &mut Vec<Problem>,
+) -> Built {
+    let mut identity_changes = Vec::new();
+    let layout = translate(scope, present, disks, &mut identity_changes);
+    let mut steps = vec![Step::Release(release(present, disks))];
+    steps.extend(disks.iter().map(|m| Step::Wipe(wipe(&layout, present, m))));
+    let mut todo = Vec::new();
+    tables(&layout, &mut todo);
+    arrays(&layout, &mut todo);
+    groups(&layout, &mut todo, &mut identity_changes);
+    content(&layout, &mut todo);
+    let done: BTreeSet<Id> = layout.disk.iter().map(|d| d.id.clone()).collect();
+    sort(todo, done, &mut steps, problems);
+    steps.extend(mounts(&layout).into_iter().map(Step::Mount));
+    Built { layout, steps, identity_changes }
+}
+
+/// Gives disks, partitions and arrays the names that they will have here.
+fn translate(
+    scope: &Layout,
+    present: &Layout,
+    disks: &[DiskMatch],
+    changes: &mut Vec<IdentityChange>,
+) -> Layout {
+    let mut layout = scope.clone();
+    for disk in &mut layout.disk {
+        let Some(found) = disks.iter().find(|m| m.old.id == disk.id) else { continue };
+        let (id, table) = (disk.id.clone(), fit_table(disk.table.take(), &found.new, &found.old));
+        *disk = found.new.clone();
+        (disk.id, disk.table, disk.unused, disk.signatures) = (id, table, false, Vec::new());
+    }
+    let erased: BTreeSet<Id> = disks.iter().map(|m| m.new.id.clone()).collect();
+    let mut taken: BTreeSet<String> = present
+        .md
+        .iter()
+        .filter(|m| present.disks_below(&m.id).is_disjoint(&erased))
+        .map(|m| m.name.clone())
+        .collect();
+    for md in &mut layout.md {
+        if taken.contains(&md.name) {
+            let new = (0..=127)
+                .rev()
+                .map(|n| format!("md{n}"))
+                .find(|n| !taken.contains(n) && !scope.md.iter().any(|other| other.name == *n));
+            if let Some(new) = new {
+                changes.push(IdentityChange {
+                    what: format!("device name of array {}", md.uuid),
+                    old: md.name.clone(),
+                    new: new.clone(),
+                });
+                md.name = new;
+            }
+        }
+        taken.insert(md.name.clone());
+    }
+    let names: Vec<(Id, String)> = layout
+        .disk
+        .iter()
+        .map(|d| (d.id.clone(), d.name.clone()))
+        .chain(layout.md.iter().map(|m| (m.id.clone(), m.name.clone())))
+        .collect();
+    for partition in &mut layout.partition {
+        if let Some((_, name)) = names.iter().find(|(id, _)| *id == partition.disk) {
+            partition.name = partition_name(name, partition.number);
+        }
+    }
+    layout
+}
+
+/// The table for a disk of perhaps another size: the second GPT header moves to its end.
+fn fit_table(
+    table: Option<Table>,
+    new: &crate::layout::Disk,
+    old: &crate::layout::Disk,
+) -> Option<Table> {
+    match table? {
+        Table::Gpt { guid, entries, first_usable_lba, last_usable_lba } => {
+            let tail = gpt_tail_bytes(entries, new.sector_bytes);
+            let sector = u64::from(new.sector_bytes.max(512));
+            let last = (new.size_bytes / sector).saturating_sub(tail / sector).saturating_sub(1);
+            let same = new.size_bytes == old.size_bytes;
+            let last_usable_lba = if same { last_usable_lba.min(last) } else { last };
+            Some(Table::Gpt { guid, entries, first_usable_lba, last_usable_lba })
+        }
+        mbr @ Table::Mbr { .. } => Some(mbr),
+    }
+}
+
+fn release(present: &Layout, disks: &[DiskMatch]) -> Release {
+    let erased: BTreeSet<Id> = disks.iter().map(|m| m.new.id.clone()).collect();
+    let on = |id: &Id| !present.disks_below(id).is_disjoint(&erased);
+    let dev = |id: &Id| present.dev(id).unwrap_or_default();
+    let mut mounts: Vec<_> =
+        present.mount.iter().filter(|m| on(&m.fs)).map(|m| m.path.clone()).collect();
+    mounts.sort_by_key(|path| std::cmp::Reverse(path.clone()));
+    Release {
+        disks: disks.iter().map(|m| m.new.name.clone()).collect(),
+        mounts,
+        swaps: present.swap.iter().filter(|s| on(&s.on)).map(|s| dev(&s.on)).collect(),
+        vgs: present.vg.iter().filter(|v| on(&v.id)).map(|v| v.name.clone()).collect(),
+        mds: present.md.iter().filter(|m| on(&m.id)).map(|m| m.name.clone()).collect(),
+    }
+}
+
+fn wipe(layout: &Layout, present: &Layout, found: &DiskMatch) -> Wipe {
+    let at = |l: &Layout, id: &Id| -> Vec<_> {
+        l.partition.iter().filter(|p| p.disk == *id).cloned().collect()
+    };
+    Wipe {
+        disk: found.new.clone(),
+        partitions: at(present, &found.new.id).into_iter().map(|p| p.name).collect(),
+        areas: at(layout, &found.old.id).iter().map(|p| (p.start_bytes, p.size_bytes)).collect(),
+    }
+}
+
+/// A step, what it needs and what is there after it.
+struct Todo {
+    step: Option<Step>,
+    what: String,
+    needs: Vec<Id>,
+    gives: Vec<Id>,
+}
+
+fn tables(layout: &Layout, todo: &mut Vec<Todo>) {
+    let disks = layout
+        .disk
+        .iter()
+        .map(|d| (&d.id, d.name.clone(), d.size_bytes, d.sector_bytes, d.table.as_ref()));
+    let arrays = layout.md.iter().map(|m| {
+        (&m.id, m.name.clone(), m.size_bytes, md_sector_bytes(layout, m), m.table.as_ref())
+    });
+    for (id, name, size_bytes, sector_bytes, table) in disks.chain(arrays) {
+        let Some(table) = table.cloned() else { continue };
+        let partitions: Vec<_> =
+            layout.partition.iter().filter(|p| p.disk == *id).cloned().collect();
+        todo.push(Todo {
+            what: format!("the partition table of {name}"),
+            needs: vec![id.clone()],
+            gives: partitions.iter().map(|p| p.id.clone()).collect(),
+            step: Some(Step::WriteTable(WriteTable {
+                name,
+                size_bytes,
+                sector_bytes,
+                table,
+                partitions,
+            })),
+        });
+    }
+}
+
+/// An array's sectors are as large as the largest of its members'.
+fn md_sector_bytes(layout: &Layout, md: &Md) -> u32 {
+    let below = layout.disks_below(&md.id);
+    let on = layout.disk.iter().filter(|d| below.contains(&d.id));
+    on.map(|d| d.sector_bytes).max().unwrap_or(512)
+}
+
+fn arrays(layout: &Layout, todo: &mut Vec<Todo>) {
+    for md in &layout.md {
+        let at_slot = |slot: u32| {
+            md.member.iter().find(|m| m.slot == Some(slot)).and_then(|m| layout.dev(&m.on))
+        };
+        let members: Vec<_> =
+            (0..md.raid_devices).map(|n| at_slot(n).unwrap_or_else(|| "missing".into())).collect();
+        let mut spares: Vec<_> = md
+            .member
+            .iter()
+            .filter(|m| m.slot.is_none_or(|slot| slot >= md.raid_devices))
+            .filter_map(|m| layout.dev(&m.on))
+            .collect();
+        // A spare stands in for a member that was missing: it was being rebuilt.
+        let members = members
+            .into_iter()
+            .map(|m| if m == "missing" && !spares.is_empty() { spares.remove(0) } else { m })
+            .collect();
+        todo.push(Todo {
+            what: format!("array {}", md.name),
+            needs: md.member.iter().map(|m| m.on.clone()).collect(),
+            gives: vec![md.id.clone()],
+            step: Some(Step::CreateMd(CreateMd { md: md.clone(), members, spares })),
+        });
+    }
+}
+
+fn groups(layout: &Layout, todo: &mut Vec<Todo>, changes: &mut Vec<IdentityChange>) {
+    for vg in &layout.vg {
+        let restore = can_restore(vg);
+        let lvs: Vec<_> = layout.lv.iter().filter(|l| l.vg == vg.id).collect();
+        let mut gives = vec![vg.id.clone()];
+        if restore {
+            gives.extend(lvs.iter().map(|l| l.id.clone()));
+        } else {
+            changes.push(IdentityChange {
+                what: format!("UUID of volume group {}", vg.name),
+                old: vg.uuid.clone(),
+                new: String::new(),
+            });
+        }
+        todo.push(Todo {
+            what: format!("volume group {}", vg.name),
+            needs: vg.pv.iter().map(|pv| pv.on.clone()).collect(),
+            gives,
+            step: Some(Step::CreateVg(CreateVg {
+                vg: vg.clone(),
+                devices: vg.pv.iter().filter_map(|pv| layout.dev(&pv.on)).collect(),
+                restore,
+            })),
+        });
+        if restore {
+            continue;
+        }
+        for lv in lvs {
+            changes.push(IdentityChange {
+                what: format!("UUID of logical volume {}/{}", vg.name, lv.name),
+                old: lv.uuid.clone(),
+                new: String::new(),
+            });
+            let places = lv.segment.iter().map(|s| places(layout, s)).collect();
+            todo.push(Todo {
+                what: format!("logical volume {}/{}", vg.name, lv.name),
+                needs: vec![vg.id.clone()],
+                gives: vec![lv.id.clone()],
+                step: Some(Step::CreateLv(CreateLv {
+                    vg: vg.name.clone(),
+                    lv: lv.clone(),
+                    places,
+                })),
+            });
+        }
+    }
+}
+
+/// The recorded metadata is there and speaks of these physical volumes.
+fn can_restore(vg: &Vg) -> bool {
+    vg.metadata.contains(&vg.uuid)
+        && !vg.uuid.is_empty()
+        && vg.pv.iter().all(|pv| vg.metadata.contains(&pv.uuid))
+}
+
+/// `part:sda2:0-99` with today's name of the device.
+fn places(layout: &Layout, segment: &LvSegment) -> Vec<String> {
+    let place = |text: &String| {
+        let (id, range) = text.rsplit_once(':')?;
+        Some(format!("{}:{range}", layout.dev(&Id(id.to_owned()))?))
+    };
+    segment.on.iter().filter_map(place).collect()
+}
+
+fn content(layout: &Layout, todo: &mut Vec<Todo>) {
+    for fs in &layout.fs {
+        let dev = layout.dev(&fs.on).unwrap_or_default();
+        todo.push(Todo {
+            what: format!("{} on {dev}", fs.kind),
+            needs: vec![fs.on.clone()],
+            gives: vec![fs.id.clone()],
+            step: Some(Step::MakeFs(MakeFs { dev, fs: fs.clone() })),
+        });
+    }
+    for swap in &layout.swap {
+        let dev = layout.dev(&swap.on).unwrap_or_default();
+        todo.push(Todo {
+            what: format!("swap on {dev}"),
+            needs: vec![swap.on.clone()],
+            gives: vec![swap.id.clone()],
+            step: Some(Step::MakeSwap(MakeSwap { dev, swap: swap.clone() })),
+        });
+    }
+}
+
+/// Moves what has all it needs to `steps`, until nothing is left.
+fn sort(
+    mut todo: Vec<Todo>,
+    mut done: BTreeSet<Id>,
+    steps: &mut Vec<Step>,
+    problems: &mut Vec<Problem>,
+) {
+    while let Some(next) = todo.iter().position(|t| t.needs.iter().all(|id| done.contains(id))) {
+        let Todo { step, gives, .. } = todo.remove(next);
+        done.extend(gives);
+        steps.extend(step);
+    }
+    for Todo { what, needs, .. } in todo {
+        let missing: Vec<_> =
+            needs.iter().filter(|id| !done.contains(id)).map(|id| id.0.as_str()).collect();
+        problems.push(Problem::new(
+            format!("{what} stands on {}, which the layout does not make", missing.join(", ")),
+            "the recorded layout is damaged: correct layout.toml, or use another generation",
+        ));
+    }
+}
+
+/// All mounts of whole filesystems, parents first.
+fn mounts(layout: &Layout) -> Vec<MountFs> {
+    let whole =
+        |m: &&Mount| m.root.as_ref().is_none_or(|root| root.as_path() == std::path::Path::new("/"));
+    let mut mounts: Vec<_> = layout
+        .mount
+        .iter()
+        .filter(whole)
+        .filter_map(|m| {
+            let fs = layout.fs.iter().find(|f| f.id == m.fs)?;
+            Some(MountFs {
+                dev: layout.dev(&fs.on)?,
+                kind: fs.kind.clone(),
+                path: m.path.clone(),
+                options: m.options.clone(),
+            })
+        })
+        .collect();
+    mounts.sort_by_key(|m| (m.path.as_path().components().count(), m.path.clone()));
+    mounts
+}

@@ -1,0 +1,248 @@
+//! Which disks may be erased: blank ones, the node's own, and those that the admin named.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::map::DiskMatch;
+use super::{Answers, Problem, is_called};
+use crate::layout::units::size;
+use crate::layout::{Disk, Id, Layout, Table};
+
+/// Refuses matches that would erase what nobody agreed to.
+pub fn check(
+    recorded: &Layout,
+    present: &Layout,
+    answers: &Answers,
+    disks: &[DiskMatch],
+    problems: &mut Vec<Problem>,
+) {
+    let content = Content::of(recorded, present);
+    for DiskMatch { old, new, holds, .. } in disks {
+        let named = answers.erase.iter().any(|name| is_called(new, name));
+        let own = same_identity(old, new) || is_recorded(recorded, new) || content.is_own(new);
+        if named || own || is_blank(present, new) {
+            continue;
+        }
+        let serial = new.serial.as_ref().unwrap_or(&new.name);
+        let switch = if answers.auto {
+            format!("rr.erase={serial} on the kernel command line, or --erase {serial}")
+        } else {
+            format!("--erase {serial}")
+        };
+        problems.push(Problem::new(
+            format!(
+                "{} ({}) would take the place of {}, but holds data that is not this node's: {}",
+                new.name,
+                name(new),
+                old.name,
+                holds.join(", ")
+            ),
+            format!("if it may be erased, say so: {switch}"),
+        ));
+    }
+    check_spans(present, disks, problems);
+    check_collisions(recorded, present, disks, problems);
+}
+
+fn same_identity(old: &Disk, new: &Disk) -> bool {
+    let same = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
+    same(&old.wwn, &new.wwn) || same(&old.serial, &new.serial)
+}
+
+/// One of the node's disks, perhaps mapped to the place of another.
+fn is_recorded(recorded: &Layout, new: &Disk) -> bool {
+    recorded.disk.iter().any(|old| !old.unused && same_identity(old, new))
+}
+
+pub fn is_blank(present: &Layout, disk: &Disk) -> bool {
+    holds(present, disk).is_empty()
+}
+
+/// What people call a disk.
+pub fn name(disk: &Disk) -> String {
+    let model = disk.model.as_deref().unwrap_or("unknown model");
+    let serial = disk.serial.as_deref().unwrap_or("none");
+    format!("{model}, serial {serial}, {}", size(disk.size_bytes))
+}
+
+/// What is on a disk, in words.
+pub fn holds(present: &Layout, disk: &Disk) -> Vec<String> {
+    let mut words = Vec::new();
+    let table = match &disk.table {
+        Some(Table::Gpt { .. }) => Some("GPT"),
+        Some(Table::Mbr { .. }) => Some("MBR"),
+        None => None,
+    };
+    let partitions: Vec<_> = present.partition.iter().filter(|p| p.disk == disk.id).collect();
+    if let Some(table) = table {
+        words.push(format!("{table} with {} partitions", partitions.len()));
+    }
+    for signature in &disk.signatures {
+        if !matches!(signature.as_str(), "gpt" | "dos" | "PMBR") {
+            words.push(signature.clone());
+        }
+    }
+    if table.is_none() && words.is_empty() && !disk.signatures.is_empty() {
+        words.push(disk.signatures.join(", "));
+    }
+    let on_it = |id: &Id| present.disks_below(id).contains(&disk.id);
+    for vg in present.vg.iter().filter(|v| on_it(&v.id)) {
+        words.push(format!("volume group {}", vg.name));
+    }
+    for md in present.md.iter().filter(|m| on_it(&m.id)) {
+        words.push(format!("array {}", md.array_name.as_deref().unwrap_or(&md.name)));
+    }
+    for fs in present.fs.iter().filter(|f| on_it(&f.on)) {
+        let label = if fs.label.is_empty() { String::new() } else { format!(" {:?}", fs.label) };
+        words.push(format!("{}{label}", fs.kind));
+    }
+    if present.swap.iter().any(|s| on_it(&s.on)) {
+        words.push("swap".into());
+    }
+    words.dedup();
+    words
+}
+
+/// The identifiers that data carries: which disks here hold something that the node recorded.
+#[derive(Debug)]
+pub struct Content {
+    /// Disk here -> the identifiers on it that were recorded.
+    own: BTreeMap<Id, BTreeSet<String>>,
+    /// Recorded disk -> the identifiers that are its alone.
+    recorded: BTreeMap<Id, BTreeSet<String>>,
+}
+
+impl Content {
+    pub fn of(recorded: &Layout, present: &Layout) -> Content {
+        let recorded_marks: BTreeMap<_, _> = recorded
+            .disk
+            .iter()
+            .filter(|d| !d.unused)
+            .map(|d| (d.id.clone(), marks(recorded, d)))
+            .collect();
+        let all: BTreeSet<&String> = recorded_marks.values().flatten().collect();
+        let mut own: BTreeMap<Id, BTreeSet<String>> = BTreeMap::new();
+        for disk in &present.disk {
+            let mut found = marks(present, disk);
+            found.retain(|m| all.contains(m));
+            own.insert(disk.id.clone(), found);
+        }
+        Content { own, recorded: recorded_marks }
+    }
+
+    pub fn is_own(&self, disk: &Disk) -> bool {
+        self.own.get(&disk.id).is_some_and(|marks| {
+            // A mark that several disks carry is a copy's, unless it is one of an array or group.
+            marks.iter().any(|mark| is_shared(mark) || self.carriers(mark).len() == 1)
+        })
+    }
+
+    /// The only disk here that carries what only `old` carried.
+    pub fn only_carrier(&self, old: &Disk) -> Option<Id> {
+        let marks = self.recorded.get(&old.id)?;
+        let mut carriers: Vec<&Id> =
+            marks.iter().filter(|m| !is_shared(m)).flat_map(|mark| self.carriers(mark)).collect();
+        carriers.sort();
+        carriers.dedup();
+        match carriers[..] {
+            [one] => Some(one.clone()),
+            _ => None,
+        }
+    }
+
+    fn carriers(&self, mark: &str) -> Vec<&Id> {
+        self.own.iter().filter(|(_, marks)| marks.contains(mark)).map(|(id, _)| id).collect()
+    }
+}
+
+/// Marks of arrays are on all of their members.
+fn is_shared(mark: &str) -> bool {
+    mark.starts_with("md ")
+}
+
+/// The identifiers on a disk that are as good as unique in the world.
+fn marks(layout: &Layout, disk: &Disk) -> BTreeSet<String> {
+    let mut marks = BTreeSet::new();
+    match &disk.table {
+        Some(Table::Gpt { guid, .. }) => drop(marks.insert(format!("gpt {guid}"))),
+        Some(Table::Mbr { signature }) if *signature != 0 => {
+            // 32 bits alone are few: with where the partitions are, they are enough.
+            let mut starts: Vec<_> = layout
+                .partition
+                .iter()
+                .filter(|p| p.disk == disk.id)
+                .map(|p| format!("{}:{}+{}", p.number, p.start_bytes, p.size_bytes))
+                .collect();
+            starts.sort();
+            marks.insert(format!("mbr {signature:08x} {}", starts.join(" ")));
+        }
+        Some(Table::Mbr { .. }) | None => {}
+    }
+    let on_it = |id: &Id| layout.disks_below(id).contains(&disk.id);
+    for pv in layout.vg.iter().flat_map(|v| &v.pv).filter(|pv| on_it(&pv.on)) {
+        // On an array, the volume is on all the members.
+        if layout.disks_below(&pv.on).len() == 1 {
+            marks.insert(format!("pv {}", pv.uuid));
+        }
+    }
+    for md in layout.md.iter().filter(|m| on_it(&m.id)) {
+        marks.insert(format!("md {}", md.uuid));
+    }
+    for fs in layout.fs.iter().filter(|f| f.on == disk.id && f.uuid.len() > 16) {
+        marks.insert(format!("fs {}", fs.uuid));
+    }
+    marks
+}
+
+/// An array or volume group that lies on an erased disk and on another one as well would be torn.
+fn check_spans(present: &Layout, disks: &[DiskMatch], problems: &mut Vec<Problem>) {
+    let erased: BTreeSet<Id> = disks.iter().map(|m| m.new.id.clone()).collect();
+    let vgs = present.vg.iter().map(|v| (&v.id, format!("volume group {}", v.name)));
+    let mds = present.md.iter().map(|m| (&m.id, format!("array {}", m.name)));
+    for (id, what) in vgs.chain(mds) {
+        let below = present.disks_below(id);
+        let others: Vec<_> = below.difference(&erased).map(|id| disk_name(present, id)).collect();
+        if below.is_disjoint(&erased) || others.is_empty() {
+            continue;
+        }
+        problems.push(Problem::new(
+            format!(
+                "{what} lies on a disk to be erased and also on {}, which is not to be erased",
+                others.join(", ")
+            ),
+            format!("unplug {} or wipe it by hand (wipefs -a)", others.join(", ")),
+        ));
+    }
+}
+
+/// A volume group on a disk that stays must not have the name of one that comes back.
+fn check_collisions(
+    recorded: &Layout,
+    present: &Layout,
+    disks: &[DiskMatch],
+    problems: &mut Vec<Problem>,
+) {
+    let erased: BTreeSet<Id> = disks.iter().map(|m| m.new.id.clone()).collect();
+    for vg in &present.vg {
+        let below = present.disks_below(&vg.id);
+        let comes_back = recorded
+            .vg
+            .iter()
+            .filter(|r| r.name == vg.name || r.uuid == vg.uuid)
+            .any(|r| disks.iter().any(|m| recorded.disks_below(&r.id).contains(&m.old.id)));
+        if comes_back && below.is_disjoint(&erased) {
+            let on: Vec<_> = below.iter().map(|id| disk_name(present, id)).collect();
+            problems.push(Problem::new(
+                format!(
+                    "{} stays and holds a volume group {}, which is to be created elsewhere",
+                    on.join(", "),
+                    vg.name
+                ),
+                format!("unplug {} or rename the group (vgrename)", on.join(", ")),
+            ));
+        }
+    }
+}
+
+fn disk_name(layout: &Layout, id: &Id) -> String {
+    layout.disk.iter().find(|d| d.id == *id).map_or_else(|| id.0.clone(), |d| d.name.clone())
+}

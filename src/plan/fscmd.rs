@@ -1,0 +1,196 @@
+//! The command lines that make filesystems and swap as they were.
+
+use super::step::Argv;
+use crate::layout::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
+
+/// Features that mke2fs(8) does not take: the state of a mounted filesystem.
+const EXT_STATE: &[&str] = &["needs_recovery", "orphan_present", "journal_needs_recovery"];
+
+pub fn tools(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "xfs" => &["mkfs.xfs"],
+        "vfat" => &["mkfs.vfat"],
+        _ => &["mke2fs", "tune2fs"],
+    }
+}
+
+pub fn make_fs(dev: &str, fs: &Fs) -> Vec<Argv> {
+    match fs.kind.as_str() {
+        "xfs" => vec![mkfs_xfs(dev, fs)],
+        "vfat" => vec![mkfs_vfat(dev, fs)],
+        _ => make_ext(dev, fs),
+    }
+}
+
+pub fn make_swap(dev: &str, swap: &Swap) -> Argv {
+    let mut argv = words(&["mkswap", "-f"]);
+    push_if(&mut argv, "-U", &swap.uuid);
+    push_if(&mut argv, "-L", &swap.label);
+    argv.push(dev.into());
+    argv
+}
+
+fn make_ext(dev: &str, fs: &Fs) -> Vec<Argv> {
+    let mut mke2fs = words(&["mke2fs", "-q", "-F", "-t", &fs.kind]);
+    push_if(&mut mke2fs, "-U", &fs.uuid);
+    push_if(&mut mke2fs, "-L", &fs.label);
+    let Some(ext) = &fs.ext else {
+        mke2fs.push(dev.into());
+        return vec![mke2fs];
+    };
+    let features: Vec<_> =
+        ext.features.iter().map(String::as_str).filter(|f| !EXT_STATE.contains(f)).collect();
+    mke2fs.extend(words(&["-O", &format!("none,{}", features.join(","))]));
+    mke2fs.extend(words(&["-b", &ext.block_bytes.to_string()]));
+    mke2fs.extend(words(&["-I", &ext.inode_bytes.to_string()]));
+    mke2fs.extend(words(&["-N", &ext.inodes.to_string()]));
+    mke2fs.extend(words(&["-m", "0"]));
+    let journal_mib = ext.journal_bytes.filter(|b| b % MIB == 0).map(|b| b / MIB);
+    if let Some(mib) = journal_mib.filter(|_| features.contains(&"has_journal")) {
+        mke2fs.extend(words(&["-J", &format!("size={mib}")]));
+    }
+    let extended = ext_extended(ext);
+    if !extended.is_empty() {
+        mke2fs.extend(words(&["-E", &extended]));
+    }
+    mke2fs.push(dev.into());
+    mke2fs.push(ext.blocks.to_string());
+    vec![mke2fs, tune2fs(dev, ext)]
+}
+
+const MIB: u64 = 1 << 20;
+
+fn ext_extended(ext: &ExtOptions) -> String {
+    let mut options = Vec::new();
+    if let Some(stride) = ext.stride {
+        options.push(format!("stride={stride}"));
+    }
+    if let Some(width) = ext.stripe_width {
+        options.push(format!("stripe_width={width}"));
+    }
+    if let Some(seed) = &ext.hash_seed {
+        options.push(format!("hash_seed={seed}"));
+    }
+    options.join(",")
+}
+
+/// What mke2fs has no option for.
+fn tune2fs(dev: &str, ext: &ExtOptions) -> Argv {
+    let mut argv = words(&["tune2fs", "-r", &ext.reserved_blocks.to_string()]);
+    argv.extend(words(&["-c", &ext.max_mount_count.to_string()]));
+    argv.extend(words(&["-i", &format!("{}s", ext.check_interval_seconds)]));
+    if let Some(errors) = &ext.errors {
+        let errors = errors.to_ascii_lowercase();
+        let errors = if errors.contains("remount") { "remount-ro" } else { errors.as_str() };
+        argv.extend(words(&["-e", errors]));
+    }
+    // mke2fs's own defaults are taken away where the filesystem did not have them.
+    let mut options: Vec<String> = ["user_xattr", "acl"]
+        .into_iter()
+        .filter(|default| !ext.mount_options.iter().any(|o| o == default))
+        .map(|default| format!("^{default}"))
+        .collect();
+    options.extend(ext.mount_options.iter().cloned());
+    argv.extend(words(&["-o", &options.join(","), dev]));
+    argv
+}
+
+/// Where mkfs.xfs(8) takes the flags that xfs_info(8) shows.
+const XFS_FLAGS: &[(&str, &[&str])] = &[
+    ("-m", &["crc", "finobt", "rmapbt", "reflink", "bigtime", "inobtcount", "metadir", "autofsck"]),
+    ("-i", &["sparse", "nrext64", "exchange"]),
+    ("-n", &["ftype", "parent"]),
+];
+/// With checksums (`crc=1`) these can't be chosen.
+const XFS_V4_FLAGS: &[(&str, &[&str])] =
+    &[("-i", &["attr", "projid32bit"]), ("-l", &["lazy-count"])];
+
+fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
+    let mut argv = words(&["mkfs.xfs", "-q", "-f"]);
+    push_if(&mut argv, "-L", &fs.label);
+    let Some(xfs) = &fs.xfs else {
+        if !fs.uuid.is_empty() {
+            argv.extend(words(&["-m", &format!("uuid={}", fs.uuid)]));
+        }
+        argv.push(dev.into());
+        return argv;
+    };
+    argv.extend(words(&["-b", &format!("size={}", xfs.block_bytes)]));
+    argv.extend(words(&["-s", &format!("size={}", xfs.sector_bytes)]));
+    let flags = |option: &str| -> Vec<String> {
+        let v4 = xfs.flags.get("crc") == Some(&0);
+        XFS_FLAGS
+            .iter()
+            .chain(if v4 { XFS_V4_FLAGS } else { &[] })
+            .filter(|(o, _)| *o == option)
+            .flat_map(|(_, names)| names.iter())
+            .filter_map(|name| xfs.flags.get(*name).map(|value| format!("{name}={value}")))
+            .collect()
+    };
+    let mut meta = flags("-m");
+    if !fs.uuid.is_empty() {
+        meta.push(format!("uuid={}", fs.uuid));
+    }
+    let mut inode = vec![format!("size={}", xfs.inode_bytes), format!("maxpct={}", xfs.imaxpct)];
+    inode.extend(flags("-i"));
+    let mut log = vec![format!("size={}b", xfs.log_blocks)];
+    log.extend(flags("-l"));
+    let mut naming = Vec::new();
+    if xfs.dir_block_bytes > 0 {
+        naming.push(format!("size={}", xfs.dir_block_bytes));
+    }
+    naming.extend(flags("-n"));
+    let groups = [("-m", meta), ("-d", xfs_data(xfs)), ("-i", inode), ("-l", log), ("-n", naming)];
+    for (option, values) in groups {
+        if !values.is_empty() {
+            argv.extend(words(&[option, &values.join(",")]));
+        }
+    }
+    argv.push(dev.into());
+    argv
+}
+
+fn xfs_data(xfs: &XfsOptions) -> Vec<String> {
+    let mut data = vec![format!("size={}b", xfs.blocks), format!("agcount={}", xfs.agcount)];
+    if xfs.sunit_blocks > 0 {
+        let sectors = |blocks: u64| blocks.saturating_mul(xfs.block_bytes) / 512;
+        data.push(format!("sunit={}", sectors(xfs.sunit_blocks)));
+        data.push(format!("swidth={}", sectors(xfs.swidth_blocks)));
+    } else {
+        // Otherwise mkfs.xfs would ask the device below for its stripes.
+        data.push("noalign".into());
+    }
+    data
+}
+
+fn mkfs_vfat(dev: &str, fs: &Fs) -> Argv {
+    let mut argv = words(&["mkfs.vfat"]);
+    if let Some(VfatOptions { fat_bits, cluster_bytes, sector_bytes, reserved_sectors, fats }) =
+        &fs.vfat
+    {
+        let sectors = cluster_bytes.checked_div(*sector_bytes).unwrap_or(0);
+        argv.extend(words(&["-F", &fat_bits.to_string()]));
+        argv.extend(words(&["-S", &sector_bytes.to_string()]));
+        argv.extend(words(&["-s", &sectors.to_string()]));
+        argv.extend(words(&["-R", &reserved_sectors.to_string()]));
+        argv.extend(words(&["-f", &fats.to_string()]));
+        if sectors > 0 && reserved_sectors % sectors != 0 {
+            // mkfs.fat would round the reserved sectors up to whole clusters.
+            argv.push("-a".into());
+        }
+    }
+    push_if(&mut argv, "-i", &fs.uuid.replace('-', ""));
+    push_if(&mut argv, "-n", &fs.label);
+    argv.push(dev.into());
+    argv
+}
+
+fn push_if(argv: &mut Argv, option: &str, value: &str) {
+    if !value.is_empty() {
+        argv.extend(words(&[option, value]));
+    }
+}
+
+pub fn words(words: &[&str]) -> Argv {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}

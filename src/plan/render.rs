@@ -1,0 +1,286 @@
+//! A plan for people, and for a shell.
+
+use std::fmt::Write;
+
+use super::step::{MountFs, Release, Step, Wipe, WriteTable};
+use super::{Plan, Problem, consent};
+use crate::layout::units::size;
+use crate::layout::{PartitionKind, Table};
+
+pub(super) fn refusal(problems: &[Problem]) -> String {
+    let mut out = String::from("the disks can't be rebuilt as they were; nothing was touched");
+    for problem in problems {
+        let _ = write!(out, "\n* {}", problem.what.replace('\n', "\n  "));
+        if !problem.hint.is_empty() {
+            let _ = write!(out, "\n  hint: {}", problem.hint);
+        }
+    }
+    out
+}
+
+pub(super) fn text(plan: &Plan) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "These disks will be ERASED:");
+    for m in &plan.disks {
+        let _ = writeln!(out, "  {:<8} {}", m.new.name, consent::name(&m.new));
+        let holds = if m.holds.is_empty() { "nothing (blank)".into() } else { m.holds.join(", ") };
+        wrap(&mut out, "           now holds: ", "             ", &holds);
+        let _ = writeln!(out, "           becomes:   {} ({})", m.old.name, m.why);
+    }
+    if !plan.kept.is_empty() {
+        let _ = writeln!(out, "These disks are left alone:");
+        for kept in &plan.kept {
+            let _ = writeln!(out, "  {:<8} {}", kept.name, kept.why);
+        }
+    }
+    let _ = writeln!(out, "The machine will be:");
+    tree(plan, &mut out);
+    let _ = writeln!(out, "Steps:");
+    for (n, step) in plan.steps.iter().enumerate() {
+        wrap(&mut out, &format!("{:>4}. ", n + 1), "      ", &step.describe());
+    }
+    if !plan.identity_changes.is_empty() {
+        let _ = writeln!(out, "What will not be as it was:");
+        for change in &plan.identity_changes {
+            let new = if change.new.is_empty() { "a new one" } else { &change.new };
+            wrap(&mut out, "  ", "    ", &format!("{}: {} becomes {new}", change.what, change.old));
+        }
+    }
+    if !plan.notes.is_empty() {
+        let _ = writeln!(out, "Note:");
+        for note in &plan.notes {
+            wrap(&mut out, "  ", "    ", note);
+        }
+    }
+    out
+}
+
+const COLUMNS: usize = 80;
+
+/// Writes words, at most [`COLUMNS`] a line.
+fn wrap(out: &mut String, first: &str, indent: &str, words: &str) {
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in words.split_whitespace() {
+        if !empty && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            let _ = writeln!(out, "{line}");
+            line = indent.to_owned();
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    let _ = writeln!(out, "{line}");
+}
+
+fn tree(plan: &Plan, out: &mut String) {
+    let layout = &plan.layout;
+    let content = |id: &crate::layout::Id| -> String {
+        let mut words = Vec::new();
+        for fs in layout.fs.iter().filter(|f| f.on == *id) {
+            words.push(fs.kind.clone());
+            if !fs.label.is_empty() {
+                words.push(format!("{:?}", fs.label));
+            }
+            words.extend(layout.mount.iter().filter(|m| m.fs == fs.id).map(|m| m.path.to_string()));
+        }
+        words.extend(layout.swap.iter().filter(|s| s.on == *id).map(|_| "swap".to_owned()));
+        for md in &layout.md {
+            words.extend(
+                md.member.iter().filter(|m| m.on == *id).map(|_| format!("-> {}", md.name)),
+            );
+        }
+        for vg in &layout.vg {
+            words.extend(vg.pv.iter().filter(|p| p.on == *id).map(|_| format!("-> {}", vg.name)));
+        }
+        words.join(" ")
+    };
+    let mut line = |depth: usize, name: &str, bytes: u64, what: &str| {
+        let name = format!("{:indent$}{name}", "", indent = 2 + depth * 2);
+        let text = format!("{name:<28} {:>11}  {what}", size(bytes));
+        let _ = writeln!(out, "{}", text.trim_end());
+    };
+    let partitions = |id: &crate::layout::Id| -> Vec<_> {
+        layout.partition.iter().filter(|p| p.disk == *id).collect()
+    };
+    for disk in &layout.disk {
+        let table = match &disk.table {
+            Some(Table::Gpt { .. }) => "GPT".to_owned(),
+            Some(Table::Mbr { .. }) => "MBR".to_owned(),
+            None => content(&disk.id),
+        };
+        line(0, &disk.name, disk.size_bytes, &table);
+        for p in partitions(&disk.id) {
+            let what = content(&p.id);
+            let what = match p.kind {
+                PartitionKind::Extended => "extended",
+                _ if what.is_empty() => &p.label,
+                _ => &what,
+            };
+            line(1, &p.name, p.size_bytes, what);
+        }
+    }
+    for md in &layout.md {
+        line(0, &md.name, md.size_bytes, format!("{} {}", md.level, content(&md.id)).trim());
+        for p in partitions(&md.id) {
+            line(1, &p.name, p.size_bytes, &content(&p.id));
+        }
+    }
+    for vg in &layout.vg {
+        line(0, &vg.name, vg.pv.iter().map(|p| p.size_bytes).sum(), "volume group");
+        for lv in layout.lv.iter().filter(|l| l.vg == vg.id) {
+            let kind = if lv.kind == "linear" { "" } else { lv.kind.as_str() };
+            line(1, &lv.name, lv.size_bytes, format!("{} {kind}", content(&lv.id)).trim());
+        }
+    }
+}
+
+/// The plan in `sh`.
+pub(super) fn script(plan: &Plan) -> String {
+    let mut out = String::from(
+        "#!/bin/sh\n# What rr would do, for doing it by hand. It ERASES disks.\nset -eu\nROOT=${ROOT:-/mnt/rr}\n",
+    );
+    for step in &plan.steps {
+        let _ = writeln!(out, "\n# {}", step.describe());
+        match step {
+            Step::Release(s) => release(s, &mut out),
+            Step::Wipe(s) => wipe(s, &mut out),
+            Step::WriteTable(s) => {
+                let _ = writeln!(out, "sfdisk --wipe=always /dev/{} <<'END'", s.name);
+                let _ = writeln!(out, "{}END\nudevadm settle", sfdisk(s));
+            }
+            Step::Mount(s) => mount(s, &mut out),
+            Step::CreateVg(s) if s.restore => {
+                let file = format!("/tmp/{}.vg", s.vg.name);
+                let _ = writeln!(
+                    out,
+                    "cat >{} <<'END'\n{}\nEND",
+                    quote(&file),
+                    s.vg.metadata.trim_end()
+                );
+                commands(step, &file, &mut out);
+            }
+            _ => commands(step, "", &mut out),
+        }
+    }
+    out
+}
+
+fn commands(step: &Step, metadata: &str, out: &mut String) {
+    for argv in step.commands(metadata) {
+        let words: Vec<_> = argv.iter().map(|w| quote(w)).collect();
+        let _ = writeln!(out, "{}", words.join(" "));
+    }
+}
+
+fn release(step: &Release, out: &mut String) {
+    for path in &step.mounts {
+        let _ = writeln!(out, "umount {}", quote_path(path.as_path()));
+    }
+    for dev in &step.swaps {
+        let _ = writeln!(out, "swapoff {} || true", quote(dev));
+    }
+    for vg in &step.vgs {
+        let _ = writeln!(out, "lvm vgchange --activate n {}", quote(vg));
+    }
+    for md in &step.mds {
+        let _ = writeln!(out, "mdadm --stop /dev/{md}");
+    }
+}
+
+fn wipe(step: &Wipe, out: &mut String) {
+    let disk = &step.disk.name;
+    for name in step.partitions.iter().chain([disk]) {
+        let _ = writeln!(out, "wipefs --all --force /dev/{name}");
+    }
+    let mib = 1 << 20;
+    for (start, bytes) in &step.areas {
+        let start = start / mib;
+        let end = (start * mib + bytes).div_ceil(mib);
+        for at in [start, end.saturating_sub(2)] {
+            let _ = writeln!(
+                out,
+                "dd if=/dev/zero of=/dev/{disk} bs=1M count=2 seek={at} conv=fsync status=none || true"
+            );
+        }
+    }
+}
+
+fn mount(step: &MountFs, out: &mut String) {
+    let path = quote_path(step.path.as_path());
+    let _ = writeln!(out, "mkdir -p \"$ROOT\"{path}");
+    let _ = writeln!(out, "mount -t {} {} \"$ROOT\"{path}", step.kind, quote(&step.dev));
+}
+
+/// The table as sfdisk(8) reads it.
+pub fn sfdisk(step: &WriteTable) -> String {
+    let mut out = String::new();
+    let sector = u64::from(step.sector_bytes.max(512));
+    match &step.table {
+        Table::Gpt { guid, entries, first_usable_lba, last_usable_lba } => {
+            let _ = writeln!(out, "label: gpt\nlabel-id: {guid}\nunit: sectors");
+            let _ = writeln!(out, "first-lba: {first_usable_lba}\nlast-lba: {last_usable_lba}");
+            if *entries != 128 {
+                let _ = writeln!(out, "table-length: {entries}");
+            }
+        }
+        Table::Mbr { signature } => {
+            let _ = writeln!(out, "label: dos\nlabel-id: 0x{signature:08x}\nunit: sectors");
+        }
+    }
+    let _ = writeln!(out, "sector-size: {sector}\n");
+    for p in &step.partitions {
+        let _ = write!(
+            out,
+            "/dev/{} : start={}, size={}, type={}",
+            p.name,
+            p.start_bytes / sector,
+            p.size_bytes / sector,
+            p.type_code.strip_prefix("0x").unwrap_or(&p.type_code)
+        );
+        if let Some(uuid) = p.uuid {
+            let _ = write!(out, ", uuid={uuid}");
+        }
+        if !p.label.is_empty() {
+            let _ =
+                write!(out, ", name=\"{}\"", p.label.replace('\\', r"\x5c").replace('"', r"\x22"));
+        }
+        if p.attributes != 0 {
+            let _ = write!(out, ", attrs=\"{}\"", attributes(p.attributes));
+        }
+        if p.active {
+            out.push_str(", bootable");
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// The attribute bits by sfdisk's names.
+fn attributes(bits: u64) -> String {
+    let mut names = Vec::new();
+    for bit in (0..64).filter(|bit| bits >> bit & 1 == 1) {
+        names.push(match bit {
+            0 => "RequiredPartition".to_owned(),
+            1 => "NoBlockIOProtocol".to_owned(),
+            2 => "LegacyBIOSBootable".to_owned(),
+            _ => format!("GUID:{bit}"),
+        });
+    }
+    names.join(" ")
+}
+
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn quote_path(path: &std::path::Path) -> String {
+    quote(&path.to_string_lossy())
+}

@@ -1,0 +1,122 @@
+//! Which parts of the recorded layout come back.
+//!
+//! A disk comes back when the node used it and not only to hold the backup; what stands on such
+//! disks alone comes back with it.
+
+use std::collections::BTreeSet;
+
+use super::Problem;
+use crate::layout::{Disk, Id, Layout, Mount};
+
+/// The filesystems that can be made.
+const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
+const MD_LEVELS: &[&str] = &["raid0", "raid1", "raid4", "raid5", "raid6", "raid10", "linear"];
+const LV_KINDS: &[&str] = &["linear", "striped"];
+
+#[derive(Debug)]
+pub struct Scope {
+    /// The recorded layout without what does not come back.
+    pub layout: Layout,
+    pub notes: Vec<String>,
+}
+
+pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
+    let mut layout = recorded.clone();
+    let mut notes = Vec::new();
+    let used: BTreeSet<Id> =
+        recorded.disk.iter().filter(|d| is_used(recorded, d)).map(|d| d.id.clone()).collect();
+    for disk in recorded.disk.iter().filter(|d| !d.unused && !used.contains(&d.id)) {
+        notes.push(format!("{} holds only the backup target and is left alone.", disk.name));
+    }
+    if used.is_empty() {
+        problems.push(Problem::new(
+            "the recorded layout names no disk that this node used",
+            "look at layout.toml of the generation; a disk with `unused = true` is not recreated",
+        ));
+    }
+    let stays = |id: &Id| {
+        let below = recorded.disks_below(id);
+        !below.is_empty() && below.is_subset(&used)
+    };
+    let skipped = |what: String, id: &Id, notes: &mut Vec<String>| {
+        let below = recorded.disks_below(id);
+        if !below.is_disjoint(&used) {
+            let others: Vec<_> = below.difference(&used).map(|d| d.0.as_str()).collect();
+            notes.push(format!(
+                "{what} does not come back: it also stood on {}, which is left alone.",
+                others.join(", ")
+            ));
+        }
+        false
+    };
+    layout.disk.retain(|d| used.contains(&d.id));
+    layout.partition.retain(|p| stays(&p.id));
+    layout.md.retain(|m| stays(&m.id) || skipped(m.name.clone(), &m.id, &mut notes));
+    layout
+        .vg
+        .retain(|v| stays(&v.id) || skipped(format!("volume group {}", v.name), &v.id, &mut notes));
+    layout.lv.retain(|l| stays(&l.id));
+    layout.swap.retain(|s| stays(&s.on));
+    layout.mount.retain(|m| !m.target && stays(&m.fs));
+    layout.fs.retain(|f| stays(&f.on));
+    drop_unknown_filesystems(&mut layout, &mut notes, problems);
+    check_kinds(&layout, problems);
+    Scope { layout, notes }
+}
+
+/// Used by the node, and not only to hold the backup.
+fn is_used(layout: &Layout, disk: &Disk) -> bool {
+    if disk.unused {
+        return false;
+    }
+    let on_it = |id: &Id| layout.disks_below(id).contains(&disk.id);
+    let mounts: Vec<&Mount> = layout.mount.iter().filter(|m| on_it(&m.fs)).collect();
+    let only_target = !mounts.is_empty() && mounts.iter().all(|m| m.target);
+    !only_target
+        || layout.swap.iter().any(|s| on_it(&s.on))
+        || layout.boot.esp.iter().any(on_it)
+        || layout.boot.grub_disk.contains(&disk.id)
+}
+
+fn drop_unknown_filesystems(
+    layout: &mut Layout,
+    notes: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
+) {
+    let dev = |id: &Id| layout.dev(id).unwrap_or_else(|| id.0.clone());
+    for fs in layout.fs.iter().filter(|f| !KINDS.contains(&f.kind.as_str())) {
+        match layout.mount.iter().find(|m| m.fs == fs.id) {
+            Some(mount) => problems.push(Problem::new(
+                format!("{} on {} is a {} filesystem, which rr can't make", mount.path, dev(&fs.on), fs.kind),
+                "exclude it in the layout (remove its [[mount]] and [[fs]]), and restore it by hand",
+            )),
+            None => notes.push(format!(
+                "{} on {} does not come back: it is not mounted and rr can't make it.",
+                fs.kind,
+                dev(&fs.on)
+            )),
+        }
+    }
+    layout.fs.retain(|f| KINDS.contains(&f.kind.as_str()));
+}
+
+fn check_kinds(layout: &Layout, problems: &mut Vec<Problem>) {
+    for md in layout.md.iter().filter(|m| !MD_LEVELS.contains(&m.level.as_str())) {
+        problems.push(Problem::new(
+            format!("{} is an md array of level {}, which rr can't make", md.name, md.level),
+            format!("rr makes {}", MD_LEVELS.join(", ")),
+        ));
+    }
+    for lv in &layout.lv {
+        let odd = std::iter::once(lv.kind.as_str())
+            .chain(lv.segment.iter().map(|s| s.kind.as_str()))
+            .find(|kind| !LV_KINDS.contains(kind));
+        if let Some(kind) = odd {
+            let vg = layout.vg.iter().find(|v| v.id == lv.vg).map_or("?", |v| v.name.as_str());
+            problems.push(Problem::new(
+                format!("logical volume {vg}/{} has the type {kind}, which rr can't make", lv.name),
+                "rr makes linear and striped volumes",
+            ));
+        }
+    }
+}

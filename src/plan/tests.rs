@@ -1,0 +1,253 @@
+//! Plans on literal layouts.
+
+use super::testing::{GIB, blank, disk, empty, gpt, raid_node};
+use super::*;
+
+fn keep(name: &str) -> KeptDisk {
+    KeptDisk { name: name.into(), why: "holds the backup".into() }
+}
+
+fn auto() -> Answers {
+    Answers { auto: true, ..Answers::default() }
+}
+
+fn refused(recorded: &Layout, present: &Layout, answers: &Answers) -> String {
+    plan(recorded, present, answers).unwrap_err().to_string()
+}
+
+fn pairs(plan: &Plan) -> Vec<(&str, &str, &str)> {
+    plan.disks.iter().map(|m| (m.old.name.as_str(), m.new.name.as_str(), m.why.as_str())).collect()
+}
+
+/// Two lost disks without identity.
+fn lost_twins() -> (Layout, Layout) {
+    let recorded = raid_node();
+    let mut present = empty();
+    present.disk = vec![disk("vdb", 20 * GIB), disk("vda", 20 * GIB)];
+    (recorded, present)
+}
+
+#[test]
+fn a_node_is_planned_onto_its_own_disks() {
+    let recorded = raid_node();
+    let plan = plan(&recorded, &recorded, &Answers::default()).unwrap();
+    assert_eq!(
+        pairs(&plan),
+        [("sda", "sda", "the same serial number"), ("sdb", "sdb", "the same serial number")]
+    );
+    assert!(plan.identity_changes().is_empty());
+    let steps: Vec<_> = plan.steps.iter().map(Step::describe).collect();
+    assert_eq!(
+        steps,
+        [
+            "release sda, sdb",
+            "erase sda",
+            "erase sdb",
+            "write GPT with 3 partitions to sda",
+            "write GPT with 3 partitions to sdb",
+            "create md0 (raid1) on sda2, sdb2",
+            "create md1 (raid1) on sda3, sdb3",
+            "restore volume group vg0 on md1",
+            "make ext4 on /dev/vg0/root",
+            "make ext4 on /dev/md0",
+            "make swap on /dev/vg0/swap",
+            "mount /dev/vg0/root at /",
+            "mount /dev/md0 at /boot",
+        ]
+    );
+}
+
+#[test]
+fn the_disk_with_the_backup_is_not_needed_and_not_touched() {
+    let recorded = raid_node();
+    let answers = Answers { keep: vec![keep("sdc")], ..auto() };
+    let plan = plan(&recorded, &recorded, &answers).unwrap();
+    assert!(plan.erases().iter().all(|d| d.name != "sdc"));
+    assert!(plan.layout.mount.iter().all(|m| !m.target));
+    assert!(plan.render_text().contains("sdc      holds the backup"), "{}", plan.render_text());
+}
+
+#[test]
+fn a_disk_is_found_by_its_serial_number_wherever_it_is() {
+    let recorded = raid_node();
+    let mut present = blank(&recorded);
+    present.disk[0].serial = Some("SER1".into());
+    present.disk[1].serial = Some("SER0".into());
+    let plan = plan(&recorded, &present, &auto()).unwrap();
+    assert_eq!(
+        pairs(&plan),
+        [("sda", "sdb", "the same serial number"), ("sdb", "sda", "the same serial number")]
+    );
+}
+
+#[test]
+fn blank_twins_for_lost_twins_go_by_place() {
+    let (recorded, mut present) = lost_twins();
+    let plan1 = plan(&recorded, &present, &auto()).unwrap();
+    assert_eq!(
+        pairs(&plan1),
+        [
+            ("sda", "vda", "the same size; twins go by place"),
+            ("sdb", "vdb", "the same size; twins go by place")
+        ]
+    );
+    present.disk[0].path = Some("pci-0000:00:09.0".into());
+    present.disk[1].path = Some("pci-0000:00:10.0".into());
+    let plan2 = plan(&recorded, &present, &auto()).unwrap();
+    assert_eq!(pairs(&plan2)[0].1, "vdb");
+}
+
+#[test]
+fn three_blank_disks_for_two_lost_ones_are_refused() {
+    let (recorded, mut present) = lost_twins();
+    present.disk.push(disk("vdc", 20 * GIB));
+    let text = refused(&recorded, &present, &auto());
+    assert!(text.contains("--map sda=vda"), "{text}");
+    let answers = Answers {
+        map: vec![("sda".into(), "/dev/vdc".into()), ("SER1".into(), "vda".into())],
+        ..auto()
+    };
+    let plan = plan(&recorded, &present, &answers).unwrap();
+    assert_eq!(pairs(&plan)[0], ("sda", "vdc", "you said so"));
+    assert_eq!(pairs(&plan)[1], ("sdb", "vda", "you said so"));
+}
+
+#[test]
+fn a_strangers_disk_needs_consent_even_in_the_right_place() {
+    let recorded = raid_node();
+    let mut present = blank(&recorded);
+    present.disk[1].serial = Some("STRANGER".into());
+    gpt(&mut present.disk[1], 99);
+    let text = refused(&recorded, &present, &auto());
+    assert!(text.contains("rr.erase=STRANGER") && text.contains("GPT with 0 partitions"), "{text}");
+    let answers = Answers { erase: vec!["STRANGER".into()], ..auto() };
+    let plan = plan(&recorded, &present, &answers).unwrap();
+    assert_eq!(pairs(&plan)[1], ("sdb", "sdb", "in the same place"));
+}
+
+#[test]
+fn a_half_done_disk_without_serial_is_known_by_its_table() {
+    let recorded = raid_node();
+    let mut present = raid_node();
+    for disk in &mut present.disk[..2] {
+        (disk.serial, disk.path, disk.model) = (None, None, None);
+    }
+    let plan = plan(&recorded, &present, &auto()).unwrap();
+    assert_eq!(pairs(&plan)[0], ("sda", "sda", "it carries this node's data"));
+}
+
+#[test]
+fn a_kept_disk_is_no_candidate() {
+    let (recorded, mut present) = lost_twins();
+    present.disk[0].serial = Some("SER1".into());
+    let answers = Answers { keep: vec![keep("vdb")], ..auto() };
+    let text = refused(&recorded, &present, &answers);
+    assert!(text.contains("kept, it holds the backup"), "{text}");
+    let answers = Answers {
+        keep: vec![keep("vdb")],
+        erase: vec!["SER1".into()],
+        map: vec![("sda".into(), "vdb".into())],
+        ..auto()
+    };
+    let text = refused(&recorded, &present, &answers);
+    assert!(text.contains("SER1 may not be erased") && text.contains("--map sda=vdb"), "{text}");
+}
+
+#[test]
+fn a_small_disk_is_refused_with_the_arithmetic() {
+    let recorded = raid_node();
+    let mut present = blank(&recorded);
+    present.disk[0].size_bytes = 18 * GIB;
+    let text = refused(&recorded, &present, &auto());
+    assert!(
+        text.contains("sda is too small for recorded sda: it has 18.0 GiB (19327352832 bytes)")
+            && text.contains("1.0 GiB (1075855872 bytes) are missing"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_larger_disk_gets_its_second_header_at_its_end() {
+    let recorded = raid_node();
+    let mut present = blank(&recorded);
+    present.disk[0].size_bytes = 30 * GIB;
+    let plan = plan(&recorded, &present, &auto()).unwrap();
+    let Some(Step::WriteTable(step)) = plan.steps.iter().find(|s| matches!(s, Step::WriteTable(_)))
+    else {
+        panic!("no table");
+    };
+    let crate::layout::Table::Gpt { last_usable_lba, .. } = step.table else { panic!("no GPT") };
+    assert_eq!(last_usable_lba, 30 * GIB / 512 - 34);
+}
+
+#[test]
+fn other_sectors_are_refused() {
+    let recorded = raid_node();
+    let mut present = blank(&recorded);
+    present.disk[0].sector_bytes = 4096;
+    let text = refused(&recorded, &present, &auto());
+    assert!(text.contains("has sectors of 4096 bytes"), "{text}");
+}
+
+#[test]
+fn a_group_that_spans_a_disk_that_stays_is_refused() {
+    let recorded = raid_node();
+    let mut present = raid_node();
+    let mut pv = present.vg[0].pv[0].clone();
+    pv.on = Id::disk("sdc");
+    present.vg[0].pv.push(pv);
+    let text = refused(&recorded, &present, &auto());
+    assert!(
+        text.contains("volume group vg0 lies on a disk to be erased and also on sdc"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_by_name() {
+    let mut recorded = raid_node();
+    recorded.lv[0].kind = "thin".into();
+    recorded.fs[1].kind = "btrfs".into();
+    recorded.md[0].level = "container".into();
+    let text = refused(&recorded, &recorded, &auto());
+    for part in ["vg0/root has the type thin", "/boot on /dev/md0 is a btrfs", "level container"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn damaged_layouts_are_refused() {
+    let mut recorded = raid_node();
+    recorded.partition[1].start_bytes -= 512;
+    recorded.partition[2].number = 2;
+    recorded.fs[0].size_bytes = 11 * GIB;
+    let text = refused(&recorded, &recorded, &auto());
+    for part in ["sda1 and sda2 overlap", "number 2 is used twice", "does not fit on /dev/vg0/root"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn without_metadata_volumes_are_created_anew_and_the_change_is_told() {
+    let mut recorded = raid_node();
+    recorded.vg[0].metadata = String::new();
+    let plan = plan(&recorded, &recorded, &auto()).unwrap();
+    assert_eq!(plan.identity_changes().len(), 3);
+    let script = plan.render_script();
+    assert!(
+        script.contains("lvm lvcreate --yes --wipesignatures y --zero y --activate y --name root --type linear --extents 2560 vg0 /dev/md1:0-2559"),
+        "{script}"
+    );
+}
+
+#[test]
+fn a_plan_survives_json_and_fits_80_columns() {
+    let (recorded, present) = lost_twins();
+    let plan = plan(&recorded, &present, &auto()).unwrap();
+    let back: Plan = serde_json::from_str(&plan.render_json().unwrap()).unwrap();
+    assert_eq!(back, plan);
+    let text = plan.render_text();
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    assert!(text.starts_with("These disks will be ERASED:"), "{text}");
+}
