@@ -1,1 +1,309 @@
-//! To be described.
+//! The rescue image, made on the node from the node's own files: kernel, initrd, ISO.
+//!
+//! The initrd holds this very program as `/init`, the programs that a recovery runs with all that
+//! they need, udev, kernel modules and firmware, and what is known about the backup. Everything
+//! that could be missing is found here, on the day of the backup: by [`missing`] before the backup
+//! starts, and by running the programs of the finished tree inside it.
+//!
+//! * [`info`] what the rescue system knows about its backup
+//! * [`kernel`] which kernel boots
+//! * [`programs`] which programs and files are taken
+//! * [`modules`] which kernel modules and firmware are taken
+//! * [`tree`] the file tree in memory, [`elf`] what programs need
+//! * [`selftest`] the programs run inside the tree
+//! * [`initrd`] the tree as an archive that the kernel unpacks
+//! * [`menu`] the boot menu, [`iso`] the bootable image
+
+pub mod elf;
+pub mod info;
+pub mod initrd;
+pub mod iso;
+pub mod kernel;
+pub mod menu;
+pub mod modules;
+pub mod programs;
+pub mod selftest;
+pub mod tree;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::Config;
+use crate::layout::Layout;
+use crate::sys::tools;
+use crate::ui::Ui;
+
+pub use info::{RescueInfo, TargetDevice};
+use kernel::Kernel;
+use modules::Index;
+use tree::Tree;
+
+/// The names that this program has in the rescue system besides `rr` and `init`; see `init`.
+pub const NAMES: &[&str] = &["rr-session", "reboot", "poweroff", "halt"];
+
+#[derive(Debug)]
+pub struct BuildRequest<'a> {
+    pub layout: &'a Layout,
+    pub config: &'a Config,
+    pub info: RescueInfo,
+    /// An empty directory with room for twice the image.
+    pub out: &'a Path,
+}
+
+/// The finished files, mode 0600, in the request's directory.
+#[derive(Debug)]
+pub struct Image {
+    pub iso: Option<PathBuf>,
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    pub warnings: Vec<String>,
+}
+
+/// Builds the image with these programs besides the rescue system's own.
+pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<Image> {
+    let problems = missing(request.layout, request.config);
+    if !problems.is_empty() {
+        bail!("the rescue image can't be built:\n{}", problems.join("\n"));
+    }
+    let mut warnings = Vec::new();
+    let kernel = kernel::find(request.config.rescue.kernel.as_deref())?;
+    let tree = ui.step("Collecting the rescue system", || {
+        let mut tree = Tree::new();
+        collect(&mut tree, request, &kernel, programs)?;
+        Ok(tree)
+    })?;
+    ui.step("Testing the rescue system", || selftest::run(&tree, request.out))?;
+    let initrd_path = request.out.join("initrd");
+    ui.step("Packing the initrd", || initrd::write(&tree, &initrd_path, kernel.compression()))?;
+    let kernel_path = request.out.join("kernel");
+    copy_private(&kernel.image, &kernel_path)?;
+    let size_bytes = size(&initrd_path)? + size(&kernel_path)?;
+    warnings.extend(too_big(&tree, size_bytes));
+    let iso_path = request.out.join(format!("rr-{}.iso", request.info.node));
+    ui.step("Building the ISO", || {
+        let font = iso::font();
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let menu = menu::Menu {
+            layout: request.layout,
+            config: request.config,
+            info: &request.info,
+            id: &id,
+            size_mib: size_bytes.div_ceil(1 << 20),
+            font: font.as_ref().map_or("", |(_, name)| name),
+        };
+        let content = iso::Content {
+            menu: &menu,
+            kernel: &kernel_path,
+            initrd: &initrd_path,
+            font: font.as_ref().map(|(path, _)| path.as_path()),
+        };
+        iso::build(&content, request.out, &iso_path)
+    })?;
+    warnings.extend(iso::Platforms::find().warning());
+    ui.info(format!(
+        "rescue image: kernel {}, initrd {}, ISO {}",
+        mib(size(&kernel_path)?),
+        mib(size(&initrd_path)?),
+        mib(size(&iso_path)?)
+    ));
+    Ok(Image { iso: Some(iso_path), kernel: kernel_path, initrd: initrd_path, warnings })
+}
+
+/// What a rescue image for this layout can't be built without, all at once.
+pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    match kernel::find(config.rescue.kernel.as_deref()) {
+        Ok(kernel) => match Index::read(&kernel) {
+            Ok(index) => problems.extend(missing_modules(&index, layout, config, &kernel.release)),
+            Err(error) => problems.push(format!("{error:#}")),
+        },
+        Err(error) => problems.push(format!("{error:#}")),
+    }
+    let platforms = iso::Platforms::find();
+    problems.extend(platforms.missing(layout.boot.firmware));
+    let mut names = programs::required(layout, is_nfs(config.target.as_deref()));
+    names.extend(["grub-mkrescue", "xorriso"]);
+    if platforms.uefi.is_some() {
+        names.push("mformat");
+    }
+    if let Err(error) = tools::require(&names) {
+        problems.push(format!("{error:#}"));
+    }
+    problems
+}
+
+fn is_nfs(target: Option<&str>) -> bool {
+    target.is_some_and(|target| target.starts_with("nfs:"))
+}
+
+/// Modules that the layout can't be recovered without, and why.
+fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &str) -> Vec<String> {
+    let mut needed: BTreeMap<&str, String> = BTreeMap::new();
+    for fs in &layout.fs {
+        let module = match fs.kind.as_str() {
+            "ext2" | "ext3" | "ext4" => "ext4",
+            other => other,
+        };
+        needed.insert(module, format!("the filesystem on {}", fs.on));
+    }
+    for md in &layout.md {
+        let module = match md.level.as_str() {
+            "raid4" | "raid5" | "raid6" => "raid456",
+            other => other,
+        };
+        needed.insert(module, format!("the array {}", md.name));
+    }
+    if let Some(vg) = layout.vg.first() {
+        needed.insert("dm_mod", format!("the volume group {}", vg.name));
+    }
+    if is_nfs(config.target.as_deref()) {
+        needed.insert("nfs", "the target".to_owned());
+    }
+    needed
+        .iter()
+        .filter(|(module, _)| !index.has(module))
+        .map(|(module, why)| {
+            format!("the kernel {release} has no module {module}, needed for {why}")
+        })
+        .collect()
+}
+
+fn collect(
+    tree: &mut Tree,
+    request: &BuildRequest<'_>,
+    kernel: &Kernel,
+    more_programs: &[&str],
+) -> Result<()> {
+    let mut names = programs::required(request.layout, is_nfs(Some(&request.info.target)));
+    names.extend(more_programs.iter().copied());
+    names.sort_unstable();
+    names.dedup();
+    programs::add(tree, &names)?;
+    let index = Index::read(kernel)?;
+    modules::add(tree, kernel, &index, request.config.rescue.drivers)?;
+    add_skeleton(tree);
+    add_rr(tree, request)
+}
+
+/// The files that every rescue system has, from `rescue/`.
+fn add_skeleton(tree: &mut Tree) {
+    for dir in ["dev", "etc", "mnt", "proc", "root", "run", "sys", "var/lib/nfs", "var/log"] {
+        tree.dir(dir, 0o755);
+    }
+    tree.dir("tmp", 0o1777);
+    tree.dir("mnt/rr", 0o755);
+    tree.symlink("var/run", "../run");
+    tree.symlink("var/lock", "../run/lock");
+    tree.symlink("etc/mtab", "../proc/self/mounts");
+    tree.char_device("dev/console", 0o600, 5, 1);
+    tree.char_device("dev/null", 0o666, 1, 3);
+    let files: [(&str, &str); 9] = [
+        ("etc/hosts", include_str!("../../rescue/etc/hosts")),
+        ("etc/lvm/lvm.conf", include_str!("../../rescue/etc/lvm/lvm.conf")),
+        ("etc/lvm/lvmlocal.conf", "# All is in lvm.conf.\n"),
+        ("etc/mdadm.conf", include_str!("../../rescue/etc/mdadm.conf")),
+        ("etc/mdadm/mdadm.conf", include_str!("../../rescue/etc/mdadm.conf")),
+        ("etc/nsswitch.conf", include_str!("../../rescue/etc/nsswitch.conf")),
+        ("etc/passwd", include_str!("../../rescue/etc/passwd")),
+        ("etc/profile", include_str!("../../rescue/etc/profile")),
+        ("etc/shells", "/bin/sh\n/bin/bash\n"),
+    ];
+    for (path, text) in files {
+        tree.text(path, 0o644, text);
+    }
+}
+
+/// This program under its names, and what it knows.
+fn add_rr(tree: &mut Tree, request: &BuildRequest<'_>) -> Result<()> {
+    let own = std::fs::read_link("/proc/self/exe").context("finding this program")?;
+    tree.copy_as("usr/bin/rr", Path::new("/proc/self/exe"), 0o755);
+    log::info!("/init is {}", own.display());
+    tree.symlink("init", "usr/bin/rr");
+    for name in NAMES {
+        tree.symlink(&format!("usr/sbin/{name}"), "../bin/rr");
+    }
+    let info =
+        toml::to_string_pretty(&request.info).context("writing the rescue system's facts")?;
+    tree.text("etc/rr/rescue.toml", 0o600, info);
+    tree.text("etc/rr/layout.toml", 0o600, crate::layout::schema::render(request.layout)?);
+    let config = toml::to_string_pretty(request.config).context("writing the configuration")?;
+    tree.text("etc/rr/rr.toml", 0o600, config);
+    Ok(())
+}
+
+/// A warning with what makes an image big, once firmware and virtual drives get trouble with it.
+fn too_big(tree: &Tree, size_bytes: u64) -> Option<String> {
+    const LIMIT_BYTES: u64 = 300 << 20;
+    if size_bytes <= LIMIT_BYTES {
+        return None;
+    }
+    let mut files: Vec<(u64, &PathBuf)> = tree
+        .iter()
+        .filter_map(|(path, node)| match node {
+            tree::Node::Copy { from, .. } => Some((from.metadata().ok()?.len(), path)),
+            _ => None,
+        })
+        .collect();
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    let biggest: Vec<String> = files
+        .iter()
+        .take(10)
+        .map(|(bytes, path)| format!("{} {}", path.display(), mib(*bytes)))
+        .collect();
+    Some(format!(
+        "kernel and initrd have {}: not every firmware loads that; the biggest files: {}",
+        mib(size_bytes),
+        biggest.join(", ")
+    ))
+}
+
+fn copy_private(from: &Path, to: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let copy = || {
+        let mut input = std::fs::File::open(from)?;
+        let mut output = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(to)?;
+        std::io::copy(&mut input, &mut output)
+    };
+    copy().map(drop).with_context(|| format!("copying {} to {}", from.display(), to.display()))
+}
+
+fn size(path: &Path) -> Result<u64> {
+    let meta = path.metadata().with_context(|| format!("looking at {}", path.display()))?;
+    Ok(meta.len())
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub fn layout() -> Layout {
+        crate::layout::schema::parse(include_str!("../../tests/fixtures/rescue/layout.toml"))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_kernel_without_what_the_layout_needs_is_told_by_module() {
+        let index = Index::parse("kernel/fs/xfs/xfs.ko:\n", "kernel/fs/ext4/ext4.ko\n", "");
+        let config = Config { target: Some("nfs://s/x".into()), ..Config::default() };
+        let problems = missing_modules(&index, &layout(), &config, "6.1");
+        assert_eq!(
+            problems,
+            [
+                "the kernel 6.1 has no module dm_mod, needed for the volume group vg0",
+                "the kernel 6.1 has no module nfs, needed for the target",
+                "the kernel 6.1 has no module raid1, needed for the array md0",
+            ]
+        );
+    }
+}

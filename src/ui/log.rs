@@ -12,18 +12,15 @@ struct Logger {
     sink: Mutex<Sink>,
 }
 
-#[derive(Debug)]
-enum Sink {
-    /// Kept until there is a file.
-    Memory(Vec<u8>),
-    File(File),
+/// Everything stays in memory as well: a backup stores the log of its run.
+#[derive(Debug, Default)]
+struct Sink {
+    text: Vec<u8>,
+    file: Option<File>,
 }
 
-impl Default for Sink {
-    fn default() -> Self {
-        Sink::Memory(Vec::new())
-    }
-}
+/// More than this is only in the file.
+const KEPT_BYTES: usize = 64 << 20;
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
@@ -50,11 +47,19 @@ pub fn to_file(path: &Path) -> Result<()> {
         .open(path)
         .with_context(|| format!("opening the log {}", path.display()))?;
     let mut sink = logger.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Sink::Memory(bytes) = &*sink {
-        file.write_all(bytes).with_context(|| format!("writing the log {}", path.display()))?;
+    if sink.file.is_none() {
+        file.write_all(&sink.text)
+            .with_context(|| format!("writing the log {}", path.display()))?;
     }
-    *sink = Sink::File(file);
+    sink.file = Some(file);
     Ok(())
+}
+
+/// What was logged since the start.
+pub fn text() -> Vec<u8> {
+    let sink = LOGGER.get().map(|logger| logger.sink.lock());
+    sink.map(|sink| sink.unwrap_or_else(std::sync::PoisonError::into_inner).text.clone())
+        .unwrap_or_default()
 }
 
 impl ::log::Log for Logger {
@@ -69,11 +74,13 @@ impl ::log::Log for Logger {
         let line =
             format!("{:.3} {:<5} {}\n", jiff::Timestamp::now(), record.level(), record.args());
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A log that can't be written must not end a recovery.
-        let _ = match &mut *sink {
-            Sink::Memory(bytes) => bytes.write_all(line.as_bytes()),
-            Sink::File(file) => file.write_all(line.as_bytes()),
-        };
+        if sink.text.len() < KEPT_BYTES {
+            sink.text.extend_from_slice(line.as_bytes());
+        }
+        if let Some(file) = &mut sink.file {
+            // A log that can't be written must not end a recovery.
+            let _ = file.write_all(line.as_bytes());
+        }
     }
 
     fn flush(&self) {}

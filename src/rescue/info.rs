@@ -1,0 +1,94 @@
+//! What the rescue system knows about the backup it was made for: `/etc/rr/rescue.toml`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::config::TargetOptions;
+use crate::layout::BytesPath;
+
+/// Where it lies inside the rescue system.
+pub const PATH: &str = "/etc/rr/rescue.toml";
+
+/// The version of the file that this program writes.
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RescueInfo {
+    pub version: u32,
+    /// The node's name at the target.
+    pub node: String,
+    /// The target's URL.
+    pub target: String,
+    /// The version of rr that made the image.
+    pub rr: String,
+    /// Serial consoles as `console=` takes them: `ttyS0,115200`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consoles: Vec<String>,
+    /// More kernel parameters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cmdline: String,
+    #[serde(default)]
+    pub target_options: TargetOptions,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_device: Option<TargetDevice>,
+}
+
+/// The filesystem that holds a `file://` target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetDevice {
+    pub fs_uuid: String,
+    pub fs_kind: String,
+    /// The target's directory inside the filesystem.
+    pub subdir: BytesPath,
+}
+
+impl RescueInfo {
+    /// Reads [`PATH`]. None where this is no rescue system.
+    pub fn read() -> Result<Option<RescueInfo>> {
+        Self::read_from(Path::new(PATH))
+    }
+
+    fn read_from(path: &Path) -> Result<Option<RescueInfo>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .map(Some)
+                .with_context(|| format!("parsing {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let info = RescueInfo {
+            version: VERSION,
+            node: "node001".into(),
+            target: "file:///srv/backup".into(),
+            target_options: TargetOptions { nfs: "vers=3".into() },
+            target_device: Some(TargetDevice {
+                fs_uuid: "b3c1".into(),
+                fs_kind: "ext4".into(),
+                subdir: "/backup".into(),
+            }),
+            rr: "0.1.0".into(),
+            consoles: vec!["ttyS0,115200".into()],
+            cmdline: String::new(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rescue.toml");
+        std::fs::write(&path, toml::to_string(&info).unwrap()).unwrap();
+        assert_eq!(RescueInfo::read_from(&path).unwrap(), Some(info));
+        assert_eq!(RescueInfo::read_from(&dir.path().join("none")).unwrap(), None);
+        std::fs::write(&path, "version = 1").unwrap();
+        assert!(RescueInfo::read_from(&path).is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! The boot menu: what GRUB shows and with which parameters it starts the rescue system.
+
+use crate::config::schema::MenuDefault;
+use crate::config::{Config, RescueConfig};
+use crate::layout::{Firmware, Layout};
+
+use super::info::RescueInfo;
+
+const GRUB_CFG: &str = include_str!("../../bootloader-assets/grub.cfg");
+const THEME: &str = include_str!("../../bootloader-assets/theme.txt");
+
+/// How long the menu waits for a key.
+const TIMEOUT_SECONDS: u32 = 30;
+
+/// What the menu says about the image.
+#[derive(Debug)]
+pub struct Menu<'a> {
+    pub layout: &'a Layout,
+    pub config: &'a Config,
+    pub info: &'a RescueInfo,
+    /// The name of the marker file by which GRUB finds its medium.
+    pub id: &'a str,
+    pub size_mib: u64,
+    /// What GRUB calls the font that is on the medium.
+    pub font: &'a str,
+}
+
+impl Menu<'_> {
+    pub fn grub_cfg(&self) -> String {
+        let consoles = consoles(&self.config.rescue, self.info, &running_cmdline());
+        let (unit, speed) = consoles.iter().find_map(|c| serial_port(c)).unwrap_or((0, 115_200));
+        fill(
+            GRUB_CFG,
+            &[
+                ("ID", self.id),
+                ("TIMEOUT", &TIMEOUT_SECONDS.to_string()),
+                ("DEFAULT", default_entry(self.config.rescue.default)),
+                ("UNIT", &unit.to_string()),
+                ("SPEED", &speed.to_string()),
+                ("NODE", &plain(&self.info.node)),
+                ("SIZE", &self.size_mib.to_string()),
+                ("CMDLINE", &cmdline(self.config, self.info, &running_cmdline())),
+                ("LOADERS", &loaders(self.layout)),
+            ],
+        )
+    }
+
+    pub fn theme(&self) -> String {
+        let recorded = self.layout.node.recorded.replace('T', " ");
+        let date = recorded.get(..16).map_or_else(|| recorded.clone(), |s| format!("{s} UTC"));
+        let product = format!("{} {}", self.layout.node.vendor, self.layout.node.product);
+        let os = format!("{}  {}", self.layout.node.os, product.trim());
+        fill(
+            THEME,
+            &[
+                ("NODE", &plain(&self.info.node)),
+                ("DATE", &plain(&date)),
+                ("OS", &plain(os.trim())),
+                ("FONT", self.font),
+            ],
+        )
+    }
+}
+
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    let mut text = template.to_owned();
+    for (name, value) in values {
+        text = text.replace(&format!("@{name}@"), value);
+    }
+    text
+}
+
+/// Text without what GRUB's parser would read as something else.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || "\"'\\$`{}".contains(c) { ' ' } else { c }).collect()
+}
+
+fn default_entry(default: MenuDefault) -> &'static str {
+    match default {
+        MenuDefault::Local => "local",
+        MenuDefault::Auto => "auto",
+        MenuDefault::Ask => "ask",
+        MenuDefault::Shell => "shell",
+    }
+}
+
+/// The kernel's parameters, besides `rr.recover=` which the menu's entries set.
+pub fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
+    let mut words = vec!["loglevel=3".to_owned(), "console=tty0".to_owned()];
+    let consoles = consoles(&config.rescue, info, running);
+    words.extend(consoles.iter().map(|console| format!("console={console}")));
+    // Interfaces get the names that the node knows them by.
+    let naming = running
+        .split_whitespace()
+        .filter(|word| word.starts_with("net.ifnames=") || word.starts_with("biosdevname="));
+    words.extend(naming.map(str::to_owned));
+    words.extend(config.rescue.cmdline.split_whitespace().map(str::to_owned));
+    words.extend(info.cmdline.split_whitespace().map(str::to_owned));
+    // `$` and quotes mean something to GRUB.
+    words.retain(|word| !word.contains(['$', '"', '\'', '`', '{', '}', ';', '&', '|', '<', '>']));
+    words.join(" ")
+}
+
+/// The serial consoles: the configured ones; else those of the node, and the first serial port.
+pub fn consoles(config: &RescueConfig, info: &RescueInfo, running: &str) -> Vec<String> {
+    if !config.console.is_empty() {
+        return config.console.iter().map(|console| console.0.clone()).collect();
+    }
+    if !info.consoles.is_empty() {
+        return info.consoles.clone();
+    }
+    let mut found: Vec<String> = running
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("console="))
+        .filter(|console| console.starts_with("tty") && serial_port(console).is_some())
+        .map(str::to_owned)
+        .collect();
+    if !found.iter().any(|console| console.starts_with("ttyS0")) {
+        // The node's own consoles come later, so that they are the kernel's first choice.
+        found.insert(0, "ttyS0,115200".to_owned());
+    }
+    found
+}
+
+/// `ttyS1,9600n8` is unit 1 at 9600 baud.
+fn serial_port(console: &str) -> Option<(u32, u32)> {
+    let (port, options) = console.split_once(',').unwrap_or((console, ""));
+    let unit = port.strip_prefix("ttyS")?.parse().ok()?;
+    let digits: String = options.chars().take_while(char::is_ascii_digit).collect();
+    Some((unit, digits.parse().unwrap_or(115_200)))
+}
+
+/// The node's boot loaders as GRUB paths, for "Boot from the first disk" on UEFI.
+fn loaders(layout: &Layout) -> String {
+    if layout.boot.firmware != Firmware::Uefi {
+        return "/EFI/none".into();
+    }
+    let mut paths: Vec<String> = Vec::new();
+    for entry in &layout.boot.efi_entry {
+        let path = entry.path.replace('\\', "/");
+        let fits = path.starts_with('/')
+            && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+        if fits && !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() { "/EFI/none".into() } else { paths.join(" ") }
+}
+
+fn running_cmdline() -> String {
+    std::fs::read_to_string("/proc/cmdline").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> RescueInfo {
+        RescueInfo {
+            version: super::super::info::VERSION,
+            node: "node001".into(),
+            target: "nfs://s/x".into(),
+            rr: "0".into(),
+            consoles: Vec::new(),
+            cmdline: String::new(),
+            target_options: crate::config::TargetOptions::default(),
+            target_device: None,
+        }
+    }
+
+    #[test]
+    fn the_kernel_gets_screen_and_serial_consoles_and_the_names_of_interfaces() {
+        let config = Config::default();
+        let running = "BOOT_IMAGE=/vmlinuz root=/dev/sda1 console=tty0 console=ttyS1,9600n8 net.ifnames=0 quiet";
+        assert_eq!(
+            cmdline(&config, &info(), running),
+            "loglevel=3 console=tty0 console=ttyS0,115200 console=ttyS1,9600n8 net.ifnames=0"
+        );
+    }
+
+    #[test]
+    fn a_configured_console_is_the_only_one() {
+        let mut config = Config::default();
+        config.rescue.console = vec![crate::config::Console("ttyS2,57600".into())];
+        config.rescue.cmdline = "mitigations=off".into();
+        assert_eq!(
+            cmdline(&config, &info(), ""),
+            "loglevel=3 console=tty0 console=ttyS2,57600 mitigations=off"
+        );
+        assert_eq!(serial_port("ttyS2,57600n8"), Some((2, 57600)));
+        assert_eq!(serial_port("tty0"), None);
+    }
+
+    #[test]
+    fn a_name_can_not_break_out_of_the_menu() {
+        assert_eq!(plain("a\"$(x)'\n`b"), "a  (x)   b");
+    }
+
+    #[test]
+    fn every_word_of_the_template_is_filled_in() {
+        let layout = super::super::tests::layout();
+        let (config, info) = (Config::default(), info());
+        let menu = Menu {
+            layout: &layout,
+            config: &config,
+            info: &info,
+            id: "abc",
+            size_mib: 40,
+            font: "Unifont Regular 16",
+        };
+        for text in [menu.grub_cfg(), menu.theme()] {
+            let left = text.lines().find(|line| line.contains('@') && !line.starts_with('#'));
+            assert_eq!(left, None);
+        }
+        assert!(menu.grub_cfg().contains("set default=local"));
+    }
+}

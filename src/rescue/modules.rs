@@ -1,0 +1,326 @@
+//! Which kernel modules go into the rescue system, read from the files that depmod(8) writes.
+//!
+//! `drivers = "all"` takes whole directories of the kernel's tree: what stores, what connects, and
+//! what is needed to use it. `this-node` takes what is loaded now. Both take all that filesystems,
+//! arrays and NFS need, and everything that a taken module depends on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::kernel::Kernel;
+use super::tree::Tree;
+use crate::config::Drivers;
+use crate::sys::run::Cmd;
+
+/// Directories below `kernel/` that are taken with `drivers = "all"`.
+const DIRS: &[&str] = &[
+    "arch/x86/crypto",
+    "block",
+    "crypto",
+    "drivers/acpi",
+    "drivers/ata",
+    "drivers/block",
+    "drivers/cdrom",
+    "drivers/char/hw_random",
+    "drivers/hid/hid",
+    "drivers/hid/usbhid",
+    "drivers/hv",
+    "drivers/input/keyboard",
+    "drivers/input/serio",
+    "drivers/md",
+    "drivers/message",
+    "drivers/mmc",
+    "drivers/net/bonding",
+    "drivers/net/ethernet",
+    "drivers/net/fjes",
+    "drivers/net/hyperv",
+    "drivers/net/mdio",
+    "drivers/net/pcs",
+    "drivers/net/phy",
+    "drivers/net/team",
+    "drivers/net/usb",
+    "drivers/net/virtio_net",
+    "drivers/net/vmxnet3",
+    "drivers/net/xen-netfront",
+    "drivers/nvdimm",
+    "drivers/nvme",
+    "drivers/pci",
+    "drivers/phy",
+    "drivers/scsi",
+    "drivers/tty/serial",
+    "drivers/ufs",
+    "drivers/usb/common",
+    "drivers/usb/core",
+    "drivers/usb/host",
+    "drivers/usb/storage",
+    "drivers/virtio",
+    "drivers/xen",
+    "fs",
+    "lib",
+    "net/802",
+    "net/8021q",
+    "net/bridge",
+    "net/core",
+    "net/ipv6",
+    "net/llc",
+    "net/packet",
+    "net/sunrpc",
+];
+
+/// Parts of [`DIRS`] that no recovery needs and that would bring much along.
+const NOT_DIRS: &[&str] = &[
+    "drivers/acpi/acpi_video",
+    "drivers/block/drbd",
+    "drivers/block/rbd",
+    "drivers/block/rnbd",
+    "drivers/net/ethernet/mellanox/mlxsw",
+    "drivers/nvme/host/nvme-rdma",
+    "drivers/nvme/target",
+    "drivers/scsi/cxlflash",
+    "drivers/scsi/pcmcia",
+    "fs/9p",
+    "fs/afs",
+    "fs/ceph",
+    "fs/coda",
+    "fs/dlm",
+    "fs/erofs",
+    "fs/gfs2",
+    "fs/ksmbd",
+    "fs/nfsd",
+    "fs/ocfs2",
+    "fs/orangefs",
+    "fs/smb/server",
+    "fs/ubifs",
+    "lib/test",
+    "net/bridge/netfilter",
+    "net/sunrpc/xprtrdma",
+];
+
+/// Always taken where the kernel has them, by module name.
+const ALWAYS: &str = "\
+    ahci ata_piix btrfs cdrom crc32c_generic crc32c_intel dm_crypt dm_mirror dm_mod dm_raid \
+    dm_snapshot dm_thin_pool efivarfs ext4 fat hid_generic isofs libcrc32c linear loop md_mod \
+    nfs nfsv3 nfsv4 nls_ascii nls_cp437 nls_iso8859_1 nls_utf8 nvme raid0 raid1 raid10 raid456 \
+    sd_mod sr_mod uas usb_storage usbhid vfat virtio_blk virtio_console virtio_net virtio_pci \
+    virtio_scsi xfs xhci_pci";
+
+/// What depmod wrote about a kernel's modules.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// A module's file below `/lib/modules/RELEASE` and the files that it depends on.
+    dep: BTreeMap<String, Vec<String>>,
+    /// From a module's name to its file.
+    by_name: BTreeMap<String, String>,
+    builtin: BTreeSet<String>,
+    soft: BTreeMap<String, Vec<String>>,
+}
+
+impl Index {
+    pub fn read(kernel: &Kernel) -> Result<Index> {
+        let read = |name: &str| {
+            let path = kernel.modules.join(name);
+            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        Ok(Index::parse(
+            &read("modules.dep")?,
+            &read("modules.builtin")?,
+            &read("modules.softdep").unwrap_or_default(),
+        ))
+    }
+
+    pub fn parse(dep: &str, builtin: &str, softdep: &str) -> Index {
+        let mut index = Index::default();
+        for line in dep.lines() {
+            let Some((file, needs)) = line.split_once(':') else { continue };
+            index.by_name.insert(module_name(file), file.to_owned());
+            let needs = needs.split_whitespace().map(str::to_owned).collect();
+            index.dep.insert(file.to_owned(), needs);
+        }
+        index.builtin = builtin.lines().map(module_name).collect();
+        // `softdep NAME pre: A B post: C`
+        for line in softdep.lines() {
+            let mut words = line.split_whitespace();
+            if words.next() != Some("softdep") {
+                continue;
+            }
+            let Some(name) = words.next() else { continue };
+            let soft = words.filter(|word| !word.ends_with(':')).map(module_name);
+            index.soft.entry(module_name(name)).or_default().extend(soft);
+        }
+        index
+    }
+
+    /// Whether the kernel has the module, as a file or built in.
+    pub fn has(&self, name: &str) -> bool {
+        let name = module_name(name);
+        self.by_name.contains_key(&name) || self.builtin.contains(&name)
+    }
+
+    /// The files to take: by directory and by name, with all that they depend on.
+    pub fn select(&self, drivers: Drivers, loaded: &[String]) -> BTreeSet<String> {
+        let mut todo: Vec<String> = Vec::new();
+        if drivers == Drivers::All {
+            todo.extend(self.dep.keys().filter(|file| is_wanted(file)).cloned());
+        }
+        let names = ALWAYS.split_whitespace().map(str::to_owned).chain(loaded.iter().cloned());
+        todo.extend(names.filter_map(|name| self.by_name.get(&module_name(&name)).cloned()));
+        let mut taken = BTreeSet::new();
+        while let Some(file) = todo.pop() {
+            if taken.contains(&file) {
+                continue;
+            }
+            let soft = self.soft.get(&module_name(&file)).into_iter().flatten();
+            todo.extend(soft.filter_map(|name| self.by_name.get(name).cloned()));
+            todo.extend(self.dep.get(&file).into_iter().flatten().cloned());
+            taken.insert(file);
+        }
+        taken
+    }
+}
+
+fn is_wanted(file: &str) -> bool {
+    let Some(path) = file.strip_prefix("kernel/") else { return false };
+    DIRS.iter().any(|dir| is_part(path, dir)) && !NOT_DIRS.iter().any(|part| path.starts_with(part))
+}
+
+/// `drivers/block` takes `drivers/block/x.ko`, and `drivers/hid/hid` takes `drivers/hid/hid.ko` and
+/// `drivers/hid/hid-generic.ko`.
+fn is_part(path: &str, part: &str) -> bool {
+    path.strip_prefix(part).is_some_and(|rest| rest.starts_with(['/', '.', '-']))
+}
+
+/// `kernel/fs/nls/nls_iso8859-1.ko.xz` is `nls_iso8859_1`.
+pub fn module_name(file: &str) -> String {
+    let base = file.rsplit('/').next().unwrap_or(file);
+    base.split(".ko").next().unwrap_or(base).replace('-', "_")
+}
+
+/// The names in /proc/modules.
+pub fn loaded() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// The index files that modprobe and udev read. They are taken whole: an alias for a module that
+/// was not taken is an alias for a file that is not there, which loads nothing and hurts nobody.
+const INDEX_FILES: &[&str] = &[
+    "modules.alias",
+    "modules.alias.bin",
+    "modules.builtin",
+    "modules.builtin.alias.bin",
+    "modules.builtin.bin",
+    "modules.builtin.modinfo",
+    "modules.dep",
+    "modules.dep.bin",
+    "modules.devname",
+    "modules.order",
+    "modules.softdep",
+    "modules.weakdep",
+];
+
+/// Adds the selected modules, the index, the node's modprobe configuration and firmware.
+pub fn add(tree: &mut Tree, kernel: &Kernel, index: &Index, drivers: Drivers) -> Result<()> {
+    let files = index.select(drivers, &loaded());
+    for file in &files {
+        tree.add(&kernel.modules.join(file))?;
+    }
+    for name in INDEX_FILES {
+        let path = kernel.modules.join(name);
+        if path.exists() {
+            tree.add(&path)?;
+        }
+    }
+    for dir in ["/lib/modprobe.d", "/usr/lib/modprobe.d", "/etc/modprobe.d"] {
+        if Path::new(dir).is_dir() {
+            tree.add_below(Path::new(dir), &|path| path.extension() == Some("conf".as_ref()))?;
+        }
+    }
+    log::info!("{} kernel modules of {}", files.len(), kernel.release);
+    add_firmware(tree, kernel, &files)
+}
+
+/// Adds the firmware files that the taken drivers name, as far as the node has them.
+fn add_firmware(tree: &mut Tree, kernel: &Kernel, files: &BTreeSet<String>) -> Result<()> {
+    let dir = Path::new("/lib/firmware");
+    if std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none()) {
+        return Ok(());
+    }
+    let drivers: Vec<_> = files
+        .iter()
+        .filter(|file| file.contains("/drivers/"))
+        .map(|file| kernel.modules.join(file))
+        .collect();
+    let mut wanted = BTreeSet::new();
+    // Few enough at a time for the length of a command line.
+    for some in drivers.chunks(500) {
+        let text = Cmd::new("modinfo").args(["-F", "firmware"]).args(some).text()?;
+        wanted.extend(text.lines().map(str::to_owned));
+    }
+    for name in wanted {
+        for suffix in ["", ".xz", ".zst"] {
+            let path = dir.join(format!("{name}{suffix}"));
+            // A name may be a pattern; the driver asks for a file that fits.
+            if path.is_file() {
+                tree.add(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEP: &str = "\
+kernel/fs/xfs/xfs.ko: kernel/lib/libcrc32c.ko
+kernel/lib/libcrc32c.ko:
+kernel/drivers/net/wireless/iwl.ko: kernel/net/mac80211.ko
+kernel/net/mac80211.ko:
+kernel/drivers/net/ethernet/intel/ice/ice.ko.xz: kernel/drivers/gnss/gnss.ko.xz
+kernel/drivers/gnss/gnss.ko.xz:
+kernel/drivers/md/raid456.ko: kernel/drivers/md/md-mod.ko
+kernel/drivers/md/md-mod.ko:
+kernel/fs/ocfs2/ocfs2.ko:
+kernel/crypto/crc32c_generic.ko:
+";
+
+    fn index() -> Index {
+        Index::parse(DEP, "kernel/fs/ext4/ext4.ko\n", "softdep libcrc32c pre: crc32c-generic\n")
+    }
+
+    #[test]
+    fn servers_drivers_come_with_their_dependencies_and_no_others() {
+        let files: Vec<String> = index().select(Drivers::All, &[]).into_iter().collect();
+        let names: Vec<String> = files.iter().map(|file| module_name(file)).collect();
+        for name in ["xfs", "libcrc32c", "ice", "gnss", "raid456", "md_mod", "crc32c_generic"] {
+            assert!(names.contains(&name.to_owned()), "{name} not in {names:?}");
+        }
+        for name in ["iwl", "mac80211", "ocfs2"] {
+            assert!(!names.contains(&name.to_owned()), "{name} in {names:?}");
+        }
+    }
+
+    #[test]
+    fn this_node_takes_what_is_loaded() {
+        let files = index().select(Drivers::ThisNode, &["iwl".to_owned()]);
+        assert!(files.contains("kernel/net/mac80211.ko"));
+        assert!(!files.contains("kernel/drivers/net/ethernet/intel/ice/ice.ko.xz"));
+    }
+
+    #[test]
+    fn a_module_is_known_by_file_or_built_in() {
+        let index = index();
+        assert!(index.has("md-mod") && index.has("ext4") && !index.has("zfs"));
+    }
+
+    #[test]
+    fn directories_end_where_names_end() {
+        assert!(is_wanted("kernel/drivers/net/virtio_net.ko"));
+        assert!(is_wanted("kernel/drivers/hid/hid-generic.ko"));
+        assert!(!is_wanted("kernel/libfoo/x.ko"));
+        assert!(!is_wanted("kernel/drivers/net/wireless/x.ko"));
+    }
+}

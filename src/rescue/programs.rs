@@ -1,0 +1,213 @@
+//! Which programs and files of the node the rescue system has, besides what a plan asks for.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::tree::Tree;
+use crate::layout::{Firmware, Layout};
+use crate::sys::tools;
+
+/// Programs without which no rescue system works.
+const REQUIRED: &str = "\
+    sh mount umount modprobe modinfo ip blkid wipefs sfdisk udevadm chroot blockdev";
+
+/// What makes a shell useful. Taken as far as the node has it.
+const HANDY: &str = "\
+    awk basename bash cat chmod chown clear cmp cp cut date dd df diff dirname dmesg du dumpe2fs \
+    dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free fsck fsck.ext4 \
+    fsck.vfat gdisk grep gzip head hexdump hostname id kill ldd less ln losetup ls lsblk lsmod \
+    lspci lsscsi lsusb lvm lvs mdadm mkdir mkfs.btrfs mkfs.ext2 mkfs.ext3 mkfs.ext4 mkfs.vfat \
+    mkfs.xfs mknod mkswap more mount.nfs mount.nfs4 mv nano nc nvme od partprobe parted ping \
+    pkill printf ps pvs pwd readlink rm rmdir rmmod sed sgdisk showmount sleep smartctl sort ss \
+    stat stty swapoff swapon sync tail tar tee test top touch tr true tty tune2fs umount.nfs \
+    umount.nfs4 uname uniq vgs vgchange vi vim wc which xfs_admin xfs_info xfs_repair xxd zcat \
+    zstd";
+
+/// Programs that are scripts, and what these call.
+const CALLED: &[(&str, &[&str])] =
+    &[("xfs_admin", &["xfs_db", "xfs_io"]), ("xfs_info", &["xfs_spaceman", "xfs_db"])];
+
+/// Libraries that programs open by name at run time without a note of it in their files.
+const DLOPENED: &[&str] = &[
+    // pthread_exit() and pthread_cancel() load it.
+    "libgcc_s.so.1",
+    // Name service; newer glibcs have both inside.
+    "libnss_files.so.2",
+    "libnss_dns.so.2",
+];
+
+/// Files that programs read, taken as far as the node has them.
+const DATA: &[&str] = &[
+    // mount.nfs looks up "tcp" and "udp", the port of the portmapper, and transports.
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/rpc",
+    "/etc/netconfig",
+    "/etc/nfs.conf",
+    "/etc/nfsmount.conf",
+    "/etc/idmapd.conf",
+    "/etc/mke2fs.conf",
+    "/etc/udev/udev.conf",
+    "/etc/os-release",
+    "/etc/localtime",
+    // udev rules name groups.
+    "/etc/group",
+    // Interface names as the node's udev chooses them.
+    "/lib/systemd/network/99-default.link",
+    "/usr/lib/systemd/network/99-default.link",
+    "/usr/lib/systemd/network/73-usb-net-by-mac.link",
+];
+
+/// Descriptions of terminals, where Debian and where others have them.
+const TERMINALS: &[&str] =
+    &["l/linux", "v/vt100", "v/vt102", "v/vt220", "x/xterm", "x/xterm-256color", "s/screen"];
+
+/// Everything that must be there to build and run a rescue system for `layout`.
+pub fn required(layout: &Layout, nfs: bool) -> Vec<&'static str> {
+    let mut names = REQUIRED.split_whitespace().collect::<Vec<_>>();
+    if layout.boot.firmware == Firmware::Uefi {
+        names.push("efibootmgr");
+    }
+    if !layout.md.is_empty() {
+        names.push("mdadm");
+    }
+    if !layout.vg.is_empty() {
+        names.extend(["lvm", "dmsetup"]);
+    }
+    if nfs {
+        names.push("mount.nfs");
+    }
+    names
+}
+
+/// Adds `programs`, which must all be there, and everything else of this module.
+pub fn add(tree: &mut Tree, programs: &[&str]) -> Result<()> {
+    tools::require(programs)?;
+    for name in programs {
+        add_program(tree, name).with_context(|| format!("adding {name}"))?;
+    }
+    for name in HANDY.split_whitespace() {
+        if tools::find(OsStr::new(name)).is_some()
+            && let Err(error) = add_program(tree, name)
+        {
+            // Nothing of rr runs it.
+            log::info!("{name} is not in the rescue system: {error:#}");
+        }
+    }
+    for soname in DLOPENED {
+        tree.add_dlopened(soname)?;
+    }
+    for path in DATA.iter().map(Path::new).filter(|path| path.exists()) {
+        tree.add(path)?;
+    }
+    for dir in ["/lib/terminfo", "/usr/share/terminfo"] {
+        for name in TERMINALS {
+            let path = Path::new(dir).join(name);
+            if path.exists() {
+                tree.add(&path)?;
+            }
+        }
+    }
+    add_udev(tree)
+}
+
+/// A program under every name that it has in the node's directories of programs.
+fn add_program(tree: &mut Tree, name: &str) -> Result<()> {
+    let Some(path) = tools::find(OsStr::new(name)) else { return Ok(()) };
+    if is_interpreted(&path) {
+        log::info!("{name} is a script for an interpreter that is left out");
+        return Ok(());
+    }
+    let called = CALLED.iter().filter(|(caller, _)| *caller == name);
+    for program in called.flat_map(|(_, called)| *called) {
+        add_program(tree, program)?;
+    }
+    tree.add_program(&path)
+}
+
+/// A script of a language that would bring half a system along.
+fn is_interpreted(path: &Path) -> bool {
+    let Ok(bytes) = std::fs::read(path) else { return false };
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    line.starts_with("#!") && (line.contains("perl") || line.contains("python"))
+}
+
+/// Rules that act on disks by themselves. Nothing on the disks that are there may be assembled,
+/// activated or checked behind a plan's back.
+fn is_harmful_rule(name: &str) -> bool {
+    ["64-md-raid", "65-md", "66-md"].iter().any(|prefix| name.starts_with(prefix))
+        || (name.starts_with("69-") && (name.contains("lvm") || name.contains("md-")))
+        || ["70-uaccess", "71-seat", "73-seat", "85-lvm2", "90-iscsi", "96-e2scrub", "99-systemd"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        || ["bcache", "multipath", "zfs", "sound", "snap"].iter().any(|part| name.contains(part))
+}
+
+fn add_udev(tree: &mut Tree) -> Result<()> {
+    for path in ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/sbin/udevd"] {
+        if Path::new(path).exists() {
+            tree.add_program(Path::new(path))?;
+            break;
+        }
+    }
+    let wanted = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let in_dir = |dir: &str| path.components().any(|part| part.as_os_str() == dir);
+        if in_dir("hwdb.d") || name == "hwdb.bin" {
+            return false;
+        }
+        let harmful = in_dir("rules.d") && is_harmful_rule(&name);
+        !harmful && !is_interpreted(path)
+    };
+    for dir in ["/usr/lib/udev", "/lib/udev", "/etc/udev/rules.d", "/etc/systemd/network"] {
+        let path = Path::new(dir);
+        // On a merged /usr both names lead to the same place.
+        if path.is_dir() && (dir != "/lib/udev" || !same(path, Path::new("/usr/lib/udev"))) {
+            tree.add_below(path, &wanted)?;
+        }
+    }
+    if Path::new("/lib").is_symlink() {
+        tree.add(Path::new("/lib/udev"))?;
+    }
+    Ok(())
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_assemble_or_activate_stay_out_and_those_that_name_devices_come() {
+        for name in [
+            "64-md-raid-assembly.rules",
+            "69-lvm.rules",
+            "69-lvm-metad.rules",
+            "69-dm-lvm.rules",
+            "69-md-clustered-confirm-device.rules",
+            "96-e2scrub.rules",
+        ] {
+            assert!(is_harmful_rule(name), "{name}");
+        }
+        for name in [
+            "10-dm.rules",
+            "11-dm-lvm.rules",
+            "13-dm-disk.rules",
+            "55-dm.rules",
+            "56-lvm.rules",
+            "60-persistent-storage.rules",
+            "60-persistent-storage-dm.rules",
+            "63-md-raid-arrays.rules",
+            "80-drivers.rules",
+            "95-dm-notify.rules",
+        ] {
+            assert!(!is_harmful_rule(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The programs of a finished tree are run inside it, on the day of the backup: a library or an
+//! interpreter that is missing there would otherwise be found on the day of the disaster.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::tree::{Node, Tree};
+use crate::sys::run::Cmd;
+use crate::sys::tools;
+
+/// Programs and arguments with which each starts, does nothing, and ends well.
+const CALLS: &[(&str, &[&str])] = &[
+    ("blkid", &["--version"]),
+    ("blockdev", &["--version"]),
+    ("dmsetup", &["--help"]),
+    ("dumpe2fs", &["-V"]),
+    ("ip", &["-V"]),
+    ("lvm", &["version"]),
+    ("mdadm", &["--version"]),
+    ("mkfs.ext4", &["-V"]),
+    ("mkfs.vfat", &["--help"]),
+    ("mkfs.xfs", &["-V"]),
+    ("mkswap", &["--version"]),
+    ("modprobe", &["--version"]),
+    ("mount", &["--version"]),
+    ("mount.nfs", &["-V"]),
+    ("sfdisk", &["--version"]),
+    ("sh", &["-c", ":"]),
+    ("tune2fs", &["-V"]),
+    ("udevadm", &["--version"]),
+    ("umount", &["--version"]),
+    ("wipefs", &["--version"]),
+    ("xfs_admin", &["-V"]),
+];
+
+/// The exit status of a program that could not be run, or whose libraries were not found.
+const NOT_STARTED: [i32; 3] = [125, 126, 127];
+
+/// Unpacks the programs of `tree` below `dir`, runs them, and removes them again.
+pub fn run(tree: &Tree, dir: &Path) -> Result<()> {
+    let root = dir.join("selftest");
+    unpack(tree, &root)?;
+    let result = run_in(tree, &root);
+    std::fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
+    result
+}
+
+fn run_in(tree: &Tree, root: &Path) -> Result<()> {
+    let mut failed = Vec::new();
+    for (name, args) in CALLS {
+        let Some(path) = tools::find(name.as_ref()).filter(|path| tree.resolve(path).is_some())
+        else {
+            continue;
+        };
+        let output = Cmd::new(&path)
+            .args(*args)
+            .chroot(root)
+            .timeout(Duration::from_secs(60))
+            .output()
+            .with_context(|| format!("running {name} inside the rescue system"))?;
+        // Some of them say their version and fail; what counts is that they start.
+        if output.code().is_none_or(|code| NOT_STARTED.contains(&code)) {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            failed.push(format!("{name} ({}): {said}", output.status));
+        }
+    }
+    if !failed.is_empty() {
+        bail!("programs that do not run inside the rescue system:\n{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+fn unpack(tree: &Tree, root: &Path) -> Result<()> {
+    std::fs::create_dir_all(root).with_context(|| format!("creating {}", root.display()))?;
+    for (path, node) in tree.iter() {
+        // Modules and firmware are most of the bytes, and nothing runs them here.
+        if path.starts_with("lib/modules")
+            || path.starts_with("usr/lib/modules")
+            || path.starts_with("lib/firmware")
+            || path.starts_with("usr/lib/firmware")
+        {
+            continue;
+        }
+        let to = root.join(path);
+        let unpacked = match node {
+            Node::Dir { .. } => std::fs::create_dir_all(&to),
+            Node::Symlink { to: target } => std::os::unix::fs::symlink(target, &to),
+            Node::Copy { from, mode } => std::fs::copy(from, &to).and_then(|_| {
+                std::fs::set_permissions(&to, std::fs::Permissions::from_mode(*mode))
+            }),
+            Node::Text { bytes, .. } => std::fs::write(&to, bytes),
+            Node::CharDevice { .. } => Ok(()),
+        };
+        unpacked.with_context(|| format!("unpacking {}", to.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_found() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("skipped: chroot needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = Tree::new();
+        tree.add_program(&tools::find("sh".as_ref()).unwrap()).unwrap();
+        run(&tree, dir.path()).unwrap();
+        // mount without the libraries that it needs besides the shell's
+        tree.add(&tools::find("mount".as_ref()).unwrap()).unwrap();
+        let error = run(&tree, dir.path()).unwrap_err().to_string();
+        assert!(error.contains("mount") && error.contains("libmount"), "{error}");
+        assert!(!dir.path().join("selftest").exists());
+    }
+}
