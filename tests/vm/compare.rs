@@ -1,0 +1,56 @@
+//! Comparing two lists of lines that start with a name: what `treecheck` says of a tree.
+
+use std::collections::BTreeMap;
+
+/// What may differ between the tree that was backed up and the recovered one, and why. A name that
+/// ends with `/` means everything below it, but not itself.
+pub const VOLATILE: &[(&str, &str)] = &[
+    ("/var/lib/systemd/random-seed", "written anew at every shutdown"),
+    ("/var/log/journal/", "the journal of the shutdown after the backup"),
+    ("/tmp/", "not backed up, and emptied at boot"),
+    ("/tmp", "its own time changes with what is in it"),
+    ("/var/tmp/", "not backed up"),
+    ("/var/tmp", "its own time changes with what is in it"),
+    ("/var/log/wtmp", "the shutdown after the backup is recorded in it"),
+    ("/var/log/rr/", "rr's own logs: of the backup while it ran, and of the recovery"),
+    ("/var/log/rr", "the directory of rr's own logs"),
+];
+
+/// The differences, one line each; empty when there are none.
+pub fn differences(before: &str, after: &str, volatile: &[(&str, &str)]) -> Vec<String> {
+    let (before, after) = (by_name(before), by_name(after));
+    let mut names: Vec<_> = before.keys().chain(after.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut found = Vec::new();
+    for name in names.into_iter().filter(|name| !is_volatile(name, volatile)) {
+        match (before.get(name), after.get(name)) {
+            (Some(old), Some(new)) if old == new => {}
+            (Some(old), Some(new)) => {
+                let only = |a: &[&str], b: &[&str]| {
+                    let fields: Vec<_> = a.iter().filter(|f| !b.contains(*f)).copied().collect();
+                    fields.join(" ")
+                };
+                found.push(format!("{name}: was {}, is {}", only(old, new), only(new, old)));
+            }
+            (Some(_), None) => found.push(format!("{name}: is missing")),
+            (None, _) => found.push(format!("{name}: was not there")),
+        }
+    }
+    found
+}
+
+fn by_name(text: &str) -> BTreeMap<&str, Vec<&str>> {
+    text.lines()
+        .map(|line| {
+            let mut fields = line.split('\t');
+            (fields.next().unwrap_or(""), fields.collect())
+        })
+        .collect()
+}
+
+fn is_volatile(name: &str, volatile: &[(&str, &str)]) -> bool {
+    volatile.iter().any(|(pattern, _)| {
+        if pattern.ends_with('/') { name.starts_with(pattern) } else { name == *pattern }
+    })
+}

@@ -1,0 +1,62 @@
+//! Whole recoveries in virtual machines, one scenario a matrix point: see README.md beside this.
+//!
+//! * [`scenario`] what happens in one, and the comparison at its end
+//! * [`nodes`] the machines that are backed up, and how their disks are made
+//! * [`tree`] the Debian trees they are made of
+//! * [`uml`] user-mode Linux, in which disks are made and read at native speed
+//! * [`nfs`] a server for backups
+//! * [`treecheck`] what is in a tree of files, without any of rr's own code
+//! * [`demo`] the main job as a story
+//!
+//! The same program is its own helper: as `vm treecheck DIRECTORY...` it runs in user-mode Linux.
+
+mod compare;
+mod demo;
+mod lab;
+mod nfs;
+mod nodes;
+mod scenario;
+mod selftest;
+mod tree;
+mod treecheck;
+mod uml;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    rr::ui::log::start(false);
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let result = match args.first().and_then(|arg| arg.to_str()) {
+        Some("treecheck") => treecheck::print(&args[1..]),
+        Some("--demo") => demo::run(),
+        _ => return run_trials(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_trials() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = selftest::trials();
+    trials.extend(scenario::all().into_iter().map(|scenario| {
+        Trial::test(format!("lab.boot_twice.{}", scenario.node.name), move || {
+            scenario.boot_twice().map_err(|error| format!("{error:#}").into())
+        })
+        .with_ignored_flag(true)
+    }));
+    trials.extend(scenario::all().into_iter().map(|scenario| {
+        // Minutes each: only on request.
+        Trial::test(scenario.name(), move || {
+            scenario.run().map_err(|error| format!("{error:#}").into())
+        })
+        .with_ignored_flag(true)
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,161 @@
+//! The machines that are backed up.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rr::layout::Firmware;
+use rr::prove::{Bus, DirectKernel, Disk, Machine};
+
+use crate::lab;
+use crate::tree::Tree;
+use crate::uml;
+
+const DISKS: &str = include_str!("node/disks.sh");
+const NASTY: &str = include_str!("node/nasty.sh");
+
+/// From power-on until the agent answers, emulated and with a busy host.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A machine as it is before the day that its disks die.
+#[derive(Debug)]
+pub struct Node {
+    pub name: &'static str,
+    pub firmware: Firmware,
+    pub bus: Bus,
+    /// Sizes of the disks that will be lost.
+    pub disks_mib: &'static [u64],
+    /// The size of a disk for backups that survives, mounted at `/backup`.
+    pub backup_mib: Option<u64>,
+    /// What the kernel calls the root filesystem.
+    root: &'static str,
+    script: &'static str,
+}
+
+pub const BIOS_MBR_EXT4: Node = Node {
+    name: "bios.mbr.ext4",
+    firmware: Firmware::Bios,
+    bus: Bus::Virtio,
+    disks_mib: &[2304],
+    backup_mib: Some(2048),
+    root: "UUID=0b10a11e-0001-4000-8000-000000000001",
+    script: include_str!("node/bios.mbr.ext4.sh"),
+};
+
+pub const BIOS_GPT_MD1_LVM_XFS: Node = Node {
+    name: "bios.gpt.md1.lvm.xfs",
+    firmware: Firmware::Bios,
+    bus: Bus::Scsi,
+    disks_mib: &[3072, 3072],
+    backup_mib: None,
+    root: "/dev/mapper/vg0-root",
+    script: include_str!("node/bios.gpt.md1.lvm.xfs.sh"),
+};
+
+pub const UEFI_GPT_LVM_EXT4: Node = Node {
+    name: "uefi.gpt.lvm.ext4",
+    firmware: Firmware::Uefi,
+    bus: Bus::Virtio,
+    disks_mib: &[3072],
+    backup_mib: None,
+    root: "/dev/mapper/system-root",
+    script: include_str!("node/uefi.gpt.lvm.ext4.sh"),
+};
+
+pub const UEFI_GPT_NVME_EXT4: Node = Node {
+    name: "uefi.gpt.nvme.ext4",
+    firmware: Firmware::Uefi,
+    bus: Bus::Nvme,
+    disks_mib: &[2304],
+    backup_mib: Some(2048),
+    root: "UUID=0b10a11e-0004-4000-8000-000000000001",
+    script: include_str!("node/uefi.gpt.nvme.ext4.sh"),
+};
+
+impl Node {
+    /// A machine with disks `0.raw`, `1.raw` ... of the directory `dir`, the backup disk last.
+    pub fn machine(&self, dir: &Path, logs: &Path, serials: &str) -> Machine {
+        let mut machine = Machine::new(self.firmware, logs);
+        machine.variables = dir.join("variables.fd");
+        let lost = self.disks_mib.len();
+        machine.disks = (self.files(dir).into_iter().enumerate())
+            .map(|(index, file)| Disk {
+                file,
+                bus: self.bus,
+                serial: if index < lost { format!("{serials}{index}") } else { "BACKUP".into() },
+                wwn: None,
+                sector_bytes: 512,
+            })
+            .collect();
+        machine
+    }
+
+    /// The disks' files below `dir`.
+    pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
+        (0..self.sizes_mib().len()).map(|index| dir.join(format!("{index}.raw"))).collect()
+    }
+
+    pub fn sizes_mib(&self) -> Vec<u64> {
+        self.disks_mib.iter().copied().chain(self.backup_mib).collect()
+    }
+
+    /// A shell script for user-mode Linux that has the node's disks.
+    pub fn script(&self, work: &str) -> String {
+        format!("{}\n{DISKS}\n{work}\n", self.script)
+    }
+
+    /// The directory with this node's disks as they are before anything happens to it: installed,
+    /// booted once, shut down. Made when it is not in the cache.
+    pub fn source(&self, tree: &Tree) -> Result<PathBuf> {
+        let shape = format!("{self:?}");
+        let key = lab::key(&[&tree.key, &shape, DISKS, NASTY, &self.install_loader()]);
+        lab::cached("nodes", self.name, &key, |dir| self.make(tree, dir))
+    }
+
+    fn make(&self, tree: &Tree, dir: &Path) -> Result<()> {
+        println!("making the node {} (about three minutes)", self.name);
+        for (file, size) in self.files(dir).iter().zip(self.sizes_mib()) {
+            lab::blank(file, size)?;
+        }
+        let share = dir.join("build");
+        lab::make_dir(&share)?;
+        std::fs::hard_link(tree.tar(), share.join("tree.tar")).context("linking the tree")?;
+        lab::write(&share.join("nasty.sh"), NASTY)?;
+        uml::run(tree, &self.files(dir), true, &share, &self.script("build"))?;
+        std::fs::remove_file(share.join("tree.tar"))?;
+
+        let mut machine = self.machine(dir, &dir.join("first-boot"), "OLD");
+        machine.kernel = Some(DirectKernel {
+            kernel: tree.boot_file("vmlinuz-")?,
+            initrd: tree.boot_file("initrd.img-")?,
+            cmdline: format!("root={} ro console=ttyS0 mitigations=off", self.root),
+        });
+        let mut vm = machine.start()?;
+        let mut agent = vm.agent()?;
+        agent.check("true", BOOT_TIMEOUT).with_context(|| vm.console_tail())?;
+        agent.check(&self.install_loader(), COMMAND_TIMEOUT)?;
+        agent.check("systemctl poweroff --no-block", COMMAND_TIMEOUT)?;
+        vm.wait_off(COMMAND_TIMEOUT)
+    }
+
+    fn install_loader(&self) -> String {
+        let disks = (0..self.disks_mib.len()).map(|index| self.kernel_name(index));
+        let install = match self.firmware {
+            Firmware::Bios => disks.fold(String::new(), |all, disk| {
+                all + &format!("grub-install --target=i386-pc {disk} && ")
+            }),
+            Firmware::Uefi => "grub-install --target=x86_64-efi && efibootmgr && ".to_owned(),
+        };
+        install + "update-grub && sync"
+    }
+
+    fn kernel_name(&self, index: usize) -> String {
+        let letter = ['a', 'b', 'c', 'd'][index];
+        match self.bus {
+            Bus::Virtio => format!("/dev/vd{letter}"),
+            Bus::Scsi | Bus::Sata => format!("/dev/sd{letter}"),
+            Bus::Nvme => format!("/dev/nvme{index}n1"),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What happens in a scenario: a node is backed up, loses its disks, is recovered from the rescue
+//! ISO, boots, and is compared with what it was.
+//!
+//! The comparison is made while the machine is off, in user-mode Linux: of the old disks after the
+//! shutdown that followed the backup, and of the new disks right after the recovery. Nothing that
+//! a booted system does to its files can hide or excuse a difference.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rr::layout::Firmware;
+use rr::prove::{Agent, Machine, Vm};
+use rr::sys::run::Cmd;
+
+use crate::compare::{VOLATILE, differences};
+use crate::lab::{self, Phases};
+use crate::nfs::Server;
+use crate::nodes::{self, BOOT_TIMEOUT, COMMAND_TIMEOUT, Node};
+use crate::tree::Tree;
+use crate::uml;
+
+/// What the rescue system says on its way, and how long it may take for each.
+const TOKENS: &[(&str, u64)] = &[
+    ("fetched", 400),
+    ("planned", 120),
+    ("applied", 300),
+    ("extracted", 600),
+    ("fixed", 600),
+    ("checked", 200),
+    ("success", 120),
+];
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Made in the node after its backup: must not come back.
+const TOO_LATE: &str = "/root/made-after-the-backup";
+/// Seen on the console while it runs, for who watches.
+const BACKUP: &str =
+    "{ rr mkbackup 2>&1; echo $? >/run/rr-code; } | tee /dev/ttyS0; exit $(cat /run/rr-code)";
+const ONLINE: &str =
+    "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
+/// Asked in the node before and after.
+const FACTS: &str = "uname -n; findmnt --real --noheadings --list --output TARGET,SOURCE,FSTYPE | sort; \
+    swapon --show=NAME,SIZE --noheadings; lsblk --noheadings --list --output NAME,SIZE,TYPE,MOUNTPOINTS | sort";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A directory on a disk of the node that survives.
+    File,
+    Nfs,
+}
+
+#[derive(Debug)]
+pub struct Scenario {
+    pub node: Node,
+    pub target: Target,
+    pub suite: &'static str,
+}
+
+/// All scenarios. The first two are the ones for every push.
+pub fn all() -> Vec<Scenario> {
+    let on = |node, target| Scenario { node, target, suite: "bookworm" };
+    vec![
+        on(nodes::BIOS_GPT_MD1_LVM_XFS, Target::Nfs),
+        on(nodes::UEFI_GPT_NVME_EXT4, Target::File),
+        on(nodes::BIOS_MBR_EXT4, Target::File),
+        on(nodes::UEFI_GPT_LVM_EXT4, Target::Nfs),
+    ]
+}
+
+impl Scenario {
+    pub fn name(&self) -> String {
+        let target = match self.target {
+            Target::File => "file",
+            Target::Nfs => "nfs",
+        };
+        let suite =
+            if self.suite == "bookworm" { String::new() } else { format!(".{}", self.suite) };
+        format!("{}.{target}{suite}", self.node.name)
+    }
+
+    pub fn run(&self) -> Result<()> {
+        let name = self.name();
+        let dir = lab::work_dir(&name)?;
+        let mut phases = Phases::new(&name);
+        let result = self.play(&dir, &mut phases);
+        phases.note(&format!(
+            "{:6.1} s  in all; logs and pictures: {}",
+            phases.total(),
+            dir.display()
+        ));
+        lab::write(&dir.join("timings.txt"), phases.text())?;
+        result.with_context(|| format!("{name}; everything that was said is in {}", dir.display()))
+    }
+
+    /// Boots the node twice without any disaster: nothing but what is listed may differ then, or the
+    /// list is wrong.
+    pub fn boot_twice(&self) -> Result<()> {
+        let name = format!("lab.{}", self.node.name);
+        let dir = lab::work_dir(&name)?;
+        let mut phases = Phases::new(&name);
+        let tree = phases.run("tree", || Tree::of(self.suite))?;
+        let source = phases.run("source disks", || self.node.source(&tree))?;
+        let stage = Stage { scenario: self, tree: &tree, dir: &dir };
+        phases.run("install rr", || stage.install(&source, None))?;
+        phases.run("read the disks", || stage.read("before"))?;
+        let machine = self.node.machine(&dir, &dir.join("boot"), "OLD");
+        phases.run("boot", || visit(&machine, |vm, _| vm.screenshot(&dir.join("login.png"))))?;
+        phases.run("read the disks", || stage.read("after"))?;
+        stage.differ(VOLATILE)
+    }
+
+    fn play(&self, dir: &Path, phases: &mut Phases) -> Result<()> {
+        let tree = phases.run("tree", || Tree::of(self.suite))?;
+        let source = phases.run("source disks", || self.node.source(&tree))?;
+        let stage = Stage { scenario: self, tree: &tree, dir };
+        let server = match self.target {
+            Target::Nfs => Some(Server::start(&dir.join("nfs"))?),
+            Target::File => None,
+        };
+        phases.run("install rr", || stage.install(&source, server.as_ref()))?;
+        let facts = phases.run("back up", || stage.back_up())?;
+        phases.run("read the old disks", || stage.read("before"))?;
+        let iso = phases.run("take the ISO", || stage.take_iso(server.as_ref()))?;
+        phases.note(&format!("{:6.1} MiB ISO", size_mib(&iso)?));
+        stage.lose_disks()?;
+        stage.recover(&iso, phases)?;
+        phases.run("read the new disks", || stage.read("after"))?;
+        stage.compare()?;
+        phases.run("boot the recovered node", || stage.boot_recovered(&facts))?;
+        stage.clean()
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // for people
+fn size_mib(file: &Path) -> Result<f64> {
+    Ok(file.metadata().with_context(|| file.display().to_string())?.len() as f64 / 1_048_576.0)
+}
+
+/// A scenario under way.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    pub scenario: &'a Scenario,
+    pub tree: &'a Tree,
+    pub dir: &'a Path,
+}
+
+impl Stage<'_> {
+    fn node(&self) -> &Node {
+        &self.scenario.node
+    }
+
+    fn disks(&self) -> Vec<PathBuf> {
+        self.node().files(self.dir)
+    }
+
+    /// Puts a copy of the node's disks, with rr and its configuration on them, into the stage.
+    pub fn install(&self, source: &Path, server: Option<&Server>) -> Result<()> {
+        for (from, to) in self.node().files(source).iter().zip(self.disks()) {
+            lab::copy_sparse(from, &to)?;
+        }
+        let variables = source.join("variables.fd");
+        if variables.exists() {
+            lab::copy_sparse(&variables, &self.dir.join("variables.fd"))?;
+        }
+        let share = self.dir.join("install");
+        lab::make_dir(&share)?;
+        let target = match server {
+            Some(server) => server.rr_toml(),
+            None => "target = \"file:///backup\"\n".to_owned(),
+        };
+        lab::write(&share.join("rr.toml"), target)?;
+        let program = std::env::var_os("RR_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rr").into());
+        Cmd::new("strip").arg("-o").arg(share.join("rr")).arg(program).run()?;
+        let work = "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
+                    chmod 755 /mnt/node/usr/local/sbin/rr; put rr.toml /etc/rr/rr.toml; close_disks";
+        uml::run(self.tree, &self.disks(), true, &share, &self.node().script(work))
+    }
+
+    /// Boots the node, backs it up, and makes a file afterwards. Gives what it says of itself.
+    pub fn back_up(&self) -> Result<String> {
+        let machine = self.node().machine(self.dir, &self.dir.join("1-node"), "OLD");
+        visit(&machine, |_, agent| {
+            let facts = agent.check(FACTS, COMMAND_TIMEOUT)?;
+            if self.scenario.target == Target::Nfs {
+                agent.check(ONLINE, COMMAND_TIMEOUT).context("waiting for the network")?;
+            }
+            let answer = agent.run(BACKUP, BACKUP_TIMEOUT)?;
+            lab::write(&self.dir.join("mkbackup.txt"), &answer.output)?;
+            ensure!(answer.code == 0, "rr mkbackup failed ({})\n{}", answer.code, answer.text());
+            agent.check(&format!("echo too late >{TOO_LATE}; sync"), COMMAND_TIMEOUT)?;
+            Ok(facts)
+        })
+    }
+
+    /// Writes what is on the disks to `WHEN.disks` and what is in the files to `WHEN.tree`.
+    fn read(&self, when: &str) -> Result<()> {
+        let share = self.dir.join(format!("read-{when}"));
+        lab::make_dir(&share)?;
+        let program = std::env::current_exe().context("looking for this program")?;
+        Cmd::new("strip").arg("-o").arg(share.join("vm")).arg(program).run()?;
+        let work = "open_disks; describe >disks.txt 2>&1; mount_all ro; \
+                    points=$(echo \"$mounts\" | awk '$2 != \"/\" && $2 != \"/backup\" {print $2}'); \
+                    ./vm treecheck /mnt/node $points >tree.txt; close_disks";
+        uml::run(self.tree, &self.disks(), false, &share, &self.node().script(work))?;
+        for kind in ["disks", "tree"] {
+            let file = self.dir.join(format!("{when}.{kind}"));
+            std::fs::rename(share.join(format!("{kind}.txt")), file)?;
+        }
+        std::fs::remove_file(share.join("vm"))?;
+        Ok(())
+    }
+
+    /// The rescue ISO, from where the backup went.
+    pub fn take_iso(&self, server: Option<&Server>) -> Result<PathBuf> {
+        let iso = self.dir.join("rr-node001.iso");
+        if let Some(server) = server {
+            lab::copy_sparse(&server.export.join("node001/rr-node001.iso"), &iso)?;
+        } else {
+            let share = self.dir.join("take-iso");
+            let work = "open_disks; mount_all ro; \
+                        cp /mnt/node/backup/node001/rr-node001.iso .; close_disks";
+            uml::run(self.tree, &self.disks(), false, &share, &self.node().script(work))?;
+            std::fs::rename(share.join("rr-node001.iso"), &iso)?;
+        }
+        Ok(iso)
+    }
+
+    /// New, empty disks of the same sizes, and a firmware that knows nothing. The backup disk stays.
+    pub fn lose_disks(&self) -> Result<()> {
+        for (file, size) in self.disks().iter().zip(self.node().disks_mib) {
+            std::fs::remove_file(file)?;
+            lab::blank(file, *size)?;
+        }
+        let variables = self.dir.join("variables.fd");
+        if variables.exists() {
+            std::fs::remove_file(variables)?;
+        }
+        Ok(())
+    }
+
+    /// Boots the ISO, chooses Automatic Recover, and waits for the end of it.
+    pub fn recover(&self, iso: &Path, phases: &mut Phases) -> Result<()> {
+        let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
+        machine.cdrom = Some(iso.to_owned());
+        machine.reboots = false;
+        let mut vm = machine.start()?;
+        phases.run("firmware to boot menu", || {
+            vm.wait_console("Automatic Recover", Duration::from_secs(180))?;
+            vm.screenshot(&self.dir.join("menu.png"))?;
+            vm.press("ret")
+        })?;
+        for (token, seconds) in TOKENS {
+            let waited = phases.run(&format!("rescue system: {token}"), || {
+                vm.wait_token(token, Duration::from_secs(*seconds))
+            });
+            if waited.is_err() {
+                // For who looks for the reason; the machine may be off already.
+                let _ = vm.screenshot(&self.dir.join("failed.png"));
+            }
+            waited?;
+        }
+        vm.screenshot(&self.dir.join("success.png"))?;
+        in_order(&vm.tokens()?)?;
+        phases.run("rescue system: reboot", || vm.wait_off(Duration::from_secs(180)))
+    }
+
+    fn compare(&self) -> Result<()> {
+        let text = |name: &str| lab::read(&self.dir.join(name));
+        let (before, after) = (text("before.tree")?, text("after.tree")?);
+        ensure!(before.contains(TOO_LATE), "{TOO_LATE} was not made");
+        ensure!(!after.contains(TOO_LATE), "{TOO_LATE} came back");
+        let mut volatile = VOLATILE.to_vec();
+        volatile.push((TOO_LATE, "made after the backup: must be gone, as was just seen"));
+        volatile.push(("/root", "the directory of that file"));
+        self.differ(&volatile)
+    }
+
+    /// Fails when the disks and files of before and after differ.
+    fn differ(&self, volatile: &[(&str, &str)]) -> Result<()> {
+        let text = |name: &str| lab::read(&self.dir.join(name));
+        let (before, after) = (text("before.tree")?, text("after.tree")?);
+        let mut found = differences(&before, &after, volatile);
+        found.extend(line_differences(&text("before.disks")?, &text("after.disks")?));
+        lab::write(&self.dir.join("differences.txt"), found.join("\n"))?;
+        if !found.is_empty() {
+            let some = found[..found.len().min(40)].join("\n  ");
+            bail!("{} differences:\n  {some}", found.len());
+        }
+        Ok(())
+    }
+
+    /// Boots the recovered node, which must say of itself what it said before.
+    pub fn boot_recovered(&self, facts: &str) -> Result<()> {
+        let machine = self.node().machine(self.dir, &self.dir.join("3-recovered"), "NEW");
+        visit(&machine, |vm, agent| {
+            vm.screenshot(&self.dir.join("login.png"))?;
+            let now = agent.check(FACTS, COMMAND_TIMEOUT)?;
+            ensure!(now == *facts, "the recovered node says\n{now}\nand said before\n{facts}");
+            let failed = agent.check("systemctl --failed --no-legend --plain", COMMAND_TIMEOUT)?;
+            ensure!(failed.trim().is_empty(), "units of the recovered node failed:\n{failed}");
+            if self.node().firmware == Firmware::Uefi {
+                let entries = agent.check("efibootmgr --verbose", COMMAND_TIMEOUT)?;
+                ensure!(entries.contains("debian"), "no boot entry came back:\n{entries}");
+            }
+            Ok(())
+        })
+    }
+
+    /// What is large and of no more use.
+    fn clean(&self) -> Result<()> {
+        for file in self.disks() {
+            std::fs::remove_file(file)?;
+        }
+        let export = self.dir.join("nfs/export");
+        if export.exists() {
+            std::fs::remove_dir_all(export)?;
+        }
+        Ok(())
+    }
+}
+
+/// Boots the machine from its own disks, does something in it, and shuts it down.
+fn visit<T>(machine: &Machine, body: impl FnOnce(&mut Vm, &mut Agent) -> Result<T>) -> Result<T> {
+    let mut vm = machine.start()?;
+    let mut agent = vm.agent()?;
+    agent.check("true", BOOT_TIMEOUT).with_context(|| vm.console_tail())?;
+    let result = body(&mut vm, &mut agent)?;
+    agent.check("systemctl poweroff --no-block", COMMAND_TIMEOUT)?;
+    vm.wait_off(COMMAND_TIMEOUT)?;
+    Ok(result)
+}
+
+fn in_order(said: &[String]) -> Result<()> {
+    let known: Vec<&str> =
+        said.iter().map(String::as_str).filter(|s| TOKENS.iter().any(|(t, _)| t == s)).collect();
+    let expected: Vec<&str> = TOKENS.iter().map(|(token, _)| *token).collect();
+    ensure!(known == expected, "the rescue system said {known:?} instead of {expected:?}");
+    Ok(())
+}
+
+fn line_differences(before: &str, after: &str) -> Vec<String> {
+    let only = |a: &str, b: &str, word: &str| -> Vec<String> {
+        a.lines()
+            .filter(|line| !b.lines().any(|other| other == *line))
+            .map(|line| format!("disks: {word}: {line}"))
+            .collect()
+    };
+    let mut found = only(before, after, "was");
+    found.extend(only(after, before, "is"));
+    found
+}
