@@ -1,0 +1,91 @@
+//! What is on a device, as libblkid sees it: `blkid -p` for contents, `wipefs` for all signatures.
+
+use anyhow::{Context, Result, bail};
+
+use crate::sys::run::Cmd;
+
+/// What `blkid -p` found on one device. All fields are as blkid prints them, empty where it says
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Content {
+    /// `TYPE`: `ext4`, `LVM2_member`, `linux_raid_member`, `swap` ...
+    pub kind: String,
+    pub uuid: String,
+    pub label: String,
+    /// `PTTYPE`: `gpt`, `dos` ...
+    pub pttype: String,
+}
+
+/// blkid's exit status where it found nothing, and where it found things that exclude each other.
+const NOTHING: i32 = 2;
+const AMBIVALENT: i32 = 8;
+
+/// Asks about `device`. One at a time: blkid ends at the first device with nothing on it.
+pub fn read(device: &str) -> Result<Content> {
+    let output = Cmd::new("blkid").args(["-p", "-o", "export", device]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.code() {
+        Some(0) => Ok(parse(&output.text())),
+        // It says nothing for an empty device, and something for one that it could not read.
+        Some(NOTHING) if said.trim().is_empty() => Ok(Content::default()),
+        Some(AMBIVALENT) => {
+            bail!("{device} carries signatures that exclude each other; wipefs {device} lists them")
+        }
+        _ => bail!("asking blkid about {device}: {}", said.trim()),
+    }
+}
+
+/// Parses `blkid -p -o export DEVICE`.
+pub fn parse(text: &str) -> Content {
+    let mut content = Content::default();
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let value = unescape(value);
+        match key {
+            "TYPE" => content.kind = value,
+            "UUID" => content.uuid = value,
+            "LABEL" => content.label = value,
+            "PTTYPE" => content.pttype = value,
+            _ => {}
+        }
+    }
+    content
+}
+
+/// blkid puts a backslash before what a shell would take for its own.
+fn unescape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
+    }
+    out
+}
+
+/// The types of all signatures on `device`, without those of its partitions. Empty: it is blank.
+pub fn signatures(device: &str) -> Result<Vec<String>> {
+    let text = Cmd::new("wipefs").args(["--json", "--no-act", device]).text()?;
+    parse_signatures(&text)
+}
+
+/// Parses `wipefs --json --no-act DEVICE`, which prints nothing for a blank device before
+/// util-linux 2.38.
+pub fn parse_signatures(text: &str) -> Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Found {
+        signatures: Vec<Signature>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Signature {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let found: Found = serde_json::from_str(text).context("parsing the output of wipefs")?;
+    let mut kinds: Vec<String> = found.signatures.into_iter().map(|s| s.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    Ok(kinds)
+}

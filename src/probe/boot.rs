@@ -1,0 +1,128 @@
+//! Firmware and boot loader: efivarfs, boot sectors.
+//!
+//! The firmware's boot entries are read from efivarfs rather than from `efibootmgr -v`, whose
+//! format changes with its version and puts optional data behind the path without a mark.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use uuid::Uuid;
+
+use super::block::names_in;
+use crate::layout::{Boot, EfiEntry, Firmware};
+
+const EFI: &str = "/sys/firmware/efi";
+const EFIVARS: &str = "/sys/firmware/efi/efivars";
+
+/// The vendor GUID of the variables that the UEFI specification defines.
+const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// efivarfs puts the variable's attributes before its value.
+const ATTRIBUTES_BYTES: usize = 4;
+
+/// What firmware and kernel say; disks and filesystems are for the caller to fill in. All boot
+/// entries that point to a GPT partition are in it, in boot order.
+pub fn read() -> Boot {
+    let firmware = if Path::new(EFI).exists() { Firmware::Uefi } else { Firmware::Bios };
+    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    Boot {
+        firmware,
+        secure_boot: variable("SecureBoot").is_some_and(|value| value.first() == Some(&1)),
+        kernel_cmdline: cmdline.trim().to_owned(),
+        grub_disk: Vec::new(),
+        esp: Vec::new(),
+        efi_entry: read_entries(),
+    }
+}
+
+fn variable(name: &str) -> Option<Vec<u8>> {
+    let value = std::fs::read(Path::new(EFIVARS).join(format!("{name}-{GLOBAL}"))).ok()?;
+    Some(value.get(ATTRIBUTES_BYTES..)?.to_vec())
+}
+
+fn read_entries() -> Vec<EfiEntry> {
+    let order = variable("BootOrder").unwrap_or_default();
+    let mut numbers: Vec<u16> =
+        order.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    // Entries that are not in the order come last.
+    for name in names_in(Path::new(EFIVARS)) {
+        let number = name
+            .strip_prefix("Boot")
+            .and_then(|rest| rest.strip_suffix(GLOBAL)?.strip_suffix('-'))
+            .filter(|digits| digits.len() == 4)
+            .and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        if let Some(number) = number.filter(|n| !numbers.contains(n)) {
+            numbers.push(number);
+        }
+    }
+    let entry = |number: u16| {
+        let value = variable(&format!("Boot{number:04X}"))?;
+        match parse_load_option(number, &value) {
+            Ok(entry) => entry,
+            Err(error) => {
+                log::warn!("skipping the firmware's boot entry {number:04X}: {error:#}");
+                None
+            }
+        }
+    };
+    numbers.into_iter().filter_map(entry).collect()
+}
+
+/// Parses an EFI_LOAD_OPTION (UEFI specification 2.10, section 3.1.3). None for one that does not
+/// point to a file on a GPT partition: network boot, the firmware's setup ...
+pub fn parse_load_option(number: u16, value: &[u8]) -> Result<Option<EfiEntry>> {
+    let header = value.get(..6).context("it is too short")?;
+    let active = header[0] & 1 == 1;
+    let path_bytes = usize::from(u16::from_le_bytes([header[4], header[5]]));
+    let (label, label_bytes) = utf16(&value[6..]).context("its description does not end")?;
+    let start = 6 + label_bytes;
+    let nodes = value.get(start..start + path_bytes).context("its device path is cut off")?;
+    let Some((partition, path)) = parse_device_path(nodes)? else { return Ok(None) };
+    Ok(Some(EfiEntry { number, label, partition, path, active }))
+}
+
+/// Device path nodes (section 10.3): type, subtype, length, data.
+fn parse_device_path(mut nodes: &[u8]) -> Result<Option<(Uuid, String)>> {
+    const MEDIA: u8 = 4;
+    const HARD_DRIVE: u8 = 1;
+    const FILE_PATH: u8 = 4;
+    const SIGNATURE_IS_GUID: u8 = 2;
+    let (mut partition, mut path) = (None, String::new());
+    while let [kind, subtype, low, high, ..] = *nodes {
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        ensure!(length >= 4 && length <= nodes.len(), "its device path is damaged");
+        let (node, rest) = nodes.split_at(length);
+        match (kind, subtype) {
+            (MEDIA, HARD_DRIVE) if length >= 42 && node[41] == SIGNATURE_IS_GUID => {
+                let guid: [u8; 16] = node[24..40].try_into().context("cutting out a GUID")?;
+                partition = Some(Uuid::from_bytes_le(guid));
+            }
+            // A path may be spread over several nodes.
+            (MEDIA, FILE_PATH) => path.push_str(&utf16(&node[4..]).context("no end")?.0),
+            _ => {}
+        }
+        nodes = rest;
+    }
+    Ok(partition.filter(|_| !path.is_empty()).map(|partition| (partition, path)))
+}
+
+/// A text that ends with a zero, and how many bytes it takes with that zero.
+fn utf16(bytes: &[u8]) -> Option<(String, usize)> {
+    let units: Vec<u16> =
+        bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let end = units.iter().position(|unit| *unit == 0)?;
+    Some((String::from_utf16_lossy(&units[..end]), (end + 1) * 2))
+}
+
+/// Whether the first sector of `device` holds GRUB's boot image, which carries its name in the
+/// texts that it prints.
+pub fn has_grub(device: &str) -> Result<bool> {
+    let mut sector = [0; 512];
+    File::open(device)
+        .with_context(|| format!("opening {device}"))?
+        .read_exact(&mut sector)
+        .with_context(|| format!("reading the first sector of {device}"))?;
+    Ok(sector[..440].windows(4).any(|window| window == b"GRUB"))
+}

@@ -1,0 +1,175 @@
+//! Filesystems and swap, where they are mounted, and what is recognised without being supported.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::blkid::Content;
+use super::block::{Device, Kind};
+use super::mounts::MountInfo;
+use super::{Machine, Reader, ext, vfat, xfs};
+use crate::layout::{Fs, Id, Mount, Swap};
+
+/// Kinds that rr can make again.
+const SUPPORTED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
+
+/// The kernel makes an extended partition this small, so that nothing overwrites it.
+const EXTENDED_BYTES: u64 = 4096;
+
+/// Fills in `fs`, `swap` and `mount`.
+pub(crate) fn read(reader: &mut Reader<'_>, machine: &Machine) {
+    for device in &machine.devices {
+        let Some(id) = machine.id(&device.name) else { continue };
+        let mount = machine.mounts.iter().find(|m| is_on(m, device));
+        let content = match machine.contents.get(&device.name) {
+            Some(content) => content.clone(),
+            // Where blkid may not look, the kernel still knows what it has mounted.
+            None => mount.map(content_of_mount).unwrap_or_default(),
+        };
+        read_content(reader, device, &id, &content, mount);
+    }
+    read_mounts(reader, machine);
+}
+
+fn read_content(
+    reader: &mut Reader<'_>,
+    device: &Device,
+    id: &Id,
+    content: &Content,
+    mount: Option<&MountInfo>,
+) {
+    match content.kind.as_str() {
+        kind if SUPPORTED.contains(&kind) => read_fs(reader, device, id, content, mount),
+        "swap" => reader.layout.swap.push(Swap {
+            id: Id::content("swap", id),
+            on: id.clone(),
+            uuid: content.uuid.clone(),
+            label: content.label.clone(),
+            size_bytes: device.size_bytes,
+        }),
+        "linux_raid_member" | "LVM2_member" => read_member(reader, device, id, content),
+        "" if device_divides(device, content) => {}
+        "" if content.pttype.is_empty() => {}
+        "" => {
+            let why = format!("a {} partition table inside a partition or volume", content.pttype);
+            reader.unprotected(device.dev(), why);
+        }
+        kind => reader.unprotected(device.dev(), format!("{kind} is not supported yet")),
+    }
+}
+
+/// The table of a disk or an array is told elsewhere; an extended partition holds the chain of its
+/// logical ones.
+fn device_divides(device: &Device, content: &Content) -> bool {
+    match device.kind {
+        Kind::Disk | Kind::Md => true,
+        Kind::Partition { .. } => content.pttype == "dos" && device.size_bytes <= EXTENDED_BYTES,
+        Kind::Dm { .. } | Kind::Other => false,
+    }
+}
+
+fn content_of_mount(mount: &MountInfo) -> Content {
+    Content { kind: mount.kind.clone(), ..Content::default() }
+}
+
+/// A member of an array or a group has to be one of an array or group that was read.
+fn read_member(reader: &mut Reader<'_>, device: &Device, id: &Id, content: &Content) {
+    let layout = &reader.layout;
+    let known = layout.md.iter().any(|md| md.member.iter().any(|m| m.on == *id))
+        || layout.vg.iter().any(|vg| vg.pv.iter().any(|pv| pv.on == *id));
+    // A physical volume without a group has been named already.
+    if !known && content.kind == "linux_raid_member" {
+        reader.unprotected(device.dev(), "a member of an array that does not run");
+    }
+}
+
+fn read_fs(
+    reader: &mut Reader<'_>,
+    device: &Device,
+    id: &Id,
+    content: &Content,
+    mount: Option<&MountInfo>,
+) {
+    let mut fs = Fs {
+        id: Id::content("fs", id),
+        on: id.clone(),
+        kind: content.kind.clone(),
+        uuid: content.uuid.clone(),
+        label: content.label.clone(),
+        size_bytes: device.size_bytes,
+        used_bytes: 0,
+        ext: None,
+        xfs: None,
+        vfat: None,
+    };
+    let mounted_at = mount.map(|m| m.path.as_path());
+    if let Err(error) = read_options(&mut fs, &device.dev(), mounted_at) {
+        let what = format!("features of the {} on {}", fs.kind, device.dev());
+        reader.tolerate(&what, &error);
+    }
+    if let Some(path) = mounted_at
+        && let Ok(stat) = nix::sys::statvfs::statvfs(path)
+    {
+        let free = stat.blocks().saturating_sub(stat.blocks_free());
+        fs.used_bytes = free.saturating_mul(stat.fragment_size());
+    }
+    reader.layout.fs.push(fs);
+}
+
+fn read_options(fs: &mut Fs, device: &str, mounted_at: Option<&Path>) -> Result<()> {
+    match fs.kind.as_str() {
+        "xfs" => {
+            let found = xfs::read(device, mounted_at)?;
+            fs.size_bytes = found.block_bytes.saturating_mul(found.blocks);
+            fs.xfs = Some(found);
+        }
+        "vfat" => {
+            let found = vfat::read(device)?;
+            fs.size_bytes = found.size_bytes;
+            fs.vfat = Some(found.options);
+        }
+        _ => {
+            let found = ext::read(device)?;
+            fs.size_bytes = found.block_bytes.saturating_mul(found.blocks);
+            fs.ext = Some(found);
+        }
+    }
+    Ok(())
+}
+
+/// By device number, or by the source where a filesystem has a number of its own (btrfs).
+fn is_on(mount: &MountInfo, device: &Device) -> bool {
+    mount.device == device.number
+}
+
+fn read_mounts(reader: &mut Reader<'_>, machine: &Machine) {
+    for mount in machine.mounts.iter().filter(|m| m.is_local()) {
+        let device = machine.devices.iter().find(|device| is_on(mount, device));
+        let fs = device
+            .and_then(|device| machine.id(&device.name))
+            .map(|on| Id::content("fs", &on))
+            .filter(|id| reader.layout.fs.iter().any(|fs| fs.id == *id));
+        let Some(fs) = fs else {
+            // Loop devices hold files of filesystems that are in the backup themselves.
+            if device.is_none_or(|d| !d.name.starts_with("loop")) {
+                let why = match device {
+                    Some(device) => {
+                        format!("{} on {} is not supported yet", mount.kind, device.dev())
+                    }
+                    None => format!("{} is not supported yet", mount.kind),
+                };
+                reader.unprotected(mount.path.display().to_string(), why);
+            }
+            continue;
+        };
+        reader.layout.mount.push(Mount {
+            path: mount.path.clone().into(),
+            fs,
+            options: mount.options.clone(),
+            root: Some(mount.root.clone()).filter(|root| root != Path::new("/")).map(PathBuf::into),
+            target: false,
+        });
+    }
+    // Parents before children, and the whole filesystem before parts of it.
+    reader.layout.mount.sort_by(|a, b| a.path.cmp(&b.path));
+}

@@ -1,0 +1,242 @@
+//! The parsers on real output: see tests/fixtures/probe/README.md.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/probe").join(name)
+}
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+const RELEASES: [&str; 3] = ["debian11", "debian12", "debian13"];
+
+#[test]
+fn ext4_is_read_from_every_version_of_dumpe2fs() {
+    for release in RELEASES {
+        let found = ext::parse(&fixture(&format!("{release}/dumpe2fs.ext4"))).unwrap();
+        assert_eq!((found.block_bytes, found.blocks), (1024, 135_168), "{release}");
+        assert_eq!(found.journal_bytes, Some(4 << 20), "{release}");
+        let inode_bytes = if release == "debian11" { 128 } else { 256 };
+        assert_eq!(found.inode_bytes, inode_bytes, "{release}");
+        assert!(found.features.iter().any(|f| f == "metadata_csum"), "{release}");
+        assert!(!found.features.iter().any(|f| f == "needs_recovery"), "a state: {release}");
+        assert_eq!(found.mount_options, ["user_xattr", "acl"], "{release}");
+        assert_eq!(found.max_mount_count, -1, "{release}");
+        assert_eq!(found.hash_seed.unwrap().len(), 36, "{release}");
+        assert_eq!(found.stride, None, "{release}");
+    }
+    let orphan_file = ext::parse(&fixture("debian13/dumpe2fs.ext4")).unwrap();
+    assert!(orphan_file.features.iter().any(|f| f == "orphan_file"));
+}
+
+#[test]
+fn ext_tunables_are_read() {
+    let found = ext::parse(&fixture("debian12/dumpe2fs.tuned")).unwrap();
+    assert_eq!((found.stride, found.stripe_width), (Some(16), Some(32)));
+    assert_eq!(found.max_mount_count, 30);
+    assert_eq!(found.check_interval_seconds, 15_552_000);
+    assert_eq!(found.errors.as_deref(), Some("Remount read-only"));
+    assert_eq!(found.reserved_blocks, 1966);
+    let ext3 = ext::parse(&fixture("debian12/dumpe2fs.ext3")).unwrap();
+    assert!(ext3.journal_bytes.is_some() && !ext3.features.iter().any(|f| f == "extent"));
+    let error = ext::parse("dumpe2fs: Bad magic number in super-block").unwrap_err();
+    assert!(error.to_string().contains("Block size"), "{error:#}");
+}
+
+#[test]
+fn xfs_is_read_from_every_version_of_xfs_info() {
+    for (release, flags) in [
+        ("debian11", vec![("bigtime", 0), ("rmapbt", 0)]),
+        ("debian12", vec![("bigtime", 1), ("inobtcount", 1), ("nrext64", 0), ("rmapbt", 0)]),
+        ("debian13", vec![("nrext64", 1), ("exchange", 0), ("metadir", 0), ("parent", 0)]),
+    ] {
+        let found = xfs::parse(&fixture(&format!("{release}/xfs_info.file"))).unwrap();
+        assert_eq!((found.block_bytes, found.blocks), (4096, 102_400), "{release}");
+        assert_eq!((found.inode_bytes, found.sector_bytes, found.agcount), (512, 512, 4));
+        assert_eq!((found.imaxpct, found.dir_block_bytes), (25, 4096), "{release}");
+        let log_blocks = if release == "debian11" { 1368 } else { 16384 };
+        assert_eq!(found.log_blocks, log_blocks, "{release}");
+        for (flag, value) in flags.into_iter().chain([("crc", 1), ("ftype", 1), ("lazy-count", 1)])
+        {
+            assert_eq!(found.flags.get(flag), Some(&value), "{release} {flag}");
+        }
+        for geometry in ["agsize", "isize", "version", "blocks", "rtextents", "extsz"] {
+            assert_eq!(found.flags.get(geometry), None, "{release} {geometry}");
+        }
+        let mounted = xfs::parse(&fixture(&format!("{release}/xfs_info.mounted"))).unwrap();
+        assert_eq!(mounted.blocks, 90_112, "{release}");
+    }
+    assert!(xfs::parse("").is_err());
+    assert!(xfs::parse("cannot open /dev/sdz").is_err());
+}
+
+#[test]
+fn vfat_is_read_from_its_boot_sector() {
+    let sector: [u8; 512] = std::fs::read(path("debian12/vfat.bs")).unwrap().try_into().unwrap();
+    let found = vfat::parse(&sector).unwrap();
+    assert_eq!(found.size_bytes, 60 << 20);
+    assert_eq!(found.options.fat_bits, 16);
+    assert_eq!(found.options.sector_bytes, 512);
+    assert_eq!(found.options.fats, 2);
+    assert!(vfat::parse(&[0; 512]).is_err());
+}
+
+#[test]
+fn blkid_and_wipefs_are_understood() {
+    let found = blkid::parse("DEVNAME=/dev/sda1\nLABEL=a\\ b\nUUID=AB-1\nTYPE=vfat\n");
+    assert_eq!((found.label.as_str(), found.kind.as_str()), ("a b", "vfat"));
+    let signatures = |name| blkid::parse_signatures(&fixture(name)).unwrap();
+    assert_eq!(signatures("debian12/wipefs.ubdb"), ["PMBR", "gpt"]);
+    assert_eq!(signatures("debian12/wipefs.ubdd"), ["dos"]);
+    assert!(blkid::parse_signatures("").unwrap().is_empty());
+    assert!(blkid::parse_signatures("{\n   \"signatures\": [\n\n   ]\n}\n").unwrap().is_empty());
+}
+
+#[test]
+fn udev_answers_for_several_devices_at_once() {
+    let found = block::parse_udev(&fixture("debian12/udev"));
+    assert_eq!(found["ubdb"]["ID_PATH"], "platform-uml-blkdev.1");
+    assert_eq!(found["ubdb1"]["ID_PART_ENTRY_NAME"], "ESP");
+    assert_eq!(found["md0"]["MD_NAME"], "node001:0");
+}
+
+#[test]
+fn mounts_and_swaps_are_understood() {
+    let mounts = mounts::parse(&std::fs::read(path("debian12/mountinfo")).unwrap());
+    let local: Vec<_> = mounts.iter().filter(|m| m.is_local()).collect();
+    assert_eq!(local.len(), 3);
+    assert_eq!(local[0].path, Path::new("/mnt/a b"));
+    assert_eq!(local[0].device, (253, 0));
+    assert_eq!(local[1].options, "rw,relatime,attr2,inode64,logbufs=8,logbsize=32k,noquota");
+    assert_eq!((local[2].root.as_path(), local[2].kind.as_str()), (Path::new("/sub"), "xfs"));
+    let nfs = b"36 1 0:43 / /srv rw shared:1 master:2 - nfs4 host:/a\\040b rw,vers=4.2\n";
+    let nfs = mounts::parse(nfs).remove(0);
+    assert!(!nfs.is_local());
+    assert_eq!(nfs.source, Path::new("host:/a b"));
+    let fuse =
+        b"37 1 0:44 / /x rw - fuse.sshfs me@host: rw\n38 1 8:1 / /y rw - fuseblk /dev/sda1 rw\n";
+    let fuse: Vec<bool> = mounts::parse(fuse).iter().map(MountInfo::is_local).collect();
+    assert_eq!(fuse, [false, true]);
+    let swaps = swaps::parse(&std::fs::read(path("debian12/swaps")).unwrap());
+    assert_eq!(swaps, [swaps::Active { path: "/dev/dm-1".into(), file: false }]);
+}
+
+/// `mdN.sysfs`: `name=value` lines, then `dev-NAME key=value ...` for each member.
+fn md_sysfs(name: &str) -> md::Sysfs {
+    let mut sysfs = md::Sysfs::default();
+    for line in fixture(name).lines() {
+        match line.split_once(' ').filter(|_| line.starts_with("dev-")) {
+            Some((member, values)) => {
+                let values = values.split(' ').filter_map(|pair| pair.split_once('='));
+                let values = values.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+                sysfs.members.insert(member.to_owned(), values);
+            }
+            None => {
+                let (key, value) = line.split_once('=').unwrap();
+                sysfs.values.insert(key.to_owned(), value.to_owned());
+            }
+        }
+    }
+    sysfs
+}
+
+#[allow(clippy::unnecessary_wraps)] // the shape of what the parsers ask
+fn partition_id(name: &str) -> Option<Id> {
+    Some(Id::partition(name.trim_start_matches("/dev/")))
+}
+
+fn array(release: &str, name: &str) -> crate::layout::Md {
+    let sysfs = md_sysfs(&format!("{release}/{name}.sysfs"));
+    let export = fixture(&format!("{release}/{name}.detail"));
+    md::build(name, 1 << 20, &sysfs, &export, &partition_id).unwrap()
+}
+
+#[test]
+fn arrays_are_read_with_what_mdadm_needs_to_make_them_again() {
+    let boot = array("debian12", "md0");
+    assert_eq!((boot.level.as_str(), boot.metadata.as_str()), ("raid1", "1.0"));
+    assert_eq!(boot.uuid, "20009087:2da9f37a:eb257735:7d4485ad");
+    assert_eq!(boot.array_name.as_deref(), Some("node001:0"));
+    assert_eq!((boot.chunk_bytes, &boot.layout, &boot.bitmap), (None, &None, &None));
+    assert_eq!(boot.data_offset_bytes, Some(0));
+    let slots: Vec<_> = boot.member.iter().map(|m| (m.on.0.as_str(), m.slot)).collect();
+    assert_eq!(slots, [("part:ubdb2", Some(0)), ("part:ubdc2", Some(1))]);
+    assert_eq!(array("debian12", "md1").bitmap.as_deref(), Some("internal"));
+    assert_eq!(array("debian12", "md10").layout.as_deref(), Some("f2"));
+    assert_eq!(array("debian12", "md6").layout.as_deref(), Some("left-symmetric"));
+    for release in RELEASES {
+        let md5 = array(release, "md5");
+        assert_eq!(md5.layout.as_deref(), Some("left-symmetric"), "{release}");
+        assert_eq!((md5.raid_devices, md5.member.len()), (3, 4), "{release}");
+        assert_eq!(md5.member[3].slot, None, "a spare comes last: {release}");
+        assert_eq!(md5.chunk_bytes, Some(65536), "{release}");
+        assert_eq!(md5.data_offset_bytes, Some(1 << 20), "{release}");
+        assert_eq!(md5.member_size_bytes, Some(39936 << 10), "{release}");
+    }
+}
+
+#[test]
+fn a_degraded_array_keeps_the_number_of_disks_it_should_have() {
+    let mut sysfs = md_sysfs("debian12/md1.sysfs");
+    sysfs.members.remove("dev-ubdc3");
+    let export = fixture("debian12/md1.degraded.detail");
+    let md = md::build("md1", 1, &sysfs, &export, &partition_id).unwrap();
+    assert_eq!((md.raid_devices, md.member.len()), (2, 1));
+    let failed = BTreeMap::from([("state".to_owned(), "faulty,blocked".to_owned())]);
+    sysfs.members.insert("dev-ubdc3".to_owned(), failed);
+    assert_eq!(md::build("md1", 1, &sysfs, &export, &partition_id).unwrap(), md);
+}
+
+#[test]
+fn volume_groups_are_read_from_every_version_of_lvm() {
+    for release in RELEASES {
+        let report = fixture(&format!("{release}/fullreport.json"));
+        let found = lvm::parse(&report, &partition_id).unwrap();
+        let names: Vec<_> = found.vg.iter().map(|vg| vg.name.as_str()).collect();
+        assert_eq!(names, ["vg-data", "vg0"], "{release}");
+        let data = &found.vg[0];
+        assert_eq!((data.extent_bytes, &data.tags[..]), (8 << 20, &["prod".to_owned()][..]));
+        assert_eq!(data.pv.len(), 2, "{release}");
+        assert_eq!(data.pv[0].on, Id::partition("ubdb4"), "{release}");
+        assert_eq!((data.pv[0].pe_start_bytes, data.pv[0].extents), (1 << 20, 29), "{release}");
+        let lv = |name: &str| found.lv.iter().find(|lv| lv.name == name).unwrap();
+        let striped = lv("str-iped");
+        assert_eq!(
+            (striped.kind.as_str(), &striped.tags[..]),
+            ("striped", &["a".into(), "b".into()][..])
+        );
+        assert_eq!((striped.segment[0].stripes, striped.segment[0].stripe_bytes), (2, 128 << 10));
+        assert_eq!(striped.segment[0].on, ["part:ubdb4:0-3", "part:ubdc4:0-3"], "{release}");
+        let root = lv("root");
+        assert_eq!(root.vg, Id::vg("vg0"), "{release}");
+        let extents: Vec<_> = root.segment.iter().map(|s| (s.extents, s.on[0].as_str())).collect();
+        assert_eq!(extents, [(30, "part:md1:0-29"), (3, "part:md1:43-45")], "in order: {release}");
+        assert_eq!(root.size_bytes, 33 * (4 << 20), "{release}");
+        assert_eq!(found.notes.len(), 1, "{release}");
+        assert_eq!(found.notes[0].0, "/dev/md10", "a volume without a group: {release}");
+    }
+}
+
+#[test]
+fn device_mapper_names_are_split_at_the_single_dash() {
+    let split = |name| lvm::split_dm_name(name).map(|(vg, lv)| format!("{vg}/{lv}"));
+    assert_eq!(split("vg0-root").as_deref(), Some("vg0/root"));
+    assert_eq!(split("vg--data-str--iped").as_deref(), Some("vg-data/str-iped"));
+    assert_eq!(split("a----b-c").as_deref(), Some("a--b/c"));
+    assert_eq!(split("mpatha"), None);
+}
+
+#[test]
+fn the_machine_that_runs_this_can_be_read() {
+    let ui = Ui::new(crate::ui::Style::Plain);
+    let layout = read(&ui).unwrap();
+    assert!(!layout.node.kernel.is_empty());
+    assert!(!layout.boot.kernel_cmdline.is_empty());
+    let text = crate::layout::schema::render(&layout).unwrap();
+    assert_eq!(crate::layout::schema::parse(&text).unwrap(), layout);
+}
