@@ -139,6 +139,7 @@ fn exports(path: &str) -> Vec<(&str, &str)> {
 
 /// Gives what the server says where it refuses this very path; other failures are errors.
 fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> {
+    let ask = format!("\nhint: is the NFS service up there? rpcinfo -p {host}");
     let mut said = String::new();
     for soft in ["softerr", "soft"] {
         let options = match options.trim() {
@@ -149,7 +150,7 @@ fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> 
             .args([&format!("{host}:{export}"), MOUNT_POINT, "-n", "-o", &options])
             .timeout(MOUNT)
             .output()
-            .with_context(|| format!("mounting {host}:{export}"))?;
+            .map_err(|error| anyhow!("mounting {host}:{export}: {error:#}{ask}"))?;
         if output.success() {
             return Ok(None);
         }
@@ -158,11 +159,11 @@ fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> 
             return Ok(Some(said));
         }
         if !said.contains("incorrect mount option") {
-            break;
+            bail!("mounting {host}:{export}: {said}{ask}");
         }
     }
     bail!(
-        "mounting {host}:{export}: {said}\nhint: target_options.nfs holds the mount options besides rr's own; it is {options:?}"
+        "mounting {host}:{export}: {said}\nhint: target_options.nfs is {options:?}; nfs(5) lists what it can hold"
     )
 }
 
