@@ -53,7 +53,7 @@ impl Server {
     pub fn rr_toml(&self) -> String {
         let port = self.port;
         format!(
-            "target = \"nfs://10.0.2.2/work001\"\n[target_options]\nnfs = \"vers=4.2,port={port}\"\n"
+            "target = \"nfs://10.0.2.2/work001\"\ntarget_options.nfs = \"vers=4.2,port={port}\"\n"
         )
     }
 }

@@ -31,6 +31,9 @@ const TOKENS: &[(&str, u64)] = &[
     ("success", 120),
 ];
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Besides the target: where the rescue system tells its milestones.
+const RESCUE_TOML: &str =
+    "[rescue]\ncmdline = \"mitigations=off rr.verdict=/dev/virtio-ports/rr.verdict\"\n";
 /// Made in the node after its backup: must not come back.
 const TOO_LATE: &str = "/root/made-after-the-backup";
 /// Seen on the console while it runs, for who watches.
@@ -168,7 +171,7 @@ impl Stage<'_> {
             Some(server) => server.rr_toml(),
             None => "target = \"file:///backup\"\n".to_owned(),
         };
-        lab::write(&share.join("rr.toml"), target)?;
+        lab::write(&share.join("rr.toml"), target + RESCUE_TOML)?;
         let program = std::env::var_os("RR_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rr").into());
         Cmd::new("strip").arg("-o").arg(share.join("rr")).arg(program).run()?;
         let work = "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
@@ -247,6 +250,8 @@ impl Stage<'_> {
         phases.run("firmware to boot menu", || {
             vm.wait_console("Automatic Recover", Duration::from_secs(180))?;
             vm.screenshot(&self.dir.join("menu.png"))?;
+            // From whatever the menu would start by itself to its first entry.
+            vm.press("home")?;
             vm.press("ret")
         })?;
         for (token, seconds) in TOKENS {

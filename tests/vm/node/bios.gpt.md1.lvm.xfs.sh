@@ -3,6 +3,8 @@ mounts="UUID=0b10a11e-0002-4000-8000-000000000001 / xfs defaults
 UUID=0b10a11e-0002-4000-8000-000000000002 /boot ext4 defaults"
 swaps=/dev/mapper/vg0-swap
 disks="/dev/ubda /dev/ubdb"
+arrays="ARRAY /dev/md0 metadata=1.2 name=node001:boot UUID=0b10a11e:00024000:80000000:000000b0
+ARRAY /dev/md1 metadata=1.2 name=node001:system UUID=0b10a11e:00024000:80000000:000000b1"
 
 make_disks() {
 	for disk in $disks; do

@@ -1,6 +1,6 @@
 # Making, opening and reading a node's disks in user-mode Linux. The disks are /dev/ubda, /dev/ubdb
-# ...; the node's own file has defined make_disks, mounts (lines of: source directory type options)
-# and swaps.
+# ...; the node's own file has defined make_disks, mounts (lines of: source directory type options),
+# swaps, and arrays (lines of mdadm.conf).
 
 open_disks() {
 	mdadm --assemble --scan --no-degraded 2>/dev/null || true
@@ -38,11 +38,9 @@ build() {
 	tar -C /mnt/node -xpf tree.tar
 	write_fstab >/mnt/node/etc/fstab
 	sh ./nasty.sh /mnt/node/srv/nasty
-	if test -b /dev/md0; then
-		mdadm --detail --scan >>/mnt/node/etc/mdadm/mdadm.conf
-		for dir in dev proc sys; do mount --rbind /$dir /mnt/node/$dir; done
-		chroot /mnt/node update-initramfs -u
-		for dir in dev proc sys; do umount --recursive --lazy /mnt/node/$dir; done
+	if test -n "${arrays-}"; then
+		echo "$arrays" >>/mnt/node/etc/mdadm/mdadm.conf
+		cp initrd.img /mnt/node/boot/initrd.img-*
 	fi
 	close_disks
 }
