@@ -199,7 +199,8 @@ impl Stage<'_> {
     fn read(&self, when: &str) -> Result<()> {
         let share = self.dir.join(format!("read-{when}"));
         lab::make_dir(&share)?;
-        let program = std::env::current_exe().context("looking for this program")?;
+        // By this name it can be read even when a new build has replaced the file.
+        let program = format!("/proc/{}/exe", std::process::id());
         Cmd::new("strip").arg("-o").arg(share.join("vm")).arg(program).run()?;
         let work = "open_disks; describe >disks.txt 2>&1; mount_all ro; \
                     points=$(echo \"$mounts\" | awk '$2 != \"/\" && $2 != \"/backup\" {print $2}'); \
@@ -298,6 +299,7 @@ impl Stage<'_> {
     pub fn boot_recovered(&self, facts: &str) -> Result<()> {
         let machine = self.node().machine(self.dir, &self.dir.join("3-recovered"), "NEW");
         visit(&machine, |vm, agent| {
+            log_in(vm, agent)?;
             vm.screenshot(&self.dir.join("login.png"))?;
             let now = agent.check(FACTS, COMMAND_TIMEOUT)?;
             ensure!(now == *facts, "the recovered node says\n{now}\nand said before\n{facts}");
@@ -333,6 +335,31 @@ fn visit<T>(machine: &Machine, body: impl FnOnce(&mut Vm, &mut Agent) -> Result<
     agent.check("systemctl poweroff --no-block", COMMAND_TIMEOUT)?;
     vm.wait_off(COMMAND_TIMEOUT)?;
     Ok(result)
+}
+
+/// Types root's name and password on the screen's terminal.
+fn log_in(vm: &mut Vm, agent: &mut Agent) -> Result<()> {
+    vm.wait_console("login:", BOOT_TIMEOUT)?;
+    let type_line = |vm: &mut Vm, text: &str| -> Result<()> {
+        for letter in text.chars() {
+            vm.press(&letter.to_string())?;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        vm.press("ret")
+    };
+    let process = |name: &str| {
+        format!(
+            "for try in $(seq 60); do pgrep -t tty1 '^{name}$' && exit 0; sleep 1; done; exit 1"
+        )
+    };
+    agent.check(&process("agetty"), COMMAND_TIMEOUT).context("waiting for the login prompt")?;
+    type_line(vm, "root")?;
+    agent.check(&process("login"), COMMAND_TIMEOUT).context("waiting for the password prompt")?;
+    std::thread::sleep(Duration::from_secs(2));
+    type_line(vm, "rr")?;
+    agent.check(&process("bash"), COMMAND_TIMEOUT).context("waiting for root's shell")?;
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(())
 }
 
 fn in_order(said: &[String]) -> Result<()> {
