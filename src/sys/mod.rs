@@ -4,10 +4,12 @@
 //!
 //! * [`run`] external programs
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
+//! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`udev`] waiting for and asking udev
 
+pub mod fs;
 pub mod ioctl;
 pub mod mount;
 pub mod run;

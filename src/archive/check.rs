@@ -1,0 +1,96 @@
+//! Reads everything that a generation consists of, and checks it: before the first disk is touched.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::index::Index;
+use crate::store::catalog::FileRecord;
+use crate::store::{Manifest, Store, StoreError};
+use crate::ui::Ui;
+use crate::ui::progress::{Progress, Unit};
+
+const READ_BYTES: u64 = 4 << 20;
+/// More do not read faster from one target.
+const THREADS: usize = 4;
+/// How many wrong objects are named.
+const NAMED: usize = 20;
+
+/// Checks that every file and pack of a generation is there, as long as it was written, and has the
+/// BLAKE3 that it was written with.
+///
+/// # Errors
+/// Names every object that is missing, truncated or damaged.
+pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
+    let records: Vec<&FileRecord> = manifest.file.iter().chain(&manifest.pack).collect();
+    let total = records.iter().map(|record| record.size_bytes).sum();
+    let progress = ui.progress("checking", total, Unit::Bytes);
+    let todo = Mutex::new(records.iter().copied().collect::<VecDeque<_>>());
+    let wrong = Mutex::new(Vec::new());
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS.min(cores.max(2)) {
+            scope.spawn(|| {
+                loop {
+                    let next = todo.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(record) = next else { return };
+                    if let Err(error) = check_object(record, store, &progress) {
+                        let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                        wrong.push(format!("{error:#}"));
+                    }
+                }
+            });
+        }
+    });
+    drop(progress);
+    let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+    wrong.sort();
+    if !wrong.is_empty() {
+        let more = match wrong.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!("\n  and {more} more"),
+        };
+        wrong.truncate(NAMED);
+        bail!(
+            "the generation {} at {} is not whole:\n  {}{more}\nhint: rr list shows other generations",
+            manifest.generation,
+            store.url(),
+            wrong.join("\n  ")
+        );
+    }
+    // That it says only what can be, too.
+    Index::open(manifest, store).map(drop)
+}
+
+fn check_object(record: &FileRecord, store: &dyn Store, progress: &Progress) -> Result<()> {
+    let FileRecord { name, size_bytes, blake3 } = record;
+    let found = match store.size_bytes(name) {
+        Err(StoreError::NotFound { .. }) => bail!("{name} is missing"),
+        found => found.with_context(|| format!("looking for {name}"))?,
+    };
+    ensure!(
+        found >= *size_bytes,
+        "{name} is truncated: it has {found} bytes, {size_bytes} were written"
+    );
+    ensure!(
+        found == *size_bytes,
+        "{name} is damaged: it has {found} bytes, only {size_bytes} were written"
+    );
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at < found {
+        let len = READ_BYTES.min(found - at);
+        let bytes = store
+            .get_range(name, at, usize::try_from(len)?)
+            .with_context(|| format!("reading {name} at byte {at}"))?;
+        hasher.update(&bytes);
+        at += len;
+        progress.add(len);
+    }
+    ensure!(
+        hasher.finalize().to_hex().as_str() == blake3,
+        "{name} is damaged: its BLAKE3 is not the one that was written"
+    );
+    Ok(())
+}

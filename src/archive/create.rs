@@ -1,0 +1,525 @@
+//! Makes an archive: a bounded pipeline from the walk to the store.
+//!
+//! ```text
+//! walk + feed -> jobs -> workers (read, hash, compress) -> in order again -> packs -> putters
+//! ```
+//!
+//! One thread walks, `threads` work, two put. The order of the stream is restored behind the
+//! workers. What is on its way is bounded in bytes, so memory does not grow with the tree or with a
+//! file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::codec::Id;
+use super::dirs::Dirs;
+use super::feed::{Feed, Job};
+use super::fetch::compressor;
+use super::index::{Chunk, Frame, Index, Place};
+use super::pack::{Full, Holds, Packer, Putter};
+use super::previous::Previous;
+use super::run::{self, Built};
+use super::select::Select;
+use super::warnings::Warnings;
+use super::{CreateOptions, Created, pax, recipe, walk};
+use crate::store::catalog::{self, ArchiveStats, FileRecord};
+use crate::store::{Manifest, Store};
+use crate::sys::fs;
+use crate::ui::Ui;
+use crate::ui::progress::{Progress, Unit};
+
+/// How much of the stream is on its way at once, in plain bytes.
+const BUDGET_BYTES: u64 = 64 << 20;
+/// What even the smallest job counts as.
+const JOB_MIN_BYTES: u64 = 64 << 10;
+const PUTTERS: usize = 2;
+/// Tables are small and read often.
+const TABLE_LEVEL: i32 = 3;
+
+/// Archives the trees of `options` into `store`. With a `parent`, what it has stored is not stored
+/// again, and what did not change since is not read (unless `options.full`).
+pub fn create(
+    options: &CreateOptions,
+    store: &dyn Store,
+    parent: Option<&Manifest>,
+    ui: &Ui,
+) -> Result<Created> {
+    fs::raise_open_files_limit();
+    let select = Select::new(&options.trees, &options.exclude)?;
+    let previous = parent.and_then(|manifest| {
+        let index = Index::open(manifest, store);
+        let told = |error| ui.warn(format!("{} is not built upon: {error:#}", manifest.generation));
+        Some((manifest, index.map_err(told).ok()?))
+    });
+    let progress = ui.progress("archiving", used_bytes(options), Unit::Bytes);
+    let made = pipeline(options, store, &select, previous.as_ref().map(|(_, i)| i), &progress)?;
+    drop(progress);
+
+    let parent = previous.as_ref().map(|(manifest, _)| *manifest);
+    let (index, packs) = compact(made.chunks, previous.as_ref(), &made.packs)?;
+    let put = |file: &str, bytes: &[u8]| catalog::put(store, &options.generation, file, bytes);
+    let files = vec![
+        put("index.zst", &index.encode()?)?,
+        put("recipe", recipe::render(&index).as_bytes())?,
+    ];
+    let mut warnings = made.warnings;
+    let mut stats = made.stats;
+    stats.stored_bytes = made.packs.iter().map(|(_, pack)| pack.size_bytes).sum();
+    stats.stream_blake3 = stream_id(&index);
+    if stats.entries == 0 {
+        warnings.push("nothing is archived".to_owned());
+    }
+    for warning in &warnings {
+        ui.warn(warning);
+    }
+    let parent = parent.map(|manifest| manifest.generation.clone());
+    Ok(Created { files, packs, stats, warnings, parent })
+}
+
+/// What the filesystems of the trees hold: about how much there is to do.
+fn used_bytes(options: &CreateOptions) -> u64 {
+    let used = |tree: &PathBuf| {
+        let below = tree.strip_prefix("/").unwrap_or(tree);
+        fs::used_bytes(&options.root.join(below)).unwrap_or(0)
+    };
+    options.trees.iter().map(used).sum()
+}
+
+/// Identifies the stream: the BLAKE3 of the ids of all chunks, in order.
+fn stream_id(index: &Index) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for chunk in &index.chunks {
+        hasher.update(&chunk.frame.id);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Everything that came out of the pipeline. Packs are numbered: the parent's, then the new ones.
+struct Made {
+    chunks: Vec<Chunk>,
+    packs: Vec<(u32, FileRecord)>,
+    stats: ArchiveStats,
+    warnings: Vec<String>,
+}
+
+/// Numbers only the packs that are in use, and says which objects these are.
+fn compact(
+    mut chunks: Vec<Chunk>,
+    previous: Option<&(&Manifest, Index)>,
+    new: &[(u32, FileRecord)],
+) -> Result<(Index, Vec<FileRecord>)> {
+    let mut records: HashMap<u32, FileRecord> = new.iter().cloned().collect();
+    if let Some((manifest, index)) = previous {
+        let by_name: HashMap<_, _> = manifest.pack.iter().map(|p| (p.name.as_str(), p)).collect();
+        for (number, pack) in (0..).zip(&index.packs) {
+            let record =
+                by_name.get(pack.name.as_str()).context("a pack is not in the manifest")?;
+            records.insert(number, (*record).clone());
+        }
+    }
+    let places = |chunk: &mut Chunk, renumber: &mut dyn FnMut(&mut Place) -> Result<()>| {
+        renumber(&mut chunk.frame.place)?;
+        chunk.table.as_mut().map_or(Ok(()), |table| renumber(&mut table.place))
+    };
+    let mut used = BTreeMap::new();
+    let mut packs = Vec::new();
+    let mut index = Index::default();
+    for chunk in &mut chunks {
+        places(chunk, &mut |place| {
+            if let std::collections::btree_map::Entry::Vacant(entry) = used.entry(place.pack) {
+                let record = records.get(&place.pack).context("a pack was not stored")?.clone();
+                entry.insert(u32::try_from(packs.len())?);
+                index.packs.push(super::index::Pack {
+                    name: record.name.clone(),
+                    size_bytes: record.size_bytes,
+                });
+                packs.push(record);
+            }
+            place.pack = used[&place.pack];
+            Ok(())
+        })?;
+    }
+    index.chunks = chunks;
+    Ok((index, packs))
+}
+
+/// What all threads share.
+struct Shared<'a> {
+    options: &'a CreateOptions,
+    warnings: &'a Warnings,
+    progress: &'a Progress,
+    /// Stored frames by the BLAKE3 of their plain bytes. None for a first generation: its packs
+    /// hold the whole stream in order, repeated chunks included.
+    known: Option<RwLock<HashMap<Id, Place>>>,
+    budget: Budget,
+    failed: &'a AtomicBool,
+}
+
+fn pipeline(
+    options: &CreateOptions,
+    store: &dyn Store,
+    select: &Select,
+    index: Option<&Index>,
+    progress: &Progress,
+) -> Result<Made> {
+    let warnings = Warnings::default();
+    let failed = AtomicBool::new(false);
+    let shared = Shared {
+        options,
+        warnings: &warnings,
+        progress,
+        known: index.map(|index| RwLock::new(known_frames(index))),
+        budget: Budget::default(),
+        failed: &failed,
+    };
+    let putter = Putter::new(store, &options.generation, &failed);
+    let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let (job_in, job_out) = mpsc::channel::<Work>();
+    let job_out = Mutex::new(job_out);
+    let (done_in, done_out) = mpsc::channel::<Done>();
+    let (pack_in, pack_out) = mpsc::sync_channel::<Full>(0);
+    let pack_out = Mutex::new(pack_out);
+
+    let (walked, sunk) = thread::scope(|scope| {
+        let (shared, putter, job_out, pack_out) = (&shared, &putter, &job_out, &pack_out);
+        let walker = scope.spawn(move || feed(shared, select, index, store, &job_in));
+        for _ in 0..threads {
+            let done_in = done_in.clone();
+            scope.spawn(move || work(shared, job_out, &done_in));
+        }
+        drop(done_in);
+        for _ in 0..PUTTERS {
+            scope.spawn(move || putter.run(pack_out));
+        }
+        let sunk = Sink::new(shared, first_pack, pack_in).drain(&done_out);
+        let walked = walker.join().unwrap_or_else(|_| Err(anyhow!("walking the files panicked")));
+        (walked, sunk)
+    });
+    let outcome = walked.and(sunk);
+    if outcome.is_err() || failed.load(Ordering::Relaxed) {
+        putter.take_back();
+    }
+    let packs = putter.finish()?;
+    let (chunks, stats) = outcome?;
+    Ok(Made { chunks, packs, stats, warnings: warnings.into_vec() })
+}
+
+fn known_frames(index: &Index) -> HashMap<Id, Place> {
+    let frames = index.chunks.iter().flat_map(|chunk| [Some(chunk.frame), chunk.table]);
+    frames.flatten().map(|frame| (frame.id, frame.place)).collect()
+}
+
+struct Work {
+    sequence: u64,
+    cost: u64,
+    job: Job,
+}
+
+/// Walks, and hands out jobs as the budget allows.
+fn feed(
+    shared: &Shared<'_>,
+    select: &Select,
+    index: Option<&Index>,
+    store: &dyn Store,
+    jobs: &Sender<Work>,
+) -> Result<()> {
+    let options = shared.options;
+    let root: &Path = &options.root;
+    let dirs = Dirs::new(root).with_context(|| format!("opening {}", root.display()))?;
+    let previous = index.filter(|_| !options.full).map(|index| Previous::new(index, store));
+    let mut sequence = 0;
+    let walked = {
+        let emit = |job, bytes: u64| {
+            let cost = bytes.max(JOB_MIN_BYTES);
+            if !shared.budget.take(cost, shared.failed) {
+                return false;
+            }
+            sequence += 1;
+            jobs.send(Work { sequence, cost, job }).is_ok()
+        };
+        let mut feed = Feed::new(dirs, previous, shared.warnings, emit);
+        walk::walk(root, select, shared.warnings, |found| feed.take(found)).map(|()| feed.finish())
+    };
+    if walked.is_err() {
+        shared.fail();
+    }
+    walked
+}
+
+impl Shared<'_> {
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.budget.wake();
+    }
+}
+
+/// A chunk that is ready.
+struct Done {
+    sequence: u64,
+    cost: u64,
+    result: Result<Ready>,
+}
+
+struct Ready {
+    chunk: Packed,
+    table: Option<Packed>,
+    entries: u64,
+    files: u64,
+}
+
+/// A frame to be stored, or one that is.
+enum Packed {
+    New { id: Id, plain_bytes: u32, frame: Vec<u8> },
+    Known(Frame),
+}
+
+/// A thread that panics must not leave the others waiting for it.
+struct FailOnPanic<'a>(&'a Shared<'a>);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Work>>, done: &Sender<Done>) {
+    let _guard = FailOnPanic(shared);
+    let mut worker = match Worker::new(shared) {
+        Ok(worker) => worker,
+        Err(error) => {
+            shared.fail();
+            let _ = done.send(Done { sequence: 0, cost: 0, result: Err(error) });
+            return;
+        }
+    };
+    loop {
+        let next = lock(jobs).recv();
+        let Ok(Work { sequence, cost, job }) = next else { return };
+        if shared.failed.load(Ordering::Relaxed) {
+            continue;
+        }
+        let result = worker.run(job);
+        if done.send(Done { sequence, cost, result }).is_err() {
+            return;
+        }
+    }
+}
+
+struct Worker<'a> {
+    shared: &'a Shared<'a>,
+    dirs: Dirs,
+    zstd: zstd::bulk::Compressor<'static>,
+    plain: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(shared: &'a Shared<'a>) -> Result<Worker<'a>> {
+        let root = &shared.options.root;
+        Ok(Worker {
+            shared,
+            dirs: Dirs::new(root).with_context(|| format!("opening {}", root.display()))?,
+            zstd: compressor(shared.options.level)?,
+            plain: Vec::new(),
+            frame: Vec::new(),
+        })
+    }
+
+    fn run(&mut self, job: Job) -> Result<Ready> {
+        let warnings = self.shared.warnings;
+        let mut plain = std::mem::take(&mut self.plain);
+        let mut built = Built::default();
+        match job {
+            Job::Run(items) => {
+                built = run::build(items, &mut self.dirs, warnings, plain);
+                plain = std::mem::take(&mut built.plain);
+            }
+            Job::Slice(slice) => run::build_slice(&slice, warnings, &mut plain)
+                .with_context(|| format!("reading {}", slice.entry.shown()))?,
+            Job::End => {
+                plain.clear();
+                plain.extend_from_slice(&pax::END);
+            }
+            Job::Stored { chunk, entries, files } => {
+                self.shared.progress.add(chunk.frame.plain_bytes.into());
+                self.plain = plain;
+                let table = chunk.table.map(Packed::Known);
+                return Ok(Ready { chunk: Packed::Known(chunk.frame), table, entries, files });
+            }
+        }
+        self.shared.progress.add(plain.len() as u64);
+        let chunk = self.pack(&plain)?;
+        self.plain = plain;
+        let table = match built.table.as_slice() {
+            [] => None,
+            table => Some(self.pack_table(table)?),
+        };
+        Ok(Ready { chunk, table, entries: built.entries, files: built.files })
+    }
+
+    fn pack(&mut self, plain: &[u8]) -> Result<Packed> {
+        let (id, plain_bytes) = match self.find(plain)? {
+            Packed::New { id, plain_bytes, .. } => (id, plain_bytes),
+            known => return Ok(known),
+        };
+        self.frame.clear();
+        self.frame.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.zstd.compress_to_buffer(plain, &mut self.frame).context("compressing")?;
+        Ok(Packed::New { id, plain_bytes, frame: self.frame.as_slice().to_vec() })
+    }
+
+    fn pack_table(&mut self, table: &[u8]) -> Result<Packed> {
+        Ok(match self.find(table)? {
+            Packed::New { id, plain_bytes, .. } => {
+                let frame = super::fetch::compress(table, TABLE_LEVEL)?;
+                Packed::New { id, plain_bytes, frame }
+            }
+            known => known,
+        })
+    }
+
+    /// The stored frame of `plain`, or a new one that is still empty.
+    fn find(&self, plain: &[u8]) -> Result<Packed> {
+        let id = *blake3::hash(plain).as_bytes();
+        let plain_bytes = u32::try_from(plain.len()).context("a chunk is too big")?;
+        let known = self.shared.known.as_ref().and_then(|known| {
+            known.read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+        });
+        Ok(match known {
+            Some(place) => Packed::Known(Frame { id, plain_bytes, place }),
+            None => Packed::New { id, plain_bytes, frame: Vec::new() },
+        })
+    }
+}
+
+/// The end of the pipeline: chunks in order, into packs.
+struct Sink<'a> {
+    shared: &'a Shared<'a>,
+    stream: Packer,
+    tables: Packer,
+    /// The number of the next pack.
+    numbers: u32,
+    out: SyncSender<Full>,
+    chunks: Vec<Chunk>,
+    stats: ArchiveStats,
+}
+
+impl<'a> Sink<'a> {
+    fn new(shared: &'a Shared<'a>, numbers: u32, out: SyncSender<Full>) -> Sink<'a> {
+        Sink {
+            shared,
+            stream: Packer::new(Holds::Stream),
+            tables: Packer::new(Holds::Tables),
+            numbers,
+            out,
+            chunks: Vec::new(),
+            stats: ArchiveStats::default(),
+        }
+    }
+
+    fn drain(mut self, done: &Receiver<Done>) -> Result<(Vec<Chunk>, ArchiveStats)> {
+        let mut early = BTreeMap::new();
+        let mut next = 1;
+        for Done { sequence, cost, result } in done {
+            early.insert(sequence, (cost, result));
+            while let Some((cost, result)) = early.remove(&next) {
+                let stored = result.and_then(|ready| self.store(ready));
+                self.shared.budget.give(cost);
+                if let Err(error) = stored {
+                    self.shared.fail();
+                    return Err(error);
+                }
+                next += 1;
+            }
+            if self.shared.failed.load(Ordering::Relaxed) {
+                self.shared.fail();
+                if let Some((_, Err(error))) = early.remove(&0) {
+                    return Err(error);
+                }
+                bail!("the archive could not be made");
+            }
+        }
+        self.stream.flush(&self.out)?;
+        self.tables.flush(&self.out)?;
+        Ok((self.chunks, self.stats))
+    }
+
+    fn store(&mut self, ready: Ready) -> Result<()> {
+        let new = matches!(ready.chunk, Packed::New { .. });
+        let frame = self.place(ready.chunk, Holds::Stream)?;
+        let table = ready.table.map(|table| self.place(table, Holds::Tables)).transpose()?;
+        self.chunks.push(Chunk { frame, table });
+        self.stats.entries += ready.entries;
+        self.stats.files += ready.files;
+        self.stats.stream_bytes += u64::from(frame.plain_bytes);
+        self.stats.chunks += 1;
+        self.stats.new_chunks += u64::from(new);
+        Ok(())
+    }
+
+    fn place(&mut self, packed: Packed, holds: Holds) -> Result<Frame> {
+        let (id, plain_bytes, bytes) = match packed {
+            Packed::Known(frame) => return Ok(frame),
+            Packed::New { id, plain_bytes, frame } => (id, plain_bytes, frame),
+        };
+        let mut known =
+            self.shared.known.as_ref().map(|k| k.write().unwrap_or_else(PoisonError::into_inner));
+        if let Some(&place) = known.as_ref().and_then(|known| known.get(&id)) {
+            return Ok(Frame { id, plain_bytes, place });
+        }
+        let packer = match holds {
+            Holds::Stream => &mut self.stream,
+            Holds::Tables => &mut self.tables,
+        };
+        let place = packer.add(&bytes, &mut self.numbers, &self.out)?;
+        if let Some(known) = &mut known {
+            known.insert(id, place);
+        }
+        Ok(Frame { id, plain_bytes, place })
+    }
+}
+
+/// How much may be on its way at once.
+#[derive(Debug, Default)]
+struct Budget {
+    taken: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Budget {
+    /// Waits until there is room; one job always has. False when all has failed.
+    fn take(&self, cost: u64, failed: &AtomicBool) -> bool {
+        let mut taken = lock(&self.taken);
+        while *taken > 0 && *taken + cost > BUDGET_BYTES && !failed.load(Ordering::Relaxed) {
+            taken = self.changed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken += cost;
+        !failed.load(Ordering::Relaxed)
+    }
+
+    fn give(&self, cost: u64) {
+        *lock(&self.taken) -= cost;
+        self.changed.notify_all();
+    }
+
+    fn wake(&self) {
+        let _taken = lock(&self.taken);
+        self.changed.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,181 @@
+//! Directories by descriptor: how paths of any length are reached without following a symbolic
+//! link anywhere on the way.
+//!
+//! Each part of a path is opened by itself, relative to its parent. The descriptors of the last
+//! path are kept, so that going through a tree in its order opens each directory about once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::sys::fs::{self, XattrOf};
+
+/// How many descriptors are kept. Deeper paths are walked again from the last one kept.
+const KEPT: usize = 64;
+
+#[derive(Debug)]
+pub struct Dirs {
+    root: OwnedFd,
+    /// The path whose directories are open below.
+    path: Vec<u8>,
+    /// One for each part of `path`.
+    open: Vec<Option<OwnedFd>>,
+}
+
+/// Parent and name of a path. None for the root itself.
+pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    if path.is_empty() {
+        return None;
+    }
+    Some(match path.iter().rposition(|&b| b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    })
+}
+
+/// The path of `name` in `dir`.
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+fn flags() -> OFlag {
+    OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
+}
+
+impl Dirs {
+    pub fn new(root: &Path) -> io::Result<Dirs> {
+        // The root itself may be reached through symbolic links: the caller named it.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(root, flags, Mode::empty())?;
+        Ok(Dirs { root, path: Vec::new(), open: Vec::new() })
+    }
+
+    /// The directory at `path`.
+    pub fn get(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
+        self.reach(path, false)
+    }
+
+    /// As [`Dirs::get`], but makes what is missing, and replaces what is no directory. What is
+    /// there loses its default ACL, or else all that is created inside would inherit it.
+    pub fn get_or_make(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
+        self.reach(path, true)
+    }
+
+    fn reach(&mut self, path: &[u8], make: bool) -> io::Result<BorrowedFd<'_>> {
+        if self.path != path {
+            self.leave_to(path);
+            self.enter(path, make)?;
+        }
+        // The last one is never let go: the gaps are further up.
+        let last = self.open.last().and_then(Option::as_ref).unwrap_or(&self.root);
+        Ok(last.as_fd())
+    }
+
+    /// Keeps only what `path` has in common with the path that is open.
+    fn leave_to(&mut self, path: &[u8]) {
+        let same = parts(&self.path).zip(parts(path)).take_while(|(a, b)| a == b).count();
+        let len: usize = parts(path).take(same).map(|part| part.len() + 1).sum();
+        self.path.truncate(len.saturating_sub(1));
+        self.open.truncate(same);
+        // Above a gap there is nothing to start from.
+        while matches!(self.open.last(), Some(None)) {
+            self.open.pop();
+            self.path.truncate(self.path.iter().rposition(|&b| b == b'/').unwrap_or(0));
+        }
+    }
+
+    fn enter(&mut self, path: &[u8], make: bool) -> io::Result<()> {
+        let from = self.open.len();
+        for part in parts(path).skip(from) {
+            let parent = self.open.last().and_then(Option::as_ref).unwrap_or(&self.root);
+            let fd = open_part(parent.as_fd(), part, make)?;
+            self.path = join(&self.path, part);
+            self.open.push(Some(fd));
+            if let Some(old) = self.open.len().checked_sub(KEPT + 1) {
+                self.open[old] = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&b| b == b'/').filter(|part| !part.is_empty())
+}
+
+fn open_part(parent: BorrowedFd<'_>, part: &[u8], make: bool) -> io::Result<OwnedFd> {
+    let mut made = false;
+    loop {
+        let errno = match openat(parent, part, flags(), Mode::empty()) {
+            Ok(fd) => {
+                if make && !made {
+                    drop_default_acl(parent, part);
+                }
+                return Ok(fd);
+            }
+            Err(errno) => errno,
+        };
+        match errno {
+            Errno::ENOENT if make => {}
+            Errno::ENOTDIR | Errno::ELOOP if make => {
+                unlinkat(parent, part, UnlinkatFlags::NoRemoveDir)?;
+            }
+            _ => return Err(errno.into()),
+        }
+        match mkdirat(parent, part, Mode::from_bits_truncate(0o700)) {
+            Ok(()) => made = true,
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Where it can't be dropped, there is none: other filesystems, other users.
+fn drop_default_acl(parent: BorrowedFd<'_>, name: &[u8]) {
+    if let Ok(name) = fs::c_name(name) {
+        let _ = fs::remove_xattr(XattrOf::At(parent, &name), c"system.posix_acl_default");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deep_paths_and_detours_are_reached() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut dirs = Dirs::new(tmp.path()).unwrap();
+        let deep = vec!["d".repeat(200); 100].join("/").into_bytes();
+        dirs.get_or_make(&deep).unwrap();
+        dirs.get_or_make(&join(&deep, b"x")).unwrap();
+        // Up to a directory whose descriptor was let go, then down again.
+        let up = &deep[..200 * 20 + 19];
+        let stat = |dirs: &mut Dirs, path: &[u8]| {
+            let fd = dirs.get(path).unwrap();
+            crate::sys::fs::stat_at(fd, c"").unwrap().ino
+        };
+        let (a, b) = (stat(&mut dirs, up), stat(&mut dirs, &deep));
+        let mut fresh = Dirs::new(tmp.path()).unwrap();
+        assert_eq!((a, b), (stat(&mut fresh, up), stat(&mut fresh, &deep)));
+        assert_ne!(a, b);
+        assert!(dirs.get(b"missing").is_err());
+        assert_eq!(stat(&mut dirs, b""), stat(&mut fresh, b""));
+    }
+
+    #[test]
+    fn symbolic_links_are_replaced_and_never_followed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), tmp.path().join("a")).unwrap();
+        let mut dirs = Dirs::new(tmp.path()).unwrap();
+        assert!(dirs.get(b"a").is_err());
+        dirs.get_or_make(b"a/b").unwrap();
+        assert!(tmp.path().join("a").symlink_metadata().unwrap().is_dir());
+        assert!(!outside.path().join("b").exists());
+    }
+}

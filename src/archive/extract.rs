@@ -1,0 +1,413 @@
+//! Puts the files of a generation back, or some of them.
+//!
+//! Threads take stretches of the stream in its order, read each with one ranged read, check every
+//! chunk, and create what is in it. A big file is created by whoever has the run with its head; its
+//! slices wait for that. Hard links, the attributes of directories, and flags that lock a file come
+//! last, when nothing below or beside them changes any more.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, anyhow};
+use nix::unistd::{Uid, ftruncate};
+
+use super::entry::{Entry, Extra, Kind, shown};
+use super::fetch::Unpacker;
+use super::index::Index;
+use super::pick::Pick;
+use super::place::{LOCKING, Placer, is_fatal, signed};
+use super::tar::{self, Head};
+use super::warnings::Warnings;
+use crate::store::{Manifest, Store};
+use crate::sys::fs;
+use crate::ui::Ui;
+use crate::ui::progress::{Progress, Unit};
+
+/// How much is read from the store at once, unless a single frame is more.
+const READ_BYTES: u64 = 2 << 20;
+
+#[derive(Debug, Clone, Default)]
+pub struct ExtractOptions {
+    /// Where the files go: what was `/` on the node.
+    pub root: PathBuf,
+    /// Files and directories as the node names them; none: all.
+    pub paths: Vec<PathBuf>,
+    /// 0: as many as there are cores.
+    pub threads: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Extracted {
+    pub entries: u64,
+    /// Bytes of the stream that were read.
+    pub bytes: u64,
+    pub warnings: Vec<String>,
+}
+
+/// Extracts a generation below `options.root`, which must be there. Directories that exist are used
+/// as they are; other files that exist are replaced.
+///
+/// # Errors
+/// When something stored is damaged, or the filesystem is full or fails. What can't be kept of a
+/// single file is a warning.
+pub fn extract(
+    manifest: &Manifest,
+    store: &dyn Store,
+    options: &ExtractOptions,
+    ui: &Ui,
+) -> Result<Extracted> {
+    let index = Index::open(manifest, store)?;
+    let pick = Pick::new(&index, store, options)?;
+    let (stretches, total) = stretches(&index, &pick);
+    let progress = ui.progress("extracting", total, Unit::Bytes);
+    let warnings = Warnings::default();
+    if !Uid::effective().is_root() {
+        warnings.add("owners, devices and system attributes are not restored: this is not root");
+    }
+    let shared = Shared {
+        store,
+        index: &index,
+        options,
+        pick: &pick,
+        warnings: &warnings,
+        progress: &progress,
+        stretches,
+        behind: behind(&index),
+        next: AtomicUsize::new(0),
+        bigs: Mutex::default(),
+        big_added: Condvar::new(),
+        late: Mutex::default(),
+        error: Mutex::default(),
+        failed: AtomicBool::new(false),
+        entries: AtomicU64::new(0),
+    };
+    fs::raise_open_files_limit();
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let work = std::panic::AssertUnwindSafe(|| shared.work());
+                // Others wait for what this thread would have done.
+                let worked = std::panic::catch_unwind(work);
+                if let Err(error) = worked.unwrap_or_else(|_| Err(anyhow!("extracting panicked"))) {
+                    shared.fail(error);
+                }
+            });
+        }
+    });
+    if let Some(error) = lock(&shared.error).take() {
+        return Err(error);
+    }
+    shared.finish()?;
+    let entries = shared.entries.load(Ordering::Relaxed);
+    drop(shared);
+    drop(progress);
+    let warnings = warnings.into_vec();
+    for warning in &warnings {
+        ui.warn(warning);
+    }
+    Ok(Extracted { entries, bytes: total, warnings })
+}
+
+/// Chunks that lie behind each other in a pack and are read at once.
+type Stretch = Vec<usize>;
+
+fn stretches(index: &Index, pick: &Pick) -> (Vec<Stretch>, u64) {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    let mut total = 0;
+    let mut end = None;
+    let mut len = 0;
+    for (number, chunk) in index.chunks.iter().enumerate() {
+        if !pick.wants_chunk(number) {
+            continue;
+        }
+        let place = chunk.frame.place;
+        total += u64::from(chunk.frame.plain_bytes);
+        let follows = end == Some((place.pack, place.offset));
+        end = Some((place.pack, place.offset + u64::from(place.len)));
+        match stretches.last_mut() {
+            Some(last) if follows && len + u64::from(place.len) <= READ_BYTES => {
+                last.push(number);
+                len += u64::from(place.len);
+            }
+            _ => {
+                stretches.push(vec![number]);
+                len = place.len.into();
+            }
+        }
+    }
+    (stretches, total)
+}
+
+/// For each chunk without a table: the run that it follows, and how many bytes lie between.
+fn behind(index: &Index) -> Vec<Option<(usize, u64)>> {
+    let mut run = None;
+    let places = index.chunks.iter().enumerate().map(|(number, chunk)| {
+        if chunk.table.is_some() {
+            run = Some((number, 0));
+            return None;
+        }
+        let here = run;
+        if let Some((_, between)) = &mut run {
+            *between += u64::from(chunk.frame.plain_bytes);
+        }
+        here
+    });
+    places.collect()
+}
+
+/// A big file that waits for its data.
+struct Big {
+    file: File,
+    entry: Entry,
+    extra: Extra,
+    /// Where data goes: offset in the stored data, offset in the file, length.
+    ranges: Vec<(u64, u64, u64)>,
+    left: AtomicU64,
+}
+
+/// What is done when all files are there.
+#[derive(Default)]
+struct Late {
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    locks: Vec<(Vec<u8>, u32)>,
+    dirs: Vec<(Entry, Extra)>,
+}
+
+struct Shared<'a> {
+    store: &'a dyn Store,
+    index: &'a Index,
+    options: &'a ExtractOptions,
+    pick: &'a Pick,
+    warnings: &'a Warnings,
+    progress: &'a Progress,
+    stretches: Vec<Stretch>,
+    behind: Vec<Option<(usize, u64)>>,
+    next: AtomicUsize,
+    /// By the chunk of the run with its head. None: the data behind that run is not wanted.
+    bigs: Mutex<HashMap<usize, Option<Arc<Big>>>>,
+    big_added: Condvar,
+    late: Mutex<Late>,
+    error: Mutex<Option<anyhow::Error>>,
+    failed: AtomicBool,
+    entries: AtomicU64,
+}
+
+impl Shared<'_> {
+    fn fail(&self, error: anyhow::Error) {
+        lock(&self.error).get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+        let _bigs = lock(&self.bigs);
+        self.big_added.notify_all();
+    }
+
+    fn work(&self) -> Result<()> {
+        let root = &self.options.root;
+        let mut placer = Placer::new(root, self.warnings)
+            .with_context(|| format!("opening {}", root.display()))?;
+        let mut unpacker = Unpacker::new()?;
+        while !self.failed.load(Ordering::Relaxed) {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(stretch) = self.stretches.get(next) else { return Ok(()) };
+            self.extract_stretch(stretch, &mut placer, &mut unpacker)?;
+        }
+        Ok(())
+    }
+
+    fn extract_stretch(
+        &self,
+        stretch: &[usize],
+        placer: &mut Placer<'_>,
+        unpacker: &mut Unpacker,
+    ) -> Result<()> {
+        let frames = || stretch.iter().map(|&number| self.index.chunks[number].frame);
+        let len: u64 = frames().map(|frame| u64::from(frame.place.len)).sum();
+        let Some(first) = frames().next() else { return Ok(()) };
+        let pack = self.index.pack_name(&first.place);
+        let bytes = self
+            .store
+            .get_range(pack, first.place.offset, usize::try_from(len)?)
+            .with_context(|| format!("reading {pack} at byte {}", first.place.offset))?;
+        let mut rest = bytes.as_slice();
+        for (&number, frame) in stretch.iter().zip(frames()) {
+            let stored = rest.split_at_checked(frame.place.len as usize);
+            let (stored, tail) = stored.with_context(|| format!("{pack} ends too early"))?;
+            rest = tail;
+            let plain = unpacker.open(stored, &frame, pack)?;
+            if self.index.chunks[number].table.is_some() {
+                self.extract_run(number, plain, placer).with_context(|| {
+                    format!("extracting what {pack} has at byte {}", frame.place.offset)
+                })?;
+            } else {
+                self.extract_slice(number, plain, placer)?;
+            }
+            self.progress.add(plain.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn extract_run(&self, number: usize, chunk: &[u8], placer: &mut Placer<'_>) -> Result<()> {
+        let mut at = 0;
+        let mut big = None;
+        while let Some(head) = tar::read_head(chunk, at)? {
+            let next = head.next(chunk);
+            let data = match next {
+                Some(_) => &chunk[head.data_at..][..usize::try_from(head.data_bytes)?],
+                None => &[],
+            };
+            let path = head.entry.path.clone();
+            for entry in self.pick.targets(head.entry) {
+                let head = Head { entry, extra: head.extra.clone(), ..head };
+                let placed = self.place(&head, next.map(|_| data), placer);
+                match placed {
+                    Ok(started) => big = big.or(started),
+                    Err(error) if is_fatal(&error) => {
+                        return Err(anyhow!("extracting {}: {error}", shown(&path)));
+                    }
+                    Err(error) => {
+                        self.warnings.add(format!("{} is not restored: {error}", shown(&path)));
+                    }
+                }
+            }
+            match next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        if self.index.chunks.get(number + 1).is_some_and(|next| next.table.is_none()) {
+            lock(&self.bigs).insert(number, big);
+            self.big_added.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Creates one entry. Data that is not in the run makes it a big file, which is returned.
+    fn place(
+        &self,
+        head: &Head,
+        data: Option<&[u8]>,
+        placer: &mut Placer<'_>,
+    ) -> io::Result<Option<Arc<Big>>> {
+        let Head { entry, extra, .. } = head;
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        let mut big = None;
+        match (entry.kind, data) {
+            (Kind::File, Some(data)) => placer.place_file(entry, extra, data)?,
+            (Kind::File, None) => big = Some(start_big(head, placer)?),
+            (Kind::Dir, _) => {
+                if !entry.path.is_empty() {
+                    placer.make_dir(&entry.path)?;
+                }
+                lock(&self.late).dirs.push((entry.clone(), extra.clone()));
+                return Ok(None);
+            }
+            (Kind::HardLink, _) => {
+                lock(&self.late).links.push((entry.link.clone(), entry.path.clone()));
+            }
+            _ => placer.place_special(entry, extra)?,
+        }
+        if extra.flags & LOCKING != 0 {
+            lock(&self.late).locks.push((entry.path.clone(), extra.flags & LOCKING));
+        }
+        Ok(big)
+    }
+
+    fn extract_slice(&self, number: usize, data: &[u8], placer: &Placer<'_>) -> Result<()> {
+        let Some((run, start)) = self.behind[number] else { return Ok(()) };
+        let Some(big) = self.wait_for(run) else { return Ok(()) };
+        let doing = || format!("writing {}", big.entry.shown());
+        let written = write_slice(&big, start, data).with_context(doing)?;
+        if written > 0 && big.left.fetch_sub(written, Ordering::AcqRel) == written {
+            placer.finish_file(&big.file, &big.entry, &big.extra).with_context(doing)?;
+        }
+        Ok(())
+    }
+
+    /// The big file whose head is in `run`, when whoever extracts that run has created it.
+    fn wait_for(&self, run: usize) -> Option<Arc<Big>> {
+        let mut bigs = lock(&self.bigs);
+        loop {
+            if let Some(big) = bigs.get(&run) {
+                return big.clone();
+            }
+            if self.failed.load(Ordering::Relaxed) {
+                return None;
+            }
+            bigs = self.big_added.wait(bigs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Links, directories (the deepest first) and locks.
+    fn finish(&self) -> Result<()> {
+        let mut late = std::mem::take(&mut *lock(&self.late));
+        let root = &self.options.root;
+        let mut placer = Placer::new(root, self.warnings)
+            .with_context(|| format!("opening {}", root.display()))?;
+        let told = |path: &[u8], result: io::Result<()>| match result {
+            Err(error) if is_fatal(&error) => Err(anyhow!("finishing {}: {error}", shown(path))),
+            Err(error) => {
+                self.warnings.add(format!("{} is not restored in full: {error}", shown(path)));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        };
+        late.links.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+        for (first, path) in &late.links {
+            told(path, placer.place_link(first, path))?;
+        }
+        for (path, flags) in &late.locks {
+            told(path, placer.lock(path, *flags))?;
+        }
+        late.dirs.sort_unstable_by(|a, b| super::table::path_order(&b.0.path, &a.0.path));
+        for (entry, extra) in &late.dirs {
+            told(&entry.path, placer.finish_dir(entry, extra))?;
+        }
+        Ok(())
+    }
+}
+
+fn start_big(head: &Head, placer: &mut Placer<'_>) -> io::Result<Arc<Big>> {
+    let file = placer.create_file(&head.entry.path)?;
+    ftruncate(&file, signed(head.entry.size_bytes)?)?;
+    let whole = vec![(0, head.entry.size_bytes)];
+    let mut stored = 0;
+    let ranges = head.extra.sparse.as_ref().unwrap_or(&whole).iter().map(|&(offset, len)| {
+        let start = stored;
+        stored += len;
+        (start, offset, len)
+    });
+    let ranges = ranges.collect();
+    let (entry, extra) = (head.entry.clone(), head.extra.clone());
+    let left = AtomicU64::new(head.data_bytes);
+    Ok(Arc::new(Big { file, entry, extra, ranges, left }))
+}
+
+/// Writes what of the stored data from `start` on is in `data`; padding is left out.
+fn write_slice(big: &Big, start: u64, data: &[u8]) -> io::Result<u64> {
+    let mut written = 0;
+    let first = big.ranges.partition_point(|(stored, _, len)| stored + len <= start);
+    for &(stored, offset, len) in &big.ranges[first..] {
+        let skip = start.max(stored);
+        let Some(at) = usize::try_from(skip - start).ok().filter(|at| *at < data.len()) else {
+            break;
+        };
+        let here = (data.len() - at) as u64;
+        let len = here.min(stored + len - skip);
+        let part = usize::try_from(len).map_err(io::Error::other)?;
+        big.file.write_all_at(&data[at..at + part], offset + (skip - stored))?;
+        written += len;
+    }
+    Ok(written)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

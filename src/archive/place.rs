@@ -1,0 +1,285 @@
+//! Puts one entry into a filesystem: created anew, then data, owner, mode, attributes, times, and
+//! flags, in this order, as each of them can undo what comes before it in a wrong one.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mknodat,
+    utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{
+    Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, ftruncate, linkat, symlinkat, unlinkat,
+};
+
+use super::dirs::{Dirs, split};
+use super::entry::{Entry, Extra, Kind, Time};
+use super::flags;
+use super::warnings::Warnings;
+use crate::sys::fs::{self, XattrOf};
+
+/// Flags that make a file refuse changes, hard links too: they are set when all else is done.
+pub const LOCKING: u32 = flags::IMMUTABLE | flags::APPEND;
+
+/// Creates entries below a root; one for each thread.
+#[derive(Debug)]
+pub struct Placer<'a> {
+    dirs: Dirs,
+    warnings: &'a Warnings,
+    is_root: bool,
+}
+
+impl<'a> Placer<'a> {
+    pub fn new(root: &Path, warnings: &'a Warnings) -> io::Result<Placer<'a>> {
+        Ok(Placer { dirs: Dirs::new(root)?, warnings, is_root: Uid::effective().is_root() })
+    }
+
+    /// A new, empty, private file in place of whatever is there.
+    pub fn create_file(&mut self, path: &[u8]) -> io::Result<File> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let fd =
+            self.create(path, |dir, name| openat(dir, name, flags | OFlag::O_CLOEXEC, mode))?;
+        Ok(File::from(fd))
+    }
+
+    /// A file whose data is here: `data` is what the stream holds of it.
+    pub fn place_file(&mut self, entry: &Entry, extra: &Extra, data: &[u8]) -> io::Result<()> {
+        let mut file = self.create_file(&entry.path)?;
+        if extra.flags & flags::NOCOW != 0 {
+            let _ = fs::set_inode_flags(file.as_fd(), flags::NOCOW); // tried again at the end
+        }
+        match &extra.sparse {
+            None => file.write_all(data)?,
+            Some(map) => {
+                ftruncate(&file, signed(entry.size_bytes)?)?;
+                let mut rest = data;
+                for &(offset, len) in map {
+                    let len = usize::try_from(len).map_err(io::Error::other)?;
+                    let (part, tail) =
+                        rest.split_at_checked(len).ok_or(io::ErrorKind::InvalidData)?;
+                    file.write_all_at(part, offset)?;
+                    rest = tail;
+                }
+            }
+        }
+        self.finish_file(&file, entry, extra)
+    }
+
+    /// Everything after the data.
+    pub fn finish_file(&self, file: &File, entry: &Entry, extra: &Extra) -> io::Result<()> {
+        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING)
+    }
+
+    /// Symbolic link, device or fifo.
+    pub fn place_special(&mut self, entry: &Entry, extra: &Extra) -> io::Result<()> {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let rdev = makedev(entry.rdev.0.into(), entry.rdev.1.into());
+        self.create(&entry.path, |dir, name| match entry.kind {
+            Kind::Symlink => symlinkat(entry.link.as_slice(), dir, name),
+            Kind::Char => mknodat(dir, name, SFlag::S_IFCHR, mode, rdev),
+            Kind::Block => mknodat(dir, name, SFlag::S_IFBLK, mode, rdev),
+            _ => mknodat(dir, name, SFlag::S_IFIFO, mode, 0),
+        })?;
+        let (parent, name) = split(&entry.path).unwrap_or((b"", b"."));
+        let dir = self.dirs.get(parent)?;
+        let report = Report { entry, warnings: self.warnings, fd: dir };
+        if self.is_root {
+            let (uid, gid) = owner(entry);
+            let flag = AtFlags::AT_SYMLINK_NOFOLLOW;
+            report.check("its owner", fchownat(dir, name, uid, gid, flag))?;
+        }
+        if entry.kind != Kind::Symlink {
+            // It was just made, and it is no link that could be followed.
+            let flag = FchmodatFlags::FollowSymlink;
+            report.check("its mode", fchmodat(dir, name, mode_of(entry), flag))?;
+        }
+        let c_name = fs::c_name(name)?;
+        set_xattrs(XattrOf::At(dir, &c_name), extra, self.is_root, &report)?;
+        let flag = UtimensatFlags::NoFollowSymlink;
+        report.check(
+            "its time",
+            utimensat(dir, name, &TimeSpec::UTIME_OMIT, &time(entry.mtime), flag),
+        )
+    }
+
+    /// Makes a directory; what else it has is set by [`Placer::finish_dir`].
+    pub fn make_dir(&mut self, path: &[u8]) -> io::Result<()> {
+        self.dirs.get_or_make(path).map(drop)
+    }
+
+    pub fn finish_dir(&mut self, entry: &Entry, extra: &Extra) -> io::Result<()> {
+        let dir = open_dir(self.dirs.get(&entry.path)?)?;
+        // One that was there before may have attributes of its own.
+        let of = XattrOf::Fd(dir.as_fd());
+        for key in fs::list_xattrs(of)? {
+            let stale = !extra.xattrs.iter().any(|(name, _)| name == key.to_bytes());
+            if stale && !key.to_bytes().starts_with(b"security.") {
+                let _ = fs::remove_xattr(of, &key);
+            }
+        }
+        self.dress(dir.as_fd(), entry, extra, extra.flags)
+    }
+
+    /// Another name for `first`, which is in place already.
+    pub fn place_link(&mut self, first: &[u8], path: &[u8]) -> io::Result<()> {
+        let (parent, name) = split(first).unwrap_or((b"", b"."));
+        let from = self.dirs.get(parent)?.try_clone_to_owned()?;
+        self.create(path, |dir, new| linkat(&from, name, dir, new, LinkatFlags::empty()))
+    }
+
+    /// Sets the flags that no change is possible after.
+    pub fn lock(&mut self, path: &[u8], flags: u32) -> io::Result<()> {
+        let (parent, name) = split(path).unwrap_or((b"", b"."));
+        let flag = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let file = openat(self.dirs.get(parent)?, name, flag, Mode::empty())?;
+        fs::set_inode_flags(file.as_fd(), fs::inode_flags(file.as_fd())? | flags)
+    }
+
+    /// Runs `make` for a path, with what is in its way taken away.
+    fn create<T>(
+        &mut self,
+        path: &[u8],
+        make: impl Fn(BorrowedFd<'_>, &[u8]) -> nix::Result<T>,
+    ) -> io::Result<T> {
+        let (parent, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = self.dirs.get_or_make(parent)?;
+        let mut unlocked = false;
+        loop {
+            match make(dir, name) {
+                Ok(made) => return Ok(made),
+                Err(Errno::EEXIST) => remove(dir, name)?,
+                Err(Errno::EPERM) if !unlocked => {
+                    // A directory that an earlier recovery finished may be immutable by now.
+                    unlocked = true;
+                    unlock(&open_dir(dir)?)?;
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn dress(
+        &self,
+        fd: BorrowedFd<'_>,
+        entry: &Entry,
+        extra: &Extra,
+        flags: u32,
+    ) -> io::Result<()> {
+        let report = Report { entry, warnings: self.warnings, fd };
+        if self.is_root {
+            let (uid, gid) = owner(entry);
+            report.check("its owner", fchown(fd, uid, gid))?;
+        }
+        report.check("its mode", fchmod(fd, mode_of(entry)))?;
+        set_xattrs(XattrOf::Fd(fd), extra, self.is_root, &report)?;
+        report.check("its time", futimens(fd, &TimeSpec::UTIME_OMIT, &time(entry.mtime)))?;
+        if flags != 0 {
+            let result = fs::inode_flags(fd)
+                .and_then(|old| fs::set_inode_flags(fd, old & !flags::settable(u32::MAX) | flags));
+            report.check("its inode flags", result)?;
+        }
+        Ok(())
+    }
+}
+
+fn set_xattrs(
+    of: XattrOf<'_>,
+    extra: &Extra,
+    is_root: bool,
+    report: &Report<'_>,
+) -> io::Result<()> {
+    for (key, value) in &extra.xattrs {
+        if !is_root && (key.starts_with(b"trusted.") || key.starts_with(b"security.")) {
+            continue;
+        }
+        let name: CString = fs::c_name(key)?;
+        let what = format!("its attribute {}", crate::layout::mount::escape(key));
+        report.check(&what, fs::set_xattr(of, &name, value))?;
+    }
+    Ok(())
+}
+
+/// Tells what could not be set.
+struct Report<'a> {
+    entry: &'a Entry,
+    warnings: &'a Warnings,
+    /// On the filesystem that the entry is on.
+    fd: BorrowedFd<'a>,
+}
+
+impl Report<'_> {
+    /// FAT has no owners, modes or attributes: nothing that the source had is lost there.
+    fn check<E: Into<io::Error>>(&self, what: &str, result: Result<(), E>) -> io::Result<()> {
+        let Err(error) = result.map_err(Into::into) else { return Ok(()) };
+        if is_fatal(&error) {
+            return Err(error);
+        }
+        if !fs::is_fat(self.fd) {
+            self.warnings.add(format!("{}: {what} can't be set: {error}", self.entry.shown()));
+        }
+        Ok(())
+    }
+}
+
+/// Whether going on makes no sense: the next file will meet it as well.
+pub fn is_fatal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EROFS | libc::ENOMEM)
+    )
+}
+
+fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR) => Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?),
+        Err(Errno::EPERM) => {
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+            if let Ok(file) = openat(dir, name, flags, Mode::empty()) {
+                unlock(&File::from(file))?;
+            }
+            unlock(&open_dir(dir)?)?;
+            Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes a file that refuses changes accept them.
+fn unlock(file: &File) -> io::Result<()> {
+    let flags = fs::inode_flags(file.as_fd())?;
+    if flags & LOCKING != 0 {
+        fs::set_inode_flags(file.as_fd(), flags & !LOCKING)?;
+    }
+    Ok(())
+}
+
+/// A descriptor that more can be done with than with one for paths only.
+fn open_dir(dir: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(File::from(openat(dir, c".", flags, Mode::empty())?))
+}
+
+fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
+}
+
+fn mode_of(entry: &Entry) -> Mode {
+    Mode::from_bits_truncate(entry.mode)
+}
+
+fn time(time: Time) -> TimeSpec {
+    TimeSpec::new(time.sec, time.nsec.into())
+}
+
+pub fn signed(size_bytes: u64) -> io::Result<i64> {
+    i64::try_from(size_bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))
+}

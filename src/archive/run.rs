@@ -1,0 +1,155 @@
+//! Builds the bytes of chunks out of files, and the table of a run beside them.
+
+use std::io;
+use std::sync::Arc;
+
+use super::codec::Id;
+use super::dirs::{Dirs, split};
+use super::entry::{Entry, Kind, shown};
+use super::pax::{self, padding};
+use super::read::{self, Held, Item};
+use super::table::{Row, TableWriter};
+use super::warnings::Warnings;
+
+/// A slice of a big file.
+#[derive(Debug)]
+pub struct Slice {
+    pub file: Arc<Held>,
+    pub entry: Arc<Entry>,
+    /// Offset and length in the file.
+    pub ranges: Vec<(u64, u64)>,
+    /// How many zeros end the last slice.
+    pub padding: usize,
+    pub last: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Built {
+    pub plain: Vec<u8>,
+    pub table: Vec<u8>,
+    pub entries: u64,
+    pub files: u64,
+}
+
+/// Reads the files of a run. One that is gone or can't be read is left out, with a warning.
+pub fn build(items: Vec<Item>, dirs: &mut Dirs, warnings: &Warnings, plain: Vec<u8>) -> Built {
+    let mut built = Built { plain, ..Built::default() };
+    built.plain.clear();
+    let mut table = TableWriter::default();
+    for item in items {
+        let start = built.plain.len();
+        match append(&item, dirs, warnings, &mut built.plain) {
+            Ok(row) => {
+                built.entries += 1;
+                built.files += u64::from(row.entry.kind == Kind::File);
+                table.push(&row);
+            }
+            Err(error) => {
+                built.plain.truncate(start);
+                warnings.add(not_archived(&item.entry, &error));
+            }
+        }
+    }
+    built.table = table.finish();
+    built
+}
+
+pub fn not_archived(entry: &Entry, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound {
+        format!("{} vanished before it was read", entry.shown())
+    } else {
+        format!("{} is not archived: {error}", entry.shown())
+    }
+}
+
+fn append(
+    item: &Item,
+    dirs: &mut Dirs,
+    warnings: &Warnings,
+    plain: &mut Vec<u8>,
+) -> io::Result<Row> {
+    let entry = &item.entry;
+    let start = plain.len();
+    let mut row =
+        Row { entry: entry.clone(), head_bytes: 0, data_bytes: 0, slices: 0, head_hash: [0; 16] };
+    if let Some(head) = &item.head {
+        plain.extend_from_slice(&head.bytes);
+        row.head_bytes = head.bytes.len() as u64;
+        row.data_bytes = head.data_bytes + padding(head.data_bytes) as u64;
+        row.slices = head.slices;
+        row.head_hash = head_hash(&head.bytes);
+        return Ok(row);
+    }
+    match entry.kind {
+        Kind::File => append_file(item, dirs, warnings, plain, &mut row)?,
+        Kind::HardLink => {
+            // What the file has besides is told by its first name.
+            pax::append_head(plain, entry, &super::entry::Extra::default());
+        }
+        Kind::Dir => {
+            let dir = read::open(dirs, &entry.path)?;
+            let extra = read::extra(&dir, entry, 0)?;
+            pax::append_head(plain, entry, &extra);
+        }
+        Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
+            let (dir, name) = split(&entry.path).unwrap_or((b"", b"."));
+            let extra = read::extra_of_special(dirs.get(dir)?, name)?;
+            pax::append_head(plain, entry, &extra);
+        }
+    }
+    if entry.kind != Kind::File {
+        row.head_bytes = (plain.len() - start) as u64;
+    }
+    Ok(row)
+}
+
+fn append_file(
+    item: &Item,
+    dirs: &mut Dirs,
+    warnings: &Warnings,
+    plain: &mut Vec<u8>,
+    row: &mut Row,
+) -> io::Result<()> {
+    let entry = &item.entry;
+    let opened;
+    let file = match &item.open {
+        Some(held) => &held.file,
+        None => {
+            opened = read::open(dirs, &entry.path)?;
+            &opened
+        }
+    };
+    let start = plain.len();
+    let extra = read::extra(file, entry, item.blocks)?;
+    pax::append_head(plain, entry, &extra);
+    let data = plain.len();
+    row.head_bytes = (data - start) as u64;
+    let whole = [(0, entry.size_bytes)];
+    for &range in extra.sparse.as_deref().unwrap_or(&whole) {
+        read::append_data(file, || entry.shown(), range, plain, warnings)?;
+    }
+    plain.resize(plain.len() + padding((plain.len() - data) as u64), 0);
+    row.data_bytes = (plain.len() - data) as u64;
+    read::check_unchanged(file, entry, warnings);
+    Ok(())
+}
+
+/// Reads a slice.
+pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> io::Result<()> {
+    plain.clear();
+    for &range in &slice.ranges {
+        let name = || shown(&slice.entry.path);
+        read::append_data(&slice.file.file, name, range, plain, warnings)?;
+    }
+    plain.resize(plain.len() + slice.padding, 0);
+    if slice.last {
+        read::check_unchanged(&slice.file.file, &slice.entry, warnings);
+    }
+    Ok(())
+}
+
+/// What a head must be for the slices of an earlier backup to be the data behind it.
+pub fn head_hash(head: &[u8]) -> [u8; 16] {
+    let id: Id = *blake3::hash(head).as_bytes();
+    id.first_chunk().copied().unwrap_or_default()
+}

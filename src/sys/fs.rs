@@ -1,0 +1,299 @@
+//! System calls on files that the standard library and nix do not have: statx with mount
+//! information, extended attributes with any name and value, inode flags, holes.
+//!
+//! All of them take a file descriptor, or a name relative to a directory's descriptor: nothing here
+//! follows a symbolic link that somebody swapped in.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What `statx` says about a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// File type and permission bits, as in `st_mode`.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub ino: u64,
+    pub dev: (u32, u32),
+    pub rdev: (u32, u32),
+    pub size_bytes: u64,
+    /// Units of 512 bytes that are allocated.
+    pub blocks: u64,
+    pub mtime: (i64, u32),
+    pub ctime: (i64, u32),
+    /// Whether it is the root of a mount; None where the kernel (before 5.8) can't say.
+    pub mount_root: Option<bool>,
+}
+
+/// `statx` of `name` in `dir`, or of `dir` itself where `name` is empty. Follows no symbolic link.
+pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
+    let mut flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    if name.is_empty() {
+        flags |= libc::AT_EMPTY_PATH;
+    }
+    // SAFETY: an all-zero statx is a valid value of that plain C struct.
+    #[allow(unsafe_code)]
+    let mut x: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the name is NUL-terminated and `x` is as large as the kernel expects.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut x)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let root_bit = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).unwrap_or(0);
+    Ok(Stat {
+        mode: u32::from(x.stx_mode),
+        uid: x.stx_uid,
+        gid: x.stx_gid,
+        nlink: x.stx_nlink,
+        ino: x.stx_ino,
+        dev: (x.stx_dev_major, x.stx_dev_minor),
+        rdev: (x.stx_rdev_major, x.stx_rdev_minor),
+        size_bytes: x.stx_size,
+        blocks: x.stx_blocks,
+        mtime: (x.stx_mtime.tv_sec, x.stx_mtime.tv_nsec),
+        ctime: (x.stx_ctime.tv_sec, x.stx_ctime.tv_nsec),
+        mount_root: (x.stx_attributes_mask & root_bit != 0)
+            .then_some(x.stx_attributes & root_bit != 0),
+    })
+}
+
+/// The directory `dir` as it is without what is mounted below it. Needs Linux 5.2 and
+/// `CAP_SYS_ADMIN`.
+pub fn without_mounts(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    let empty_path = u32::try_from(libc::AT_EMPTY_PATH).unwrap_or(0);
+    // SAFETY: the path is a NUL-terminated constant.
+    #[allow(unsafe_code)]
+    let fd = unsafe {
+        libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), c"".as_ptr(), flags | empty_path)
+    };
+    let Ok(fd) = std::os::fd::RawFd::try_from(fd) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call just gave this descriptor to us alone.
+    #[allow(unsafe_code)]
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// How an extended attribute's file is named.
+#[derive(Debug, Clone, Copy)]
+pub enum XattrOf<'a> {
+    Fd(BorrowedFd<'a>),
+    /// A name in a directory, for what can't be opened: symbolic links, devices. Reached through
+    /// `/proc/self/fd`, as most kernels have no call for it.
+    At(BorrowedFd<'a>, &'a CStr),
+}
+
+fn proc_path(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<CString> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    CString::new(path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Calls with an empty buffer's worth of room first, then with as much as is needed.
+fn grow(
+    mut call: impl FnMut(*mut libc::c_void, usize) -> isize,
+    first: usize,
+) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0u8; first];
+    loop {
+        if let Ok(len) = usize::try_from(call(buffer.as_mut_ptr().cast(), buffer.len())) {
+            buffer.truncate(len);
+            return Ok(buffer);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || buffer.len() >= 1 << 20 {
+            return Err(error);
+        }
+        buffer.resize(buffer.len() * 4, 0);
+    }
+}
+
+/// The names of all extended attributes, sorted. A filesystem that has none is not an error.
+pub fn list_xattrs(of: XattrOf<'_>) -> io::Result<Vec<CString>> {
+    let names = match of {
+        // SAFETY: pointer and length describe a live buffer.
+        #[allow(unsafe_code)]
+        XattrOf::Fd(fd) => {
+            grow(|to, len| unsafe { libc::flistxattr(fd.as_raw_fd(), to.cast(), len) }, 1024)
+        }
+        XattrOf::At(dir, name) => {
+            let path = proc_path(dir, name)?;
+            // SAFETY: as above; the path is NUL-terminated.
+            #[allow(unsafe_code)]
+            grow(|to, len| unsafe { libc::llistxattr(path.as_ptr(), to.cast(), len) }, 1024)
+        }
+    };
+    let names = match names {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTSUP) => return Ok(Vec::new()),
+        names => names?,
+    };
+    let mut names: Vec<CString> = names
+        .split_inclusive(|&b| b == 0)
+        .filter_map(|name| CStr::from_bytes_with_nul(name).ok().map(CStr::to_owned))
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The value of one attribute; None where it is gone by now.
+pub fn get_xattr(of: XattrOf<'_>, key: &CStr) -> io::Result<Option<Vec<u8>>> {
+    let value = match of {
+        // SAFETY: pointer and length describe a live buffer; the key is NUL-terminated.
+        #[allow(unsafe_code)]
+        XattrOf::Fd(fd) => {
+            grow(|to, len| unsafe { libc::fgetxattr(fd.as_raw_fd(), key.as_ptr(), to, len) }, 256)
+        }
+        XattrOf::At(dir, name) => {
+            let path = proc_path(dir, name)?;
+            // SAFETY: as above; the path is NUL-terminated.
+            #[allow(unsafe_code)]
+            grow(|to, len| unsafe { libc::lgetxattr(path.as_ptr(), key.as_ptr(), to, len) }, 256)
+        }
+    };
+    match value {
+        Err(e) if e.raw_os_error() == Some(libc::ENODATA) => Ok(None),
+        value => value.map(Some),
+    }
+}
+
+pub fn set_xattr(of: XattrOf<'_>, key: &CStr, value: &[u8]) -> io::Result<()> {
+    let data = value.as_ptr().cast();
+    let result = match of {
+        // SAFETY: pointer and length describe `value`; the key is NUL-terminated.
+        #[allow(unsafe_code)]
+        XattrOf::Fd(fd) => unsafe {
+            libc::fsetxattr(fd.as_raw_fd(), key.as_ptr(), data, value.len(), 0)
+        },
+        XattrOf::At(dir, name) => {
+            let path = proc_path(dir, name)?;
+            // SAFETY: as above; the path is NUL-terminated.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::lsetxattr(path.as_ptr(), key.as_ptr(), data, value.len(), 0)
+            }
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub fn remove_xattr(of: XattrOf<'_>, key: &CStr) -> io::Result<()> {
+    let result = match of {
+        // SAFETY: the key is NUL-terminated.
+        #[allow(unsafe_code)]
+        XattrOf::Fd(fd) => unsafe { libc::fremovexattr(fd.as_raw_fd(), key.as_ptr()) },
+        XattrOf::At(dir, name) => {
+            let path = proc_path(dir, name)?;
+            // SAFETY: both are NUL-terminated.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::lremovexattr(path.as_ptr(), key.as_ptr())
+            }
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The inode flags that chattr(1) shows; zero on filesystems that have none.
+pub fn inode_flags(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut flags: libc::c_uint = 0;
+    // SAFETY: despite its type in the headers, the call stores an int.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) };
+    if result == 0 {
+        return Ok(flags);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOTTY | libc::ENOTSUP | libc::EINVAL | libc::ENOSYS) => Ok(0),
+        _ => Err(error),
+    }
+}
+
+pub fn set_inode_flags(fd: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
+    let flags: libc::c_uint = flags;
+    // SAFETY: the call reads an int.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The ranges of a file of `size_bytes` that hold data, as (offset, length), in order. None where
+/// the filesystem can't say: then all of it is data.
+pub fn data_ranges(fd: BorrowedFd<'_>, size_bytes: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
+    use nix::unistd::{Whence, lseek};
+    let mut ranges = Vec::new();
+    let mut at = 0u64;
+    while at < size_bytes {
+        let start = match lseek(fd, offset(at)?, Whence::SeekData) {
+            Ok(start) => unsigned(start)?,
+            Err(nix::errno::Errno::ENXIO) => break, // only a hole up to the end
+            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::EOPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        if start >= size_bytes {
+            break;
+        }
+        let end = unsigned(lseek(fd, offset(start)?, Whence::SeekHole)?)?.min(size_bytes);
+        if end <= start {
+            break; // it shrank meanwhile
+        }
+        ranges.push((start, end - start));
+        at = end;
+    }
+    Ok(Some(ranges))
+}
+
+fn offset(value: u64) -> io::Result<i64> {
+    i64::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+fn unsigned(value: i64) -> io::Result<u64> {
+    u64::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Whether the filesystem that `fd` is on is FAT: no owners, no attributes, no links.
+pub fn is_fat(fd: BorrowedFd<'_>) -> bool {
+    nix::sys::statfs::fstatfs(fd)
+        .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::MSDOS_SUPER_MAGIC)
+}
+
+/// The bytes in use on the filesystem that `path` is on.
+pub fn used_bytes(path: &Path) -> io::Result<u64> {
+    let fs = nix::sys::statvfs::statvfs(path)?;
+    Ok(fs.blocks().saturating_sub(fs.blocks_free()).saturating_mul(fs.fragment_size()))
+}
+
+/// Lets this process open as many files as the system allows it.
+pub fn raise_open_files_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a valid pointer to a live struct.
+    #[allow(unsafe_code)]
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max.min(65536).max(limit.rlim_cur);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+/// A name for a system call; an error where it holds a NUL.
+pub fn c_name(name: &[u8]) -> io::Result<CString> {
+    CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// A path for a system call.
+pub fn c_path(path: &Path) -> io::Result<CString> {
+    c_name(path.as_os_str().as_bytes())
+}
