@@ -42,10 +42,14 @@ fn variable(name: &str) -> Option<Vec<u8>> {
     Some(value.get(ATTRIBUTES_BYTES..)?.to_vec())
 }
 
-fn read_entries() -> Vec<EfiEntry> {
+/// The numbers of the boot entries in the order in which the firmware tries them.
+pub fn order() -> Vec<u16> {
     let order = variable("BootOrder").unwrap_or_default();
-    let mut numbers: Vec<u16> =
-        order.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    order.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
+fn read_entries() -> Vec<EfiEntry> {
+    let mut numbers = order();
     // Entries that are not in the order come last.
     for name in names_in(Path::new(EFIVARS)) {
         let number = name

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::devices::Devices;
-use super::fixup::{fstab, grub, initramfs, menu};
+use super::fixup::{Tree, efi, fstab, initramfs, menu};
 use super::inside;
+use crate::probe::boot::has_grub;
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -175,18 +176,37 @@ pub fn check_init(root: &Path) -> Check {
 }
 
 /// The first sector of a disk that the BIOS boots from.
-pub fn check_boot_sector(disk: &Path) -> Check {
-    let problem = match grub::has_boot_code(disk) {
+pub fn check_boot_sector(disk: &str) -> Check {
+    let problem = match has_grub(disk) {
         Ok(true) => None,
         Ok(false) => Some("it holds no boot code of GRUB".into()),
         Err(error) => Some(format!("{error:#}")),
     };
-    Check::new(format!("boot sector of {}", disk.display()), problem)
+    Check::new(format!("boot sector of {disk}"), problem)
+}
+
+/// The loaders that the firmware's entries name, and the one that it tries by itself.
+pub fn check_loaders(tree: &Tree<'_>) -> Vec<Check> {
+    let boot = &tree.recorded.boot;
+    let esps = efi::esp_dirs(&tree.plan.layout, tree.root);
+    let mut checks = Vec::new();
+    if esps.is_empty() {
+        let problem = "the node boots by UEFI, but no EFI system partition is mounted".to_owned();
+        checks.push(Check::new("the EFI system partition", Some(problem)));
+    }
+    for esp in &esps {
+        for entry in boot.efi_entry.iter().filter(|entry| entry.active) {
+            checks.push(check_loader(esp, &entry.path));
+        }
+        let first = boot.efi_entry.first().map_or("", |entry| entry.path.as_str());
+        checks.push(check_loader(esp, efi::fallback_path(first, &tree.recorded.node.arch)));
+    }
+    checks
 }
 
 /// A loader on an EFI system partition.
-pub fn check_loader(esp: &Path, path: &str) -> Check {
-    let found = super::fixup::efi::file(esp, path).is_some();
+fn check_loader(esp: &Path, path: &str) -> Check {
+    let found = efi::file(esp, path).is_some();
     Check::new(format!("loader {path}"), (!found).then(|| "the file is not there".into()))
 }
 
@@ -195,9 +215,9 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const GRUB: &str = include_str!("../../tests/fixtures/grub/debian12-bios-lvm.cfg");
-    const BLKID: &str = "DEVNAME=/dev/vda2\nUUID=0f3c6a1e-5b3c-4f58-8a5b-8d4e3b2f9c10\nTYPE=ext4\n\n\
-                         DEVNAME=/dev/mapper/vg0-root\nUUID=7c1e0d52-7c1d-4f8f-9a53-2f0b4d6b1c11\nTYPE=ext4\n";
+    const GRUB: &str = include_str!("../../tests/fixtures/grub/debian12.cfg");
+    const BLKID: &str = "DEVNAME=/dev/vda2\nUUID=f0a965ad-b00f-4da8-80e5-7c775973c04d\nTYPE=ext4\n\n\
+                         DEVNAME=/dev/vda3\nUUID=6ad5d04d-4f6c-473c-9729-b6e713bff224\nTYPE=ext4\n";
 
     fn tree() -> tempfile::TempDir {
         let tmp = tempfile::tempdir().unwrap();
@@ -251,8 +271,8 @@ mod tests {
             [
                 "kernel /vmlinuz-6.1.0-28-amd64: the file is not there",
                 "initramfs /initrd.img-6.1.0-28-amd64: it does not start as an initramfs does",
-                "root=/dev/mapper/vg0-root: no such device is there",
-                "the boot loader's filesystem 0f3c6a1e-5b3c-4f58-8a5b-8d4e3b2f9c10: no such device is there",
+                "root=UUID=6ad5d04d-4f6c-473c-9729-b6e713bff224: no such device is there",
+                "the boot loader's filesystem f0a965ad-b00f-4da8-80e5-7c775973c04d: no such device is there",
             ]
         );
         assert_eq!(

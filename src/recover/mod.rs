@@ -1,8 +1,162 @@
-//! THE CONVERSATION of recover: fetch, plan, apply, extract, fixup, check, report.
+//! THE CONVERSATION of recover: this machine becomes again what the backup says it was.
+//!
+//! ```text
+//! target: found, opened read-only -> fetch: manifest, layout, every pack read and checked
+//!   -> probe: what is here -> plan -> shown -> confirm (auto: the plan's own rules decide)
+//! ------------------- up to here nothing on any disk has been touched -------------------
+//!   -> apply -> extract -> fixup -> check: does it boot? -> report: into the system, to the target
+//! ```
+//!
+//! All that can go wrong without disks is tried before the first of them is touched. After that,
+//! the same command can be given again over whatever was left half done.
+//!
+//! * [`target`] where the backup is, and the disks that it is on     [`fetch`] the generation
+//! * [`confirm`] the one question
+//! * [`fixup`] what the restored tree needs to boot here             [`chroot`] running its programs
+//! * [`check`] does it boot?                                         [`report`] log and result
+//! * [`devices`], [`sysfs`], [`mounts`], [`inside`] what is here: devices, stacks, mounts, files
 
 pub mod check;
 pub mod chroot;
+pub mod confirm;
 pub mod devices;
+pub mod fetch;
 pub mod fixup;
 pub mod inside;
+pub mod mounts;
+pub mod report;
+mod run;
 pub mod sysfs;
+pub mod target;
+
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::layout::{Firmware, Layout};
+use crate::rescue::info::RescueInfo;
+use crate::ui::Ui;
+use crate::ui::verdict::Verdict;
+
+pub use report::Report;
+
+/// Where the rescue system's init says, one a line, which disks (kernel names) it was started from.
+pub const MEDIUM: &str = "/run/rr/medium";
+
+/// How much of a recovery is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    #[default]
+    All,
+    /// The disks are rebuilt and mounted.
+    Layout,
+    /// The files are extracted into what is mounted.
+    Restore,
+    /// The tree that is mounted is made bootable and checked.
+    Finalize,
+    /// The node's filesystems are mounted, nothing else.
+    Mount,
+}
+
+/// What the admin, or the kernel command line, said.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub phase: Phase,
+    /// Nobody is there to be asked: what would be a question is settled by the plan's rules, which
+    /// refuse rather than guess.
+    pub auto: bool,
+    /// Ends after the plan was shown.
+    pub dry_run: bool,
+    /// Recorded disk -> disk here, by name, serial number or WWN.
+    pub map: Vec<(String, String)>,
+    /// Disks with a stranger's data that may be erased.
+    pub erase: Vec<String>,
+    /// Default: the newest.
+    pub generation: Option<String>,
+    /// Default: what the rescue image was made for, then what the configuration says.
+    pub target: Option<String>,
+    pub node: Option<String>,
+    /// Where the tree is mounted.
+    pub root: PathBuf,
+    /// Reads and checks every pack before the first disk is touched.
+    pub verify: bool,
+    pub verdict: Verdict,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            phase: Phase::All,
+            auto: false,
+            dry_run: false,
+            map: Vec::new(),
+            erase: Vec::new(),
+            generation: None,
+            target: None,
+            node: None,
+            root: PathBuf::from("/mnt/rr"),
+            verify: true,
+            verdict: Verdict::detect(),
+        }
+    }
+}
+
+/// How it ended well.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The plan was shown, as was asked for.
+    Planned,
+    /// A part of a recovery was done; the tree is mounted.
+    Mounted,
+    /// The machine is recovered and passed all checks; nothing is mounted any more.
+    Recovered(Box<Report>),
+}
+
+/// Why it ended, and how much is left of what was on the disks.
+#[derive(Debug)]
+pub struct Failure {
+    /// Disks may have been written to.
+    pub touched: bool,
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> u8 {
+        if self.touched { 3 } else { 1 }
+    }
+}
+
+/// Recovers this machine.
+///
+/// # Errors
+/// A [`Failure`] with the reason; everything is left mounted then, to be looked at.
+pub fn recover(
+    config: &Config,
+    info: Option<&RescueInfo>,
+    options: &Options,
+    ui: &Ui,
+) -> Result<Outcome, Failure> {
+    let mut run = run::Run::new(config, info, options, ui);
+    match run.go() {
+        Ok(outcome) => {
+            if matches!(outcome, Outcome::Recovered(_)) {
+                options.verdict.say("success");
+            }
+            Ok(outcome)
+        }
+        Err(error) => {
+            run.report_failure(&error);
+            options.verdict.failed(&error);
+            Err(Failure { touched: run.touched(), error })
+        }
+    }
+}
+
+/// The programs that a recovery of this machine runs in the rescue system, besides those that the
+/// plan names.
+pub fn tools(layout: &Layout) -> Vec<&'static str> {
+    let mut tools = vec!["blkid", "chroot", "mount", "umount"];
+    if layout.boot.firmware == Firmware::Uefi {
+        tools.push("efibootmgr");
+    }
+    tools
+}

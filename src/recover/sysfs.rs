@@ -4,6 +4,7 @@
 //! `md127p1` have shown why.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -105,10 +106,15 @@ impl Sysfs {
     }
 }
 
-/// The kernel's name of a device node or of a link to one.
+/// The kernel's name of a device node or of a link to one: `dm-0` for `/dev/mapper/vg0-root`.
 pub fn kernel_name(dev: &Path) -> Result<String> {
-    let node = dev.canonicalize().with_context(|| format!("looking for {}", dev.display()))?;
-    let name = node.file_name().with_context(|| format!("naming {}", node.display()))?;
+    let rdev = dev.metadata().with_context(|| format!("looking for {}", dev.display()))?.rdev();
+    let link =
+        format!("/sys/dev/block/{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
+    let dir = Path::new(&link)
+        .canonicalize()
+        .with_context(|| format!("looking for {} in sysfs", dev.display()))?;
+    let name = dir.file_name().with_context(|| format!("naming {}", dir.display()))?;
     Ok(name.to_string_lossy().into_owned())
 }
 

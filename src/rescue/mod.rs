@@ -41,7 +41,7 @@ use modules::Index;
 use tree::Tree;
 
 /// The names that this program has in the rescue system besides `rr` and `init`; see `init`.
-pub const NAMES: &[&str] = &["reboot", "poweroff", "halt"];
+pub const NAMES: &[&str] = &["rr-session", "reboot", "poweroff", "halt"];
 
 #[derive(Debug)]
 pub struct BuildRequest<'a> {

@@ -11,57 +11,11 @@ use uuid::Uuid;
 use super::super::devices::Devices;
 use super::super::sysfs::{self, Slot, Sysfs};
 use crate::layout::{EfiEntry, Layout};
+use crate::probe::boot;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
 
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
-
-/// What `efibootmgr -v` shows.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Nvram {
-    pub order: Vec<u16>,
-    entries: Vec<(u16, String)>,
-}
-
-impl Nvram {
-    /// Parses the output of efibootmgr, of version 17 (`/File(\EFI\...)`) and 18 (`/\EFI\...`).
-    pub fn parse(text: &str) -> Nvram {
-        let mut nvram = Nvram::default();
-        for line in text.lines() {
-            if let Some(list) = line.strip_prefix("BootOrder: ") {
-                nvram.order = list
-                    .split(',')
-                    .filter_map(|n| u16::from_str_radix(n.trim(), 16).ok())
-                    .collect();
-            } else if let Some(rest) = line.strip_prefix("Boot")
-                && let Some(number) = rest.get(..4).and_then(|n| u16::from_str_radix(n, 16).ok())
-                && rest[4..].starts_with(['*', ' '])
-            {
-                nvram.entries.push((number, rest[5..].to_owned()));
-            }
-        }
-        nvram
-    }
-
-    /// The entry that starts the file `path` on the GPT partition `partition`.
-    pub fn find(&self, partition: &Uuid, path: &str) -> Option<u16> {
-        let device = format!("gpt,{partition},");
-        let path = path.to_ascii_lowercase();
-        self.entries
-            .iter()
-            .find(|(_, text)| {
-                let text = text.to_ascii_lowercase();
-                let Some((_, rest)) = text.split_once(&device) else { return false };
-                let Some((_, file)) = rest.split_once(")/") else { return false };
-                // What follows the path is an end of the node, or data for the loader.
-                let after = file.strip_prefix("file(").unwrap_or(file).strip_prefix(&path);
-                after.is_some_and(|rest| {
-                    !rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '.')
-                })
-            })
-            .map(|(number, _)| *number)
-    }
-}
 
 /// Whether this system can change the firmware's variables.
 pub fn has_variables() -> bool {
@@ -73,20 +27,19 @@ pub fn has_variables() -> bool {
 pub fn restore_entries(entries: &[EfiEntry], devices: &Devices, ui: &Ui) -> Result<()> {
     let mut first = Vec::new();
     for entry in entries {
-        let before = nvram()?;
-        if let Some(number) = before.find(&entry.partition, &entry.path) {
+        if let Some(number) = find(&boot::read().efi_entry, entry) {
             ui.info(format!("the firmware's entry Boot{number:04X} {:?} is there", entry.label));
             first.push(number);
             continue;
         }
         create(entry, devices)?;
-        let number = nvram()?.find(&entry.partition, &entry.path).with_context(|| {
+        let number = find(&boot::read().efi_entry, entry).with_context(|| {
             format!("the firmware did not keep the boot entry {:?} for {}", entry.label, entry.path)
         })?;
         ui.info(format!("made the firmware's entry Boot{number:04X} {:?}", entry.label));
         first.push(number);
     }
-    let now = nvram()?.order;
+    let now = boot::order();
     let wanted = order(&first, &now);
     if wanted != now {
         let list: Vec<_> = wanted.iter().map(|n| format!("{n:04X}")).collect();
@@ -95,10 +48,12 @@ pub fn restore_entries(entries: &[EfiEntry], devices: &Devices, ui: &Ui) -> Resu
     Ok(())
 }
 
-fn nvram() -> Result<Nvram> {
-    // The label is any bytes to the firmware.
-    let stdout = Cmd::new("efibootmgr").arg("-v").stdout()?;
-    Ok(Nvram::parse(&String::from_utf8_lossy(&stdout)))
+/// The entry of the firmware that starts the same file on the same partition.
+fn find(there: &[EfiEntry], wanted: &EfiEntry) -> Option<u16> {
+    let same = |entry: &&EfiEntry| {
+        entry.partition == wanted.partition && entry.path.eq_ignore_ascii_case(&wanted.path)
+    };
+    there.iter().find(same).map(|entry| entry.number)
 }
 
 fn create(entry: &EfiEntry, devices: &Devices) -> Result<()> {
@@ -222,43 +177,23 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    const GUID: &str = "feb4246b-0490-4823-8219-a4198ebab99e";
-    /// efibootmgr 17 (Debian 11 and 12): data after the path follows the parenthesis unescaped.
-    const V17: &str = "\
-BootCurrent: 0003
-Timeout: 1 seconds
-BootOrder: 0003,0000,000A
-Boot0000* UEFI QEMU DVD-ROM QM00003 \tPciRoot(0x0)/Pci(0x1f,0x2)/Sata(1,65535,0)N.....YM....R,Y.
-Boot0001* EFI Internal Shell\tFvVol(7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1)/FvFile(7c04a583-9e3e-4f1c-ad65-e05268d0b4d1)
-Boot0003* debian\tHD(1,GPT,feb4246b-0490-4823-8219-a4198ebab99e,0x800,0x82000)/File(\\EFI\\DEBIAN\\GRUBX64.EFI)..BO
-Boot000A  debian old\tHD(1,GPT,feb4246b-0490-4823-8219-a4198ebab99e,0x800,0x82000)/File(\\EFI\\debian\\shimx64.efi)
-MirroredPercentageAbove4G: 0.00
-";
-    /// efibootmgr 18 (Debian 13): no parenthesis, and with -v the bytes of the path.
-    const V18: &str = "\
-BootCurrent: 0003
-Timeout: 0 seconds
-BootOrder: 0003,0000
-Boot0000* Windows Boot Manager\tHD(1,GPT,feb4246b-0490-4823-8219-a4198ebab99e,0x800,0x82000)/\\EFI\\MICROSOFT\\BOOT\\BOOTMGFW.EFI57494e444f5753
-Boot0003* debian\tHD(1,GPT,feb4246b-0490-4823-8219-a4198ebab99e,0x800,0x82000)/\\EFI\\debian\\shimx64.efi
-      dp: 04 01 2a 00 01 00 00 00 00 08 00 00 00 00 00 00
-";
+    fn entry(number: u16, path: &str) -> EfiEntry {
+        EfiEntry {
+            number,
+            label: "debian".into(),
+            partition: Uuid::from_u128(1),
+            path: path.into(),
+            active: true,
+        }
+    }
 
     #[test]
-    fn entries_are_found_by_partition_and_path_in_both_formats() {
-        let guid: Uuid = GUID.parse().unwrap();
-        let other = Uuid::from_u128(1);
-        let nvram = Nvram::parse(V17);
-        assert_eq!(nvram.order, [3, 0, 0xA]);
-        assert_eq!(nvram.find(&guid, r"\EFI\debian\grubx64.efi"), Some(3));
-        assert_eq!(nvram.find(&guid, r"\EFI\debian\shimx64.efi"), Some(0xA));
-        assert_eq!(nvram.find(&other, r"\EFI\debian\shimx64.efi"), None);
-        assert_eq!(nvram.find(&guid, r"\EFI\debian\shimx64"), None);
-        let nvram = Nvram::parse(V18);
-        assert_eq!(nvram.find(&guid, r"\EFI\debian\shimx64.efi"), Some(3));
-        assert_eq!(nvram.find(&guid, r"\EFI\Microsoft\Boot\bootmgfw.efi"), Some(0));
-        assert_eq!(nvram.find(&guid, r"\EFI\debian\grubx64.efi"), None);
-        assert_eq!(Nvram::parse("EFI variables are not supported"), Nvram::default());
+    fn an_entry_is_the_same_by_partition_and_path() {
+        let there = [entry(3, r"\EFI\debian\grubx64.efi"), entry(10, r"\EFI\DEBIAN\SHIMX64.EFI")];
+        let wanted = entry(0, r"\EFI\debian\shimx64.efi");
+        assert_eq!(find(&there, &wanted), Some(10));
+        let elsewhere = EfiEntry { partition: Uuid::from_u128(2), ..wanted };
+        assert_eq!(find(&there, &elsewhere), None);
     }
 
     #[test]
@@ -275,13 +210,7 @@ Boot0003* debian\tHD(1,GPT,feb4246b-0490-4823-8219-a4198ebab99e,0x800,0x82000)/\
         for name in ["shimx64.efi", "grubx64.efi", "mmx64.efi", "fbx64.efi", "grub.cfg"] {
             std::fs::write(esp.join("EFI/debian").join(name), name).unwrap();
         }
-        let entry = EfiEntry {
-            number: 3,
-            label: "debian".into(),
-            partition: GUID.parse().unwrap(),
-            path: r"\EFI\DEBIAN\SHIMX64.EFI".into(),
-            active: true,
-        };
+        let entry = entry(3, r"\EFI\DEBIAN\SHIMX64.EFI");
         assert!(ensure_fallback(esp, &entry, "x86_64").unwrap());
         assert!(!ensure_fallback(esp, &entry, "x86_64").unwrap());
         let read = |name: &str| std::fs::read_to_string(esp.join("EFI/BOOT").join(name));

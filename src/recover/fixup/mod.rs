@@ -1,7 +1,226 @@
-//! What a restored tree needs to boot on these disks.
+//! What a restored tree needs to boot on these disks, and no more: files stay as they came back
+//! unless a name or UUID in them changed.
+//!
+//! * [`identity`] changed names and UUIDs, in fstab and the like
+//! * [`initramfs`] rebuilt where it can't reach the disks
+//! * [`grub`] BIOS: boot sectors    [`efi`] UEFI: firmware entries, the fallback loader
+//! * [`fstab`], [`menu`] reading the restored system's own files
 
 pub mod efi;
 pub mod fstab;
 pub mod grub;
+pub mod identity;
 pub mod initramfs;
 pub mod menu;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::check::{Kernel, kernels};
+use super::chroot::Chroot;
+use super::devices::Devices;
+use super::inside;
+use super::sysfs::Sysfs;
+use crate::layout::{Firmware, Id, Layout};
+use crate::plan::Plan;
+use crate::ui::Ui;
+
+/// Directories that every system has, though an archive need not, and their modes.
+const DIRECTORIES: &[(&str, u32)] = &[
+    ("proc", 0o555),
+    ("sys", 0o555),
+    ("dev", 0o755),
+    ("run", 0o755),
+    ("tmp", 0o1777),
+    ("var/tmp", 0o1777),
+    ("mnt", 0o755),
+];
+
+/// The restored tree, and what there is to know about it.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    pub root: &'a Path,
+    pub recorded: &'a Layout,
+    pub plan: &'a Plan,
+    pub devices: &'a Devices,
+}
+
+impl Tree<'_> {
+    /// The kernel's names of the disks that the recorded node booted from by GRUB, as they are
+    /// here.
+    pub fn grub_disks(&self) -> Vec<&str> {
+        let here = |id: &Id| self.plan.disks.iter().find(|d| d.old.id == *id);
+        self.recorded.boot.grub_disk.iter().filter_map(here).map(|d| d.new.name.as_str()).collect()
+    }
+
+    /// The disks that must be reached before `/` can be mounted.
+    fn root_disks(&self) -> Vec<&str> {
+        let layout = &self.plan.layout;
+        let Some(root) = layout.mount.iter().find(|m| m.path.as_path() == Path::new("/")) else {
+            return Vec::new();
+        };
+        let below = layout.disks_below(&root.fs);
+        layout.disk.iter().filter(|d| below.contains(&d.id)).map(|d| d.name.as_str()).collect()
+    }
+}
+
+/// Makes the tree bootable. Returns what was changed in it, in words.
+pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
+    make_directories(tree.root)?;
+    let changes = identity::changes(tree.plan, tree.recorded);
+    let mut rewritten = identity::rewrite(tree.root, &changes)?;
+    for file in &rewritten {
+        changed.push(format!("{} names devices as they are here", file.display()));
+    }
+    if let Some(file) = identity::forget_lvm_devices(tree.root, tree.plan)? {
+        changed.push(format!("{} listed other disks and is put aside", file.display()));
+        rewritten.push(file);
+    }
+    relabel(tree.root, &mut changed)?;
+    let chroot = Chroot::enter(tree.root)?;
+    fix_initramfs(tree, &chroot, &rewritten, &mut changed, ui)?;
+    if tree.recorded.boot.firmware == Firmware::Bios {
+        install_grub(tree, &chroot, &mut changed, ui)?;
+    }
+    chroot.close()?;
+    if tree.recorded.boot.firmware == Firmware::Uefi {
+        fix_efi(tree, &mut changed, ui)?;
+    }
+    for line in &changed {
+        ui.info(line);
+    }
+    Ok(changed)
+}
+
+fn make_directories(root: &Path) -> Result<()> {
+    for (dir, mode) in DIRECTORIES {
+        let path = root.join(dir);
+        if inside::find(root, dir).is_some() {
+            continue;
+        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&path)
+            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(*mode)))
+            .with_context(|| format!("creating {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// SELinux must label all files if the archive held no labels, else nothing can start.
+fn relabel(root: &Path, changed: &mut Vec<String>) -> Result<()> {
+    let config = inside::read(root, "/etc/selinux/config").unwrap_or_default();
+    let active = config
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("SELINUX="))
+        .any(|mode| matches!(mode.trim(), "enforcing" | "permissive"));
+    let labelled = |path| {
+        inside::find(root, path)
+            .and_then(|file| xattr::get(file, "security.selinux").ok().flatten())
+            .is_some()
+    };
+    if active && !labelled("/etc/passwd") && !labelled("/sbin/init") {
+        std::fs::write(root.join(".autorelabel"), "").context("creating /.autorelabel")?;
+        changed.push("SELinux labels every file at the first boot (/.autorelabel)".into());
+    }
+    Ok(())
+}
+
+fn fix_initramfs(
+    tree: &Tree<'_>,
+    chroot: &Chroot,
+    rewritten: &[PathBuf],
+    changed: &mut Vec<String>,
+    ui: &Ui,
+) -> Result<()> {
+    let sysfs = Sysfs::default();
+    let mut drivers = BTreeSet::new();
+    for disk in tree.root_disks() {
+        drivers.extend(sysfs.drivers(disk)?);
+    }
+    let found = kernels(tree.root);
+    let Some((initrd, version)) = found.first().and_then(parts) else {
+        // Whether that is a machine that boots is for the check to say.
+        return Ok(());
+    };
+    let lacking = initramfs::lacking(chroot, tree.root, initrd, version, &drivers)?;
+    let reason = match &lacking {
+        _ if identity::in_initramfs(rewritten) => "it holds names that changed".to_owned(),
+        None => {
+            ui.info("the node has no program that lists its initramfs: it stays as it is");
+            return Ok(());
+        }
+        Some(lacking) if lacking.is_empty() => return Ok(()),
+        Some(lacking) => {
+            let names: Vec<_> = lacking.iter().map(String::as_str).collect();
+            format!("it lacks {}", names.join(", "))
+        }
+    };
+    let mut done = BTreeSet::new();
+    for (initrd, version) in found.iter().filter_map(parts).filter(|(_, v)| done.insert(*v)) {
+        ui.step(&format!("Building the initramfs of {version} anew: {reason}"), || {
+            initramfs::rebuild(chroot, tree.root, initrd, version, &drivers)
+        })?;
+        changed.push(format!("the initramfs of {version} was built anew: {reason}"));
+    }
+    let left = initramfs::lacking(chroot, tree.root, initrd, version, &drivers)?;
+    if let Some(left) = left.filter(|left| !left.is_empty()) {
+        let names: Vec<_> = left.into_iter().collect();
+        anyhow::bail!("the new initramfs of {version} still lacks {}", names.join(", "));
+    }
+    Ok(())
+}
+
+/// The initramfs of a kernel that is there, and the kernel's version.
+fn parts(kernel: &Kernel) -> Option<(&Path, &str)> {
+    // Early ones hold microcode; the last holds the system.
+    let initrd = kernel.initrds.last()?.1.as_deref()?;
+    Some((initrd, initramfs::version(&kernel.entry.kernel)?))
+}
+
+fn install_grub(
+    tree: &Tree<'_>,
+    chroot: &Chroot,
+    changed: &mut Vec<String>,
+    ui: &Ui,
+) -> Result<()> {
+    let disks = tree.grub_disks();
+    if tree.recorded.boot.grub_disk.is_empty() {
+        ui.info("no disk of the node held GRUB: it is started by something else");
+    }
+    // The one image of several disks was made for the last of them; on a mirror it fits all.
+    let as_recorded = tree.plan.identity_changes().is_empty()
+        && (disks.len() == 1 || tree.root_disks().len() > 1);
+    for disk in disks {
+        ui.step(&format!("Installing GRUB on /dev/{disk}"), || {
+            grub::install(chroot, tree.root, &format!("/dev/{disk}"), as_recorded)
+        })?;
+        changed.push(format!("GRUB is on /dev/{disk}"));
+    }
+    Ok(())
+}
+
+fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
+    let entries = &tree.recorded.boot.efi_entry;
+    if let Some(first) = entries.iter().find(|entry| entry.active).or(entries.first()) {
+        for esp in efi::esp_dirs(&tree.plan.layout, tree.root) {
+            if efi::ensure_fallback(&esp, first, &tree.recorded.node.arch)? {
+                let path = efi::fallback_path(&first.path, &tree.recorded.node.arch);
+                changed.push(format!("{path} is a copy of {}", first.path));
+            }
+        }
+    }
+    if efi::has_variables() {
+        return efi::restore_entries(entries, tree.devices, ui);
+    }
+    ui.info(
+        "this rescue system can't change the firmware's boot entries: the firmware will start the \
+         loader by its fallback path",
+    );
+    Ok(())
+}

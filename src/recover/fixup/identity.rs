@@ -1,0 +1,160 @@
+//! Carrying changed names and UUIDs into the files that name them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::fstab::replace_words;
+use crate::layout::{Id, Layout};
+use crate::plan::Plan;
+
+use super::super::inside;
+
+/// The files that may name a device, an array or a UUID. `*` stands for any name.
+const FILES: &[&str] = &[
+    "/etc/fstab",
+    "/etc/crypttab",
+    "/etc/default/grub",
+    "/etc/default/grub.d/*",
+    "/etc/kernel/cmdline",
+    "/etc/mdadm/mdadm.conf",
+    "/etc/mdadm.conf",
+    "/etc/initramfs-tools/conf.d/*",
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/boot/loader/entries/*",
+    "/boot/efi/EFI/debian/grub.cfg",
+    "/boot/efi/EFI/ubuntu/grub.cfg",
+    "/boot/efi/EFI/redhat/grub.cfg",
+    "/boot/efi/EFI/centos/grub.cfg",
+    "/boot/efi/EFI/rocky/grub.cfg",
+    "/boot/efi/EFI/almalinux/grub.cfg",
+    "/boot/efi/EFI/fedora/grub.cfg",
+    "/boot/efi/EFI/BOOT/grub.cfg",
+];
+
+/// What is copied into an initramfs.
+const IN_INITRAMFS: &[&str] = &[
+    "/etc/fstab",
+    "/etc/crypttab",
+    "/etc/mdadm",
+    "/etc/mdadm.conf",
+    "/etc/initramfs-tools",
+    "/etc/lvm",
+];
+
+const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
+
+/// What a word in a file becomes: devices that have another name here, UUIDs that could not be
+/// kept.
+pub fn changes(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
+    let mut changes: Vec<(String, String)> = plan
+        .identity_changes()
+        .iter()
+        .filter(|change| !change.new.is_empty())
+        .map(|change| (change.old.clone(), change.new.clone()))
+        .collect();
+    let ids = recorded.disk.iter().map(|d| &d.id).chain(recorded.partition.iter().map(|p| &p.id));
+    changes.extend(ids.filter_map(|id| renamed(recorded, &plan.layout, id)));
+    changes.retain(|(old, new)| old != new);
+    changes
+}
+
+fn renamed(recorded: &Layout, planned: &Layout, id: &Id) -> Option<(String, String)> {
+    Some((recorded.dev(id)?, planned.dev(id)?))
+}
+
+/// Rewrites every file that names something that changed; a copy `.rr-orig` stays beside it.
+/// Returns the files.
+pub fn rewrite(root: &Path, changes: &[(String, String)]) -> Result<Vec<PathBuf>> {
+    let mut rewritten = Vec::new();
+    if changes.is_empty() {
+        return Ok(rewritten);
+    }
+    for path in FILES.iter().flat_map(|pattern| expand(root, pattern)) {
+        let Some(file) = inside::find(root, &path).filter(|file| file.is_file()) else { continue };
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        if let Some(new) = replace_words(&text, changes) {
+            replace(&file, &new)?;
+            rewritten.push(path);
+        }
+    }
+    Ok(rewritten)
+}
+
+/// LVM's list of the devices that it may use names disks by what is printed on them (RHEL 9, see
+/// lvmdevices(8)): with other disks it finds no volume group. Without the list it takes all.
+///
+/// Returns the list where it was put aside.
+pub fn forget_lvm_devices(root: &Path, plan: &Plan) -> Result<Option<PathBuf>> {
+    let same = plan.disks.iter().all(|d| {
+        (d.old.wwn.is_some() && d.old.wwn == d.new.wwn)
+            || (d.old.serial.is_some() && d.old.serial == d.new.serial)
+    });
+    let Some(file) = inside::find(root, LVM_DEVICES).filter(|_| !same) else { return Ok(None) };
+    std::fs::rename(&file, beside(&file))
+        .with_context(|| format!("putting {} aside", file.display()))?;
+    Ok(Some(PathBuf::from(LVM_DEVICES)))
+}
+
+/// Whether one of these files is copied into an initramfs.
+pub fn in_initramfs(files: &[PathBuf]) -> bool {
+    files.iter().any(|file| IN_INITRAMFS.iter().any(|dir| file.starts_with(dir)))
+}
+
+fn expand(root: &Path, pattern: &str) -> Vec<PathBuf> {
+    match pattern.strip_suffix("/*") {
+        None => vec![PathBuf::from(pattern)],
+        Some(dir) => inside::names(root, dir)
+            .into_iter()
+            .filter(|name| !name.ends_with(".rr-orig"))
+            .map(|name| Path::new(dir).join(name))
+            .collect(),
+    }
+}
+
+/// In place, so that owner, mode, labels and hard links stay; the copy of the first run is kept.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let copy = beside(file);
+    if !copy.exists() {
+        std::fs::copy(file, &copy)
+            .with_context(|| format!("keeping a copy of {}", file.display()))?;
+    }
+    std::fs::write(file, text).with_context(|| format!("rewriting {}", file.display()))
+}
+
+fn beside(file: &Path) -> PathBuf {
+    let mut copy = file.as_os_str().to_owned();
+    copy.push(".rr-orig");
+    PathBuf::from(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_that_name_a_change_are_rewritten_and_the_original_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("etc/initramfs-tools/conf.d")).unwrap();
+        std::fs::write(root.join("etc/fstab"), "/dev/sda1 / ext4\n").unwrap();
+        std::fs::write(root.join("etc/crypttab"), "# none\n").unwrap();
+        let resume = root.join("etc/initramfs-tools/conf.d/resume");
+        std::fs::write(&resume, "RESUME=/dev/sda2\n").unwrap();
+        let changes = [("/dev/sda1", "/dev/vda1"), ("/dev/sda2", "/dev/vda2")]
+            .map(|(old, new)| (old.to_owned(), new.to_owned()));
+        let rewritten = rewrite(root, &changes).unwrap();
+        assert_eq!(
+            rewritten,
+            [Path::new("/etc/fstab"), Path::new("/etc/initramfs-tools/conf.d/resume")]
+        );
+        assert!(in_initramfs(&rewritten));
+        assert!(!in_initramfs(&[PathBuf::from("/boot/grub/grub.cfg")]));
+        let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+        assert_eq!(read("etc/fstab"), "/dev/vda1 / ext4\n");
+        assert_eq!(read("etc/fstab.rr-orig"), "/dev/sda1 / ext4\n");
+        assert!(rewrite(root, &changes).unwrap().is_empty());
+        assert_eq!(read("etc/fstab.rr-orig"), "/dev/sda1 / ext4\n");
+    }
+}

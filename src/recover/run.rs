@@ -1,0 +1,349 @@
+//! One recovery from its first step to its last.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::devices::Devices;
+use super::fetch::{self, Backup};
+use super::fixup::{self, Tree};
+use super::report::{self, DiskTaken, Report};
+use super::sysfs::{Sysfs, kernel_name};
+use super::target::Target;
+use super::{MEDIUM, Options, Outcome, Phase, check, confirm, mounts};
+use crate::archive::{self, ExtractOptions};
+use crate::config::{Config, TargetOptions, TargetUrl};
+use crate::layout::{Firmware, Layout};
+use crate::plan::{self, Answers, KeptDisk, Plan};
+use crate::rescue::info::RescueInfo;
+use crate::sys::tools;
+use crate::ui::Ui;
+use crate::{apply, probe};
+
+/// Everything that a recovery knows so far.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    config: &'a Config,
+    info: Option<&'a RescueInfo>,
+    options: &'a Options,
+    ui: &'a Ui,
+    started: Instant,
+    target: Option<Target>,
+    node: String,
+    report: Report,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        config: &'a Config,
+        info: Option<&'a RescueInfo>,
+        options: &'a Options,
+        ui: &'a Ui,
+    ) -> Self {
+        let report = Report {
+            version: report::VERSION,
+            rr: env!("CARGO_PKG_VERSION").into(),
+            started: now(),
+            ..Report::default()
+        };
+        let (started, target, node) = (Instant::now(), None, String::new());
+        Run { config, info, options, ui, started, target, node, report }
+    }
+
+    pub fn touched(&self) -> bool {
+        self.report.touched
+    }
+
+    pub fn go(&mut self) -> Result<Outcome> {
+        let Options { phase, verdict, root, .. } = self.options;
+        let fresh = matches!(phase, Phase::All | Phase::Layout | Phase::Mount);
+        let ui = self.ui;
+        if fresh && !self.options.dry_run {
+            mounts::unmount_all(root).context("unmounting what a former run left")?;
+        }
+        let backup = ui.step("Fetching the backup", || self.fetch())?;
+        verdict.say("fetched");
+        let plan = ui.step("Planning", || self.plan(&backup))?;
+        self.describe(&plan);
+        verdict.say("planned");
+        if self.options.dry_run {
+            return Ok(Outcome::Planned);
+        }
+        match phase {
+            Phase::All | Phase::Layout => {
+                self.rebuild(&plan)?;
+                verdict.say("applied");
+            }
+            Phase::Mount => ui.step("Mounting", || apply::mount(&plan, root, ui))?,
+            Phase::Restore | Phase::Finalize => {}
+        }
+        self.guard(&plan)?;
+        if matches!(phase, Phase::All | Phase::Restore) {
+            ui.step("Restoring the files", || self.extract(&backup))?;
+            verdict.say("extracted");
+        }
+        if !matches!(phase, Phase::All | Phase::Finalize) {
+            ui.info(format!("the node's filesystems are mounted at {}", root.display()));
+            return Ok(Outcome::Mounted);
+        }
+        self.finish(&backup.layout, &plan)
+    }
+
+    /// Steps 1 and 2: nothing here writes to any disk.
+    fn fetch(&mut self) -> Result<Backup> {
+        let (url, options) = self.target_url()?;
+        self.node = self.node_name()?;
+        let device = self.info.filter(|info| info.target == url.to_string());
+        let device = device.and_then(|info| info.target_device.as_ref());
+        let target = Target::locate(&url, device, self.ui)?;
+        self.report.target = target.shown().to_owned();
+        let store = target.open(&self.node, &options)?;
+        self.target = Some(target);
+        let backup = fetch::fetch(store, self.options.generation.as_deref(), self.ui)?;
+        self.report.generation.clone_from(&backup.manifest.generation);
+        self.report.node.clone_from(&backup.manifest.node);
+        let reads = matches!(self.options.phase, Phase::All | Phase::Restore);
+        if self.options.verify && reads {
+            self.ui.step("Checking every part of the backup", || {
+                archive::check(&backup.manifest, backup.store.as_ref(), self.ui)
+            })?;
+        }
+        Ok(backup)
+    }
+
+    fn target_url(&self) -> Result<(TargetUrl, TargetOptions)> {
+        let info = self.info;
+        let text = self.options.target.as_ref().or(info.map(|i| &i.target));
+        let text = text.or(self.config.target.as_ref()).context(
+            "no target is known\nhint: rr --target nfs://server/export recover, or target = in rr.toml",
+        )?;
+        let url: TargetUrl = text.parse()?;
+        let options = match info {
+            Some(info) if info.target == *text => info.target_options.clone(),
+            _ => self.config.target_options.clone(),
+        };
+        Ok((url, options))
+    }
+
+    fn node_name(&self) -> Result<String> {
+        let known = self.options.node.as_ref().or(self.info.map(|i| &i.node));
+        known.or(self.config.node.as_ref()).cloned().context(
+            "which node this is, is not known\nhint: rr --node NAME recover, or node = in rr.toml",
+        )
+    }
+
+    /// Step 3.
+    fn plan(&self, backup: &Backup) -> Result<Plan> {
+        let present = probe::read(self.ui).context("looking at this machine")?;
+        let answers = Answers {
+            auto: self.options.auto,
+            map: self.options.map.clone(),
+            erase: self.options.erase.clone(),
+            keep: self.kept()?,
+        };
+        let plan =
+            plan::plan(&backup.layout, &present, &answers).map_err(|refusal| anyhow!(refusal))?;
+        let mut programs = plan.tools();
+        programs.extend(super::tools(&backup.layout));
+        let efi = fixup::efi::has_variables();
+        programs.retain(|program| efi || *program != "efibootmgr");
+        tools::require(&programs)?;
+        Ok(plan)
+    }
+
+    /// The disks that are never erased.
+    fn kept(&self) -> Result<Vec<KeptDisk>> {
+        let mut kept = Vec::new();
+        for name in self.target.iter().flat_map(|target| &target.disks) {
+            kept.push(KeptDisk { name: name.clone(), why: "holds the backup".into() });
+        }
+        match std::fs::read_to_string(MEDIUM) {
+            Ok(text) => {
+                for name in text.split_whitespace() {
+                    let why = "is what this rescue system was started from".into();
+                    kept.push(KeptDisk { name: name.to_owned(), why });
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {MEDIUM}")),
+        }
+        Ok(kept)
+    }
+
+    fn describe(&mut self, plan: &Plan) {
+        for line in plan.render_text().lines() {
+            self.ui.info(line);
+        }
+        self.report.identity_changes = plan.identity_changes().to_vec();
+        let taken = plan.disks.iter().map(|found| DiskTaken {
+            recorded: found.old.name.clone(),
+            present: found.new.name.clone(),
+            serial: found.new.serial.clone(),
+            why: found.why.clone(),
+        });
+        self.report.disks = taken.collect();
+    }
+
+    /// Steps 4 and 5: from here on disks are written to.
+    fn rebuild(&mut self, plan: &Plan) -> Result<()> {
+        if !self.options.auto {
+            confirm::confirm(plan, self.ui)?;
+        }
+        self.report.touched = true;
+        self.ui.step("Rebuilding the disks", || apply::apply(plan, &self.options.root, self.ui))
+    }
+
+    /// The tree must be on the planned disks: a rescue system's memory would take some files, too.
+    fn guard(&mut self, plan: &Plan) -> Result<()> {
+        let root = &self.options.root;
+        let all = crate::sys::mount::mounts()?;
+        let planned: Vec<_> = plan.disks.iter().map(|disk| disk.new.name.as_str()).collect();
+        let sysfs = Sysfs::default();
+        for mount in plan.layout.mount.iter().filter(|mount| !mount.target) {
+            let point = mount.path.as_path();
+            let point = root.join(point.strip_prefix("/").unwrap_or(point));
+            // A path with a slash at its end is another one to the kernel.
+            let point: PathBuf = point.components().collect();
+            let found = mounts::at(&all, &point)
+                .with_context(|| format!("nothing is mounted on {}", point.display()))?;
+            let disks = sysfs.disks_below(&kernel_name(&found.source)?)?;
+            if let Some(other) = disks.iter().find(|disk| !planned.contains(&disk.as_str())) {
+                bail!("{} is mounted from {other}, which is not in the plan", point.display());
+            }
+        }
+        ensure!(mounts::at(&all, root).is_some(), "nothing is mounted on {}", root.display());
+        self.report.touched |= self.options.phase != Phase::Mount;
+        Ok(())
+    }
+
+    /// Step 6.
+    fn extract(&mut self, backup: &Backup) -> Result<()> {
+        let options = ExtractOptions {
+            root: self.options.root.clone(),
+            paths: Vec::new(),
+            threads: self.config.backup.threads,
+        };
+        let extracted =
+            archive::extract(&backup.manifest, backup.store.as_ref(), &options, self.ui)?;
+        self.report.entries = extracted.entries;
+        self.report.bytes = extracted.bytes;
+        self.report.warnings.extend(extracted.warnings);
+        Ok(())
+    }
+
+    /// Steps 7 to 9.
+    fn finish(&mut self, recorded: &Layout, plan: &Plan) -> Result<Outcome> {
+        let (ui, root) = (self.ui, self.options.root.as_path());
+        crate::sys::udev::settle()?;
+        let devices = Devices::read()?;
+        let tree = Tree { root, recorded, plan, devices: &devices };
+        self.report.changed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
+        self.options.verdict.say("fixed");
+        ui.step("Checking that it boots", || self.check(&tree))?;
+        self.options.verdict.say("checked");
+        self.leave(plan)?;
+        Ok(Outcome::Recovered(Box::new(self.report.clone())))
+    }
+
+    /// Step 8.
+    fn check(&mut self, tree: &Tree<'_>) -> Result<()> {
+        let mut checks = check::check_kernel(tree.root, tree.devices);
+        checks.extend(check::check_fstab(tree.root, tree.devices));
+        checks.push(check::check_init(tree.root));
+        match tree.recorded.boot.firmware {
+            Firmware::Bios => {
+                for disk in tree.grub_disks() {
+                    checks.push(check::check_boot_sector(&format!("/dev/{disk}")));
+                }
+            }
+            Firmware::Uefi => checks.extend(check::check_loaders(tree)),
+        }
+        for check in &checks {
+            match &check.problem {
+                None => log::info!("{}: in place", check.what),
+                Some(problem) => self.ui.info(format!("{}: {problem}", check.what)),
+            }
+        }
+        let failed: Vec<_> = checks
+            .iter()
+            .filter_map(|check| Some(format!("{}: {}", check.what, check.problem.as_ref()?)))
+            .collect();
+        self.report.checks = checks;
+        ensure!(
+            failed.is_empty(),
+            "the system would not boot: {}\nhint: it is mounted at {}; when it is mended: rr finalizeonly",
+            failed.join("; "),
+            tree.root.display()
+        );
+        Ok(())
+    }
+
+    /// Step 9.
+    fn leave(&mut self, plan: &Plan) -> Result<()> {
+        self.report.result = "success".into();
+        self.close_report();
+        let log = crate::ui::log::text();
+        let kept = self.report.write_into(&self.options.root, &log)?;
+        self.put_report();
+        self.ui.step("Unmounting", || {
+            nix::unistd::sync();
+            apply::unmount(plan, &self.options.root)
+        })?;
+        self.summary(&kept);
+        Ok(())
+    }
+
+    fn close_report(&mut self) {
+        self.report.finished = now();
+        self.report.seconds = self.started.elapsed().as_secs();
+        let mut warnings = self.ui.warnings();
+        warnings.retain(|warning| !self.report.warnings.contains(warning));
+        self.report.warnings.extend(warnings);
+    }
+
+    /// Log and result at the target, if it takes them.
+    fn put_report(&self) {
+        let Some(target) = &self.target else { return };
+        let put = || -> Result<()> {
+            let (_, options) = self.target_url()?;
+            let log = crate::ui::log::text();
+            target.write(&self.node, &options, |store| self.report.put(store, &log))
+        };
+        if let Err(error) = put() {
+            self.ui.info(format!("the log could not be put to the target: {error:#}"));
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // for people
+    fn summary(&self, log: &Path) {
+        let report = &self.report;
+        for warning in &report.warnings {
+            self.ui.info(format!("note: {warning}"));
+        }
+        self.ui.success(format!(
+            "Success! {} is {} again: {} entries, {:.1} MiB, in {} s. Its log: {}",
+            report.node,
+            report.generation,
+            report.entries,
+            report.bytes as f64 / 1_048_576.0,
+            report.seconds,
+            log.display()
+        ));
+    }
+
+    /// What can be said of a recovery that failed, where somebody finds it.
+    pub fn report_failure(&mut self, error: &anyhow::Error) {
+        if !self.report.touched {
+            return;
+        }
+        self.report.result = "failed".into();
+        self.report.error = Some(format!("{error:#}"));
+        self.close_report();
+        self.put_report();
+    }
+}
+
+fn now() -> String {
+    format!("{:.0}", jiff::Timestamp::now())
+}

@@ -1,0 +1,135 @@
+//! Where the backup is: for `file://` targets, the filesystem that holds it is found by its UUID
+//! and mounted, and the disks below it are kept from being erased.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::devices::Devices;
+use super::mounts;
+use super::sysfs::{Sysfs, kernel_name};
+use crate::config::{TargetOptions, TargetUrl};
+use crate::rescue::info::TargetDevice;
+use crate::store::{self, Access, Store};
+use crate::sys::mount::MountGuard;
+use crate::sys::run::Cmd;
+use crate::ui::Ui;
+
+/// Where a filesystem with a target is mounted.
+const MOUNT_POINT: &str = "/run/rr/target";
+
+/// A target that can be opened.
+#[derive(Debug)]
+pub struct Target {
+    pub url: TargetUrl,
+    /// The kernel's names of the disks that the backup is on; none for a target on the network.
+    pub disks: BTreeSet<String>,
+    /// What the URL was before the filesystem was mounted elsewhere.
+    shown: String,
+    mount: Option<MountGuard>,
+}
+
+impl Target {
+    /// Finds the target. `device` is what the rescue image knows about a `file://` target.
+    pub fn locate(url: &TargetUrl, device: Option<&TargetDevice>, ui: &Ui) -> Result<Target> {
+        let shown = url.to_string();
+        let TargetUrl::File { dir } = url else {
+            return Ok(Target { url: url.clone(), disks: BTreeSet::new(), shown, mount: None });
+        };
+        let Some(device) = device else {
+            let disks = disks_of_dir(dir)?;
+            return Ok(Target { url: url.clone(), disks, shown, mount: None });
+        };
+        let dev = find(device, ui)
+            .with_context(|| format!("looking for the filesystem that holds {url}"))?;
+        let disks = Sysfs::default().disks_below(&kernel_name(&dev)?)?;
+        let point = Path::new(MOUNT_POINT);
+        mounts::unmount_all(point)?;
+        std::fs::create_dir_all(point).with_context(|| format!("creating {MOUNT_POINT}"))?;
+        let source = dev.to_string_lossy();
+        let mount = MountGuard::mount(&["-o", "ro", "-t", &device.fs_kind, &source], point)?;
+        let subdir = device.subdir.as_path();
+        let dir = point.join(subdir.strip_prefix("/").unwrap_or(subdir));
+        Ok(Target { url: TargetUrl::File { dir }, disks, shown, mount: Some(mount) })
+    }
+
+    pub fn open(&self, node: &str, options: &TargetOptions) -> Result<Box<dyn Store>> {
+        store::open(&self.url, node, Access::Read, options)
+    }
+
+    /// Opens the target for writing as long as `body` runs. Only after a recovery: until then
+    /// nothing must write to where the backup is.
+    pub fn write(
+        &self,
+        node: &str,
+        options: &TargetOptions,
+        body: impl FnOnce(&dyn Store) -> Result<()>,
+    ) -> Result<()> {
+        self.remount("rw")?;
+        let written = store::open(&self.url, node, Access::Write, options)
+            .and_then(|store| body(store.as_ref()));
+        self.remount("ro")?;
+        written
+    }
+
+    fn remount(&self, mode: &str) -> Result<()> {
+        match &self.mount {
+            None => Ok(()),
+            Some(mount) => {
+                Cmd::new("mount").args(["-o", &format!("remount,{mode}")]).arg(mount.path()).run()
+            }
+        }
+    }
+
+    /// The target's URL as it was given.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// The device of the filesystem, after assembling arrays and activating volumes if it is not there
+/// without.
+fn find(device: &TargetDevice, ui: &Ui) -> Result<PathBuf> {
+    let look = || -> Result<Option<PathBuf>> {
+        Ok(Devices::read()?.by_tag("UUID", &device.fs_uuid).map(Path::to_owned))
+    };
+    let assemble = [
+        ("mdadm", &["--assemble", "--scan", "--readonly", "--no-degraded"][..]),
+        ("lvm", &["vgchange", "--activate", "y"][..]),
+    ];
+    for (program, args) in assemble {
+        if let Some(dev) = look()? {
+            return Ok(dev);
+        }
+        if crate::sys::tools::find(program.as_ref()).is_some() {
+            ui.info(format!("the target's filesystem is not there yet: trying {program}"));
+            // It fails where one of several arrays or groups is not whole; what counts is whether
+            // the filesystem is there afterwards.
+            Cmd::new(program).args(args).output()?;
+            crate::sys::udev::settle()?;
+        }
+    }
+    if let Some(dev) = look()? {
+        return Ok(dev);
+    }
+    bail!(
+        "no {} with the UUID {} is here\nhint: plug in the disk that holds the backup, then: rr recover",
+        device.fs_kind,
+        device.fs_uuid
+    )
+}
+
+/// The disks below a directory of the running system; none where it is in memory or on a network.
+fn disks_of_dir(dir: &Path) -> Result<BTreeSet<String>> {
+    // A directory that is not there is said better by the store.
+    let Ok(dir) = dir.canonicalize() else { return Ok(BTreeSet::new()) };
+    let all = crate::sys::mount::mounts()?;
+    let source = mounts::holding(&all, &dir).map(|mount| mount.source.clone());
+    match source {
+        Some(dev) if dev.starts_with("/dev") && dev.exists() => {
+            Sysfs::default().disks_below(&kernel_name(&dev)?)
+        }
+        _ => Ok(BTreeSet::new()),
+    }
+}
