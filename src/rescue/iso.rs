@@ -9,10 +9,11 @@ use super::menu::Menu;
 use crate::layout::Firmware;
 use crate::sys::run::Cmd;
 
-/// GRUB modules that the menu uses and every platform has.
+/// GRUB modules that the menu uses, or grub-mkrescue's own start (`part_*`), and every platform has.
 const MODULES: &str = "\
     all_video boot chain configfile echo fat font gfxmenu gfxterm iso9660 linux ls minicmd \
-    normal part_gpt part_msdos png reboot regexp search search_fs_file search_fs_uuid serial \
+    normal part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_gpt part_msdos \
+    part_plan part_sun part_sunpc png reboot regexp search search_fs_file search_fs_uuid serial \
     sleep terminal test";
 
 /// Modules that only BIOS GRUB has.

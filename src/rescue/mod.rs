@@ -41,7 +41,7 @@ use modules::Index;
 use tree::Tree;
 
 /// The names that this program has in the rescue system besides `rr` and `init`; see `init`.
-pub const NAMES: &[&str] = &["rr-session", "reboot", "poweroff", "halt"];
+pub const NAMES: &[&str] = &["reboot", "poweroff", "halt"];
 
 #[derive(Debug)]
 pub struct BuildRequest<'a> {
@@ -102,6 +102,11 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         iso::build(&content, request.out, &iso_path)
     })?;
     warnings.extend(iso::Platforms::find().warning());
+    if request.layout.boot.secure_boot {
+        warnings.push(
+            "this node has Secure Boot on, and the rescue ISO's boot loader is not signed: switch Secure Boot off in the firmware to boot it".into(),
+        );
+    }
     ui.info(format!(
         "rescue image: kernel {}, initrd {}, ISO {}",
         mib(size(&kernel_path)?),

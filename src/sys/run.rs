@@ -213,6 +213,21 @@ impl Cmd {
     /// Replaces standard input, output and error by `tty` and runs the command on it to its end
     /// (a shell, a pager) as the leader of a session of its own with `tty` as its terminal.
     pub fn on_tty(&self, tty: &Path) -> Result<ExitStatus> {
+        self.on(tty)?.status().with_context(|| format!("starting {}", self.to_shell()))
+    }
+
+    /// As [`Cmd::on_tty`], but leaves the command running.
+    pub fn spawn_on_tty(&self, tty: &Path) -> Result<Child> {
+        self.on(tty)?.spawn().with_context(|| format!("starting {}", self.to_shell()))
+    }
+
+    /// Runs the command to its end on the terminal that this process has.
+    pub fn attached(&self) -> Result<ExitStatus> {
+        log::debug!("$ {}", self.to_shell());
+        self.command()?.status().with_context(|| format!("starting {}", self.to_shell()))
+    }
+
+    fn on(&self, tty: &Path) -> Result<Command> {
         let open = || {
             std::fs::OpenOptions::new()
                 .read(true)
@@ -223,7 +238,7 @@ impl Cmd {
         let mut command = self.command()?;
         command.stdin(open()?).stdout(open()?).stderr(open()?);
         own_terminal(&mut command);
-        command.status().with_context(|| format!("starting {}", self.to_shell()))
+        Ok(command)
     }
 
     fn command(&self) -> Result<Command> {

@@ -1,0 +1,366 @@
+//! What happens on the consoles: the rescue system gets ready, does what it was booted for, and
+//! ends in a reboot, a menu or a shell.
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::cmdline::{self, Mode, Network, Options};
+use super::network::Say;
+use super::{console, devices, integrity, medium, mounts, network, power};
+use crate::config::{self, Config};
+use crate::layout::Layout;
+use crate::rescue::RescueInfo;
+use crate::sys::run::Cmd;
+use crate::ui::verdict::Verdict;
+use crate::ui::{self, Ui};
+
+/// What the rescue system itself logs.
+const LOG: &str = "/var/log/rr-rescue.log";
+/// How long a result can be read before the machine reboots by itself.
+const REBOOT_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is known after the start.
+#[derive(Debug, Clone)]
+struct Rescue {
+    info: RescueInfo,
+    config: Config,
+    layout: Layout,
+    options: Options,
+    ui: Ui,
+    verdict: Verdict,
+}
+
+/// How a recovery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Success,
+    /// With the program's exit code.
+    Failed(i32),
+}
+
+/// Runs the session. `again`: the one before died, so nothing is done unasked.
+pub fn run(again: bool) -> ! {
+    // Keys that end a program end what the session runs, and not the session.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTOU] {
+        signals.add(signal);
+    }
+    if let Err(errno) = signals.thread_block() {
+        log::warn!("blocking signals: {errno}");
+    }
+    let options = cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    ui::log::start(options.debug);
+    let ui = Ui::detect(false);
+    let verdict = Verdict::detect();
+    if let Err(error) = ui::log::to_file(Path::new(LOG)) {
+        ui.warn(format!("{error:#}"));
+    }
+    match prepare(options, &ui, &verdict, again) {
+        Ok(rescue) => {
+            spare_shells();
+            if again {
+                ui.warn("the session before this one ended badly: nothing is done by itself");
+                Rescue { options: Options { mode: Mode::Shell, ..rescue.options }, ..rescue }.act()
+            } else {
+                rescue.act()
+            }
+        }
+        Err(error) => {
+            ui.error(&error);
+            verdict.failed(&error);
+            spare_shells();
+            loop {
+                shell(
+                    "The rescue system did not start as it should. Its log: /var/log/rr-rescue.log",
+                );
+            }
+        }
+    }
+}
+
+/// Everything that a recovery and an admin at a shell need.
+fn prepare(options: Options, ui: &Ui, verdict: &Verdict, again: bool) -> Result<Rescue> {
+    let Some(info) = RescueInfo::read()? else {
+        bail!("this is no rescue system: {} is missing", crate::rescue::info::PATH);
+    };
+    ui.info(format!("\nrr {}: the rescue system of {}\n", env!("CARGO_PKG_VERSION"), info.node));
+    for word in &options.unknown {
+        ui.warn(format!("{word} on the kernel command line is not understood"));
+    }
+    // A damaged layout or configuration must not keep the devices from coming up, and a damaged
+    // initrd must be told as such.
+    let whole = std::thread::spawn(|| integrity::check(Path::new("/")));
+    let text = std::fs::read_to_string("/etc/rr/layout.toml").context("reading the layout")?;
+    let layout = crate::layout::schema::parse(&text)?;
+    let config = config::load(Some(Path::new("/etc/rr/rr.toml")))?.config;
+    if let Err(errno) = nix::unistd::sethostname(format!("rescue-{}", info.node)) {
+        log::warn!("setting the host name: {errno}");
+    }
+    if !again {
+        ui.step("Finding devices", || devices::start(&layout))?;
+        mounts::efi_variables();
+    }
+    match whole.join() {
+        Ok(result) => result?,
+        Err(_) => bail!("checking this rescue system panicked"),
+    }
+    verdict.say("devices");
+    let media = medium::find(&info.node)?;
+    if !media.is_empty() {
+        ui.info(format!("booted from {}: it will not be touched", media.join(", ")));
+    }
+    let rescue = Rescue { info, config, layout, options, ui: ui.clone(), verdict: verdict.clone() };
+    if !again {
+        rescue.connect();
+    }
+    verdict.say("ready");
+    Ok(rescue)
+}
+
+impl Rescue {
+    fn target(&self) -> &str {
+        self.options.target.as_deref().unwrap_or(&self.info.target)
+    }
+
+    /// Brings the network up: before anything else where the backup is on it, else aside.
+    fn connect(&self) {
+        let needed = !self.target().starts_with("file:");
+        let asked = !matches!(self.options.network, Network::Configured);
+        if needed || asked {
+            let say = |text: &str| self.ui.info(text);
+            let connect = || connect(&self.options.network, &self.config, &self.layout, &say);
+            if let Err(error) = self.ui.step("Connecting to the network", connect) {
+                // The recovery will say that the target does not answer; the shell is there.
+                self.ui.warn(format!("{error:#}"));
+            }
+            return;
+        }
+        let (config, layout) = (self.config.clone(), self.layout.clone());
+        std::thread::spawn(move || {
+            let say = |text: &str| log::info!("{text}");
+            if let Err(error) = connect(&Network::Configured, &config, &layout, &say) {
+                log::info!("{error:#}");
+            }
+        });
+    }
+
+    fn act(&self) -> ! {
+        let mut last = match self.options.mode {
+            Mode::Shell => {
+                shell(&self.motd());
+                None
+            }
+            Mode::Auto | Mode::Ask => Some(self.recover()),
+        };
+        match (self.options.mode, last) {
+            (Mode::Auto, Some(Outcome::Success)) => self.reboot_soon(),
+            (_, Some(Outcome::Failed(_))) => shell(&self.motd()),
+            _ => {}
+        }
+        loop {
+            last = self.menu(last);
+        }
+    }
+
+    /// Runs `rr recover` as the kernel command line wants it, as an admin would type it.
+    fn recover(&self) -> Outcome {
+        let outcome = match recover_command(&self.options).attached() {
+            Ok(status) if status.success() => Outcome::Success,
+            Ok(status) => Outcome::Failed(status.code().unwrap_or(-1)),
+            Err(error) => {
+                self.ui.error(&error);
+                Outcome::Failed(-1)
+            }
+        };
+        own_terminal_again();
+        if let Outcome::Failed(code) = outcome {
+            let disks = match code {
+                1 | 2 => "Nothing on the disks was changed.",
+                3 => "Disks were changed: run it again before you boot from them.",
+                _ => "It ended unexpectedly: disks may have been changed.",
+            };
+            let error = anyhow::anyhow!("the recovery FAILED (exit code {code}). {disks}");
+            self.ui.error(&error);
+            self.verdict.failed(&error);
+        }
+        outcome
+    }
+
+    /// Waits a little, reboots if no key is hit, and comes back if one is.
+    fn reboot_soon(&self) {
+        self.ui.info(format!(
+            "Rebooting in {} s. Press Enter to stay in the rescue system.",
+            REBOOT_PAUSE.as_secs()
+        ));
+        if !key_within(REBOOT_PAUSE) {
+            self.verdict.say("reboot");
+            power("reboot");
+        }
+    }
+
+    /// One choice from the menu; the outcome of a recovery if one was started.
+    fn menu(&self, last: Option<Outcome>) -> Option<Outcome> {
+        println!();
+        println!("  1) View the log");
+        println!("  2) Shell");
+        println!("  3) Reboot");
+        println!("  4) Power off");
+        if last != Some(Outcome::Success) {
+            println!("  5) Recover {} (asks before anything is erased)", self.info.node);
+        }
+        print!("Your choice: ");
+        let _ = std::io::stdout().flush();
+        match line().as_deref().map(str::trim) {
+            Some("1") => view_log(),
+            Some("2") => shell(&self.motd()),
+            Some("3") => power("reboot"),
+            Some("4") => power("poweroff"),
+            Some("5") if last != Some(Outcome::Success) => {
+                let options = Options { mode: Mode::Ask, ..self.options.clone() };
+                return Some(Rescue { options, ..self.clone() }.recover());
+            }
+            // The terminal is gone, for now.
+            None => std::thread::sleep(Duration::from_secs(2)),
+            Some(_) => {}
+        }
+        last
+    }
+
+    fn motd(&self) -> String {
+        format!(
+            "This is the rescue system of {}. Its backup: {}\n\
+             \x20 rr recover              bring the node back; asks before it erases anything\n\
+             \x20 rr recover --dry-run    only show what would be done\n\
+             \x20 rr layout show          the disks of this machine\n\
+             \x20 reboot, poweroff        leave; exit: the menu",
+            self.info.node,
+            self.target()
+        )
+    }
+}
+
+fn connect(how: &Network, config: &Config, layout: &Layout, say: Say<'_>) -> Result<()> {
+    match how {
+        Network::None => Ok(()),
+        Network::Given(given) => network::given(given, say),
+        Network::Dhcp => network::dhcp_everywhere(say),
+        Network::Node => network::node(&layout.net, say),
+        Network::Configured => match config.rescue.network {
+            config::Network::Node => network::node(&layout.net, say),
+            config::Network::Dhcp => network::dhcp_everywhere(say),
+        },
+    }
+}
+
+fn recover_command(options: &Options) -> Cmd {
+    let mut command = Cmd::new("/usr/bin/rr");
+    if let Some(target) = &options.target {
+        command = command.args(["--target", target]);
+    }
+    command = command.arg("recover");
+    if options.mode == Mode::Auto {
+        command = command.arg("--auto");
+    }
+    if let Some(generation) = &options.generation {
+        command = command.args(["--gen", generation]);
+    }
+    for map in &options.map {
+        command = command.args(["--map", map]);
+    }
+    for serial in &options.erase {
+        command = command.args(["--erase", serial]);
+    }
+    command
+}
+
+/// A shell on the session's terminal.
+fn shell(motd: &str) {
+    println!("\n{motd}\n");
+    if let Err(error) = shell_command().attached() {
+        println!("{error:#}");
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    own_terminal_again();
+}
+
+fn shell_command() -> Cmd {
+    let bash = Path::new("/bin/bash");
+    Cmd::new(if bash.exists() { "/bin/bash" } else { "/bin/sh" }).arg("-l").dir("/root")
+}
+
+/// More shells, on the screen's second and third virtual terminals (Alt-F2, Alt-F3).
+fn spare_shells() {
+    if !console::has_screen() {
+        return;
+    }
+    for number in [2, 3] {
+        let tty = PathBuf::from(format!("/dev/tty{number}"));
+        std::thread::spawn(move || {
+            loop {
+                if let Err(error) = shell_command().on_tty(&tty) {
+                    log::info!("a shell on {}: {error:#}", tty.display());
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// A program that was killed leaves the terminal to nobody.
+fn own_terminal_again() {
+    if let Err(errno) = nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpgrp()) {
+        log::debug!("taking the terminal back: {errno}");
+    }
+}
+
+fn view_log() {
+    let log = ["/var/log/rr.log", LOG].into_iter().find(|path| Path::new(path).exists());
+    let pager =
+        ["less", "more", "cat"].into_iter().find(|p| crate::sys::tools::find(p.as_ref()).is_some());
+    if let (Some(log), Some(pager)) = (log, pager)
+        && let Err(error) = Cmd::new(pager).arg(log).attached()
+    {
+        println!("{error:#}");
+    }
+    own_terminal_again();
+}
+
+fn line() -> Option<String> {
+    let mut line = String::new();
+    match std::io::stdin().lock().read_line(&mut line) {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(line),
+    }
+}
+
+/// Whether Enter is hit in time.
+fn key_within(time: Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let stdin = std::io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) && line().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_is_started_as_an_admin_would_type_it() {
+        let text = "rr.recover=auto rr.map=sda=vdb rr.erase=S1 rr.gen=G rr.target=nfs://s/x";
+        assert_eq!(
+            recover_command(&cmdline::parse(text)).to_shell(),
+            "/usr/bin/rr --target nfs://s/x recover --auto --gen G --map sda=vdb --erase S1"
+        );
+        assert_eq!(
+            recover_command(&cmdline::parse("rr.recover=ask")).to_shell(),
+            "/usr/bin/rr recover"
+        );
+    }
+}
