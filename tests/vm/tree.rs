@@ -26,9 +26,20 @@ pub struct Tree {
 impl Tree {
     /// The tree of a Debian release, made when it is not in the cache.
     pub fn of(suite: &str) -> Result<Tree> {
-        let key = lab::key(&[suite, PACKAGES, CUSTOMIZE, AGENT, UML_INIT, INITRAMFS]);
+        let key = lab::key(&[suite, PACKAGES, CUSTOMIZE, AGENT, INITRAMFS]);
         let dir = lab::cached("trees", suite, &key, |dir| make(dir, suite))?;
-        Ok(Tree { dir, key })
+        let tree = Tree { dir, key };
+        tree.put_init()?;
+        Ok(tree)
+    }
+
+    /// Not part of what is cached: it is no part of a node. Whole at any time, for who runs it now.
+    fn put_init(&self) -> Result<()> {
+        let init = tempfile::NamedTempFile::new_in(self.root()).context("creating lab-init")?;
+        lab::write(init.path(), UML_INIT)?;
+        Cmd::new("chmod").arg("755").arg(init.path()).run()?;
+        init.persist(self.root().join("lab-init")).context("placing lab-init")?;
+        Ok(())
     }
 
     pub fn tar(&self) -> PathBuf {
@@ -78,8 +89,5 @@ fn make(dir: &Path, suite: &str) -> Result<()> {
     Cmd::new("sh")
         .args(["-c", "cp -a /usr/lib/uml/modules/* \"$0\""])
         .arg(root.join("lib/modules"))
-        .run()?;
-    let init = root.join("lab-init");
-    lab::write(&init, UML_INIT)?;
-    Cmd::new("chmod").arg("755").arg(&init).run()
+        .run()
 }

@@ -3,7 +3,10 @@
 # swaps, and arrays (lines of mdadm.conf).
 
 open_disks() {
-	mdadm --assemble --scan --no-degraded 2>/dev/null || true
+	if test -n "${arrays-}"; then
+		echo "$arrays" >/run/arrays.conf
+		mdadm --quiet --assemble --scan --config /run/arrays.conf
+	fi
 	vgchange --quiet --activate y
 	udevadm settle
 }

@@ -8,6 +8,8 @@ mountpoint -q /dev || mount -t devtmpfs dev /dev
 for dir in /run /tmp /mnt; do mount -t tmpfs tmpfs $dir; done
 # LVM wants to write its history here.
 mkdir -p /run/lvm-etc && cp -a /etc/lvm/. /run/lvm-etc && export LVM_SYSTEM_DIR=/run/lvm-etc
+# Arrays are assembled by the job, under their own names, and not by udev.
+echo 'AUTO -all' >/run/mdadm.conf && mount --bind /run/mdadm.conf /etc/mdadm/mdadm.conf
 mkdir /tmp/share /run/lock
 mount -t hostfs -o "$lab_share" none /tmp/share
 modprobe -a dm-mod md-mod raid0 raid1 raid10 raid456 loop vfat nls_cp437 nls_ascii ext4 xfs
