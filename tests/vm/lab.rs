@@ -2,10 +2,17 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rr::sys::run::Cmd;
+
+/// How long something may take that takes this many seconds at most on two idle cores, emulated:
+/// `$RR_LAB_PATIENCE` times as long on a machine that is busy with other things.
+pub fn seconds(count: u64) -> Duration {
+    let patience = std::env::var("RR_LAB_PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(count * patience.unwrap_or(1))
+}
 
 /// What is made once and used by every run: `$RR_LAB_CACHE` or `~/.cache/rr-lab`.
 pub fn cache() -> Result<PathBuf> {

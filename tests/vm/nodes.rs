@@ -26,9 +26,14 @@ kernel=$(basename "$0"/boot/vmlinuz-*)
 chroot "$0" mkinitramfs -o /mnt/initrd.img "${kernel#vmlinuz-}"
 "#;
 
-/// From power-on until the agent answers, emulated and with a busy host.
-pub const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+/// From power-on until the agent answers, emulated.
+pub fn boot_timeout() -> Duration {
+    lab::seconds(300)
+}
+
+pub fn command_timeout() -> Duration {
+    lab::seconds(180)
+}
 
 /// A machine as it is before the day that its disks die.
 #[derive(Debug)]
@@ -154,10 +159,10 @@ impl Node {
         });
         let mut vm = machine.start()?;
         let mut agent = vm.agent()?;
-        agent.check("true", BOOT_TIMEOUT).with_context(|| vm.console_tail())?;
-        agent.check(&self.install_loader(), COMMAND_TIMEOUT)?;
-        agent.check("systemctl poweroff --no-block", COMMAND_TIMEOUT)?;
-        vm.wait_off(COMMAND_TIMEOUT)
+        agent.check("true", boot_timeout()).with_context(|| vm.console_tail())?;
+        agent.check(&self.install_loader(), command_timeout())?;
+        agent.check("systemctl poweroff --no-block", command_timeout())?;
+        vm.wait_off(command_timeout())
     }
 
     fn install_loader(&self) -> String {

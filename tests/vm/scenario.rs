@@ -16,21 +16,21 @@ use rr::sys::run::Cmd;
 use crate::compare::{VOLATILE, differences};
 use crate::lab::{self, Phases};
 use crate::nfs::Server;
-use crate::nodes::{self, BOOT_TIMEOUT, COMMAND_TIMEOUT, Node};
+use crate::nodes::{self, Node, boot_timeout, command_timeout};
 use crate::tree::Tree;
 use crate::uml;
 
 /// What the rescue system says on its way, and how long it may take for each.
 const TOKENS: &[(&str, u64)] = &[
-    ("fetched", 400),
-    ("planned", 120),
-    ("applied", 300),
-    ("extracted", 600),
+    ("fetched", 240),
+    ("planned", 60),
+    ("applied", 180),
+    ("extracted", 300),
     ("fixed", 600),
-    ("checked", 200),
-    ("success", 120),
+    ("checked", 120),
+    ("success", 60),
 ];
-const BACKUP_TIMEOUT: Duration = Duration::from_secs(1200);
+const BACKUP_SECONDS: u64 = 900;
 /// Besides the target: where the rescue system tells its milestones.
 const RESCUE_TOML: &str =
     "[rescue]\ncmdline = \"mitigations=off rr.verdict=/dev/virtio-ports/rr.verdict\"\n";
@@ -183,14 +183,14 @@ impl Stage<'_> {
     pub fn back_up(&self) -> Result<String> {
         let machine = self.node().machine(self.dir, &self.dir.join("1-node"), "OLD");
         visit(&machine, |_, agent| {
-            let facts = agent.check(FACTS, COMMAND_TIMEOUT)?;
+            let facts = agent.check(FACTS, command_timeout())?;
             if self.scenario.target == Target::Nfs {
-                agent.check(ONLINE, COMMAND_TIMEOUT).context("waiting for the network")?;
+                agent.check(ONLINE, command_timeout()).context("waiting for the network")?;
             }
-            let answer = agent.run(BACKUP, BACKUP_TIMEOUT)?;
+            let answer = agent.run(BACKUP, lab::seconds(BACKUP_SECONDS))?;
             lab::write(&self.dir.join("mkbackup.txt"), &answer.output)?;
             ensure!(answer.code == 0, "rr mkbackup failed ({})\n{}", answer.code, answer.text());
-            agent.check(&format!("echo too late >{TOO_LATE}; sync"), COMMAND_TIMEOUT)?;
+            agent.check(&format!("echo too late >{TOO_LATE}; sync"), command_timeout())?;
             Ok(facts)
         })
     }
@@ -249,7 +249,7 @@ impl Stage<'_> {
         machine.reboots = false;
         let mut vm = machine.start()?;
         phases.run("firmware to boot menu", || {
-            vm.wait_console("Automatic Recover", Duration::from_secs(180))?;
+            vm.wait_console("Automatic Recover", lab::seconds(180))?;
             vm.screenshot(&self.dir.join("menu.png"))?;
             // From whatever the menu would start by itself to its first entry.
             vm.press("home")?;
@@ -257,7 +257,7 @@ impl Stage<'_> {
         })?;
         for (token, seconds) in TOKENS {
             let waited = phases.run(&format!("rescue system: {token}"), || {
-                vm.wait_token(token, Duration::from_secs(*seconds))
+                vm.wait_token(token, lab::seconds(*seconds))
             });
             if waited.is_err() {
                 // For who looks for the reason; the machine may be off already.
@@ -267,7 +267,7 @@ impl Stage<'_> {
         }
         vm.screenshot(&self.dir.join("success.png"))?;
         in_order(&vm.tokens()?)?;
-        phases.run("rescue system: reboot", || vm.wait_off(Duration::from_secs(180)))
+        phases.run("rescue system: reboot", || vm.wait_off(lab::seconds(180)))
     }
 
     fn compare(&self) -> Result<()> {
@@ -301,12 +301,13 @@ impl Stage<'_> {
         visit(&machine, |vm, agent| {
             log_in(vm, agent)?;
             vm.screenshot(&self.dir.join("login.png"))?;
-            let now = agent.check(FACTS, COMMAND_TIMEOUT)?;
+            let now = agent.check(FACTS, command_timeout())?;
             ensure!(now == *facts, "the recovered node says\n{now}\nand said before\n{facts}");
-            let failed = agent.check("systemctl --failed --no-legend --plain", COMMAND_TIMEOUT)?;
+            let failed =
+                agent.check("systemctl --failed --no-legend --plain", command_timeout())?;
             ensure!(failed.trim().is_empty(), "units of the recovered node failed:\n{failed}");
             if self.node().firmware == Firmware::Uefi {
-                let entries = agent.check("efibootmgr --verbose", COMMAND_TIMEOUT)?;
+                let entries = agent.check("efibootmgr --verbose", command_timeout())?;
                 ensure!(entries.contains("debian"), "no boot entry came back:\n{entries}");
             }
             Ok(())
@@ -330,16 +331,16 @@ impl Stage<'_> {
 fn visit<T>(machine: &Machine, body: impl FnOnce(&mut Vm, &mut Agent) -> Result<T>) -> Result<T> {
     let mut vm = machine.start()?;
     let mut agent = vm.agent()?;
-    agent.check("true", BOOT_TIMEOUT).with_context(|| vm.console_tail())?;
+    agent.check("true", boot_timeout()).with_context(|| vm.console_tail())?;
     let result = body(&mut vm, &mut agent)?;
-    agent.check("systemctl poweroff --no-block", COMMAND_TIMEOUT)?;
-    vm.wait_off(COMMAND_TIMEOUT)?;
+    agent.check("systemctl poweroff --no-block", command_timeout())?;
+    vm.wait_off(command_timeout())?;
     Ok(result)
 }
 
 /// Types root's name and password on the screen's terminal.
 fn log_in(vm: &mut Vm, agent: &mut Agent) -> Result<()> {
-    vm.wait_console("login:", BOOT_TIMEOUT)?;
+    vm.wait_console("login:", boot_timeout())?;
     let type_line = |vm: &mut Vm, text: &str| -> Result<()> {
         for letter in text.chars() {
             vm.press(&letter.to_string())?;
@@ -352,12 +353,12 @@ fn log_in(vm: &mut Vm, agent: &mut Agent) -> Result<()> {
             "for try in $(seq 60); do pgrep -t tty1 '^{name}$' && exit 0; sleep 1; done; exit 1"
         )
     };
-    agent.check(&process("agetty"), COMMAND_TIMEOUT).context("waiting for the login prompt")?;
+    agent.check(&process("agetty"), command_timeout()).context("waiting for the login prompt")?;
     type_line(vm, "root")?;
-    agent.check(&process("login"), COMMAND_TIMEOUT).context("waiting for the password prompt")?;
+    agent.check(&process("login"), command_timeout()).context("waiting for the password prompt")?;
     std::thread::sleep(Duration::from_secs(2));
     type_line(vm, "rr")?;
-    agent.check(&process("bash"), COMMAND_TIMEOUT).context("waiting for root's shell")?;
+    agent.check(&process("bash"), command_timeout()).context("waiting for root's shell")?;
     std::thread::sleep(Duration::from_secs(2));
     Ok(())
 }

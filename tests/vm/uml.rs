@@ -2,7 +2,6 @@
 //! native speed. Disks are made and read in it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rr::sys::run::Cmd;
@@ -11,7 +10,7 @@ use crate::lab;
 use crate::tree::Tree;
 
 const XSTATE: &str = include_str!("node/uml-xstate.c");
-const TIMEOUT: Duration = Duration::from_secs(600);
+const TIMEOUT_SECONDS: u64 = 300;
 
 /// Runs the shell `script` with `disks` as `/dev/ubda` and so on, in the directory `share`. With
 /// `keep` false nothing that it does to the disks lasts.
@@ -27,7 +26,7 @@ pub fn run(tree: &Tree, disks: &[PathBuf], keep: bool, share: &Path, script: &st
         .args(["con=null", "con0=fd:0,fd:1", "quiet"])
         .arg(format!("rootflags={}", tree.root().display()))
         .arg(format!("lab_share={}", share.display()))
-        .timeout(TIMEOUT);
+        .timeout(lab::seconds(TIMEOUT_SECONDS));
     let mut changes = Vec::new();
     for (disk, letter) in disks.iter().zip('a'..) {
         let mut arg = format!("ubd{letter}=");
