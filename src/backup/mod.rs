@@ -1,1 +1,163 @@
-//! To be described.
+//! The conversation of `mkbackup`, `mkbackuponly` and `mkrescue`.
+//!
+//! ```text
+//! preflight: target, layout, coverage, plan against these very disks, what a rescue image lacks
+//!   -> lock, sweep what killed runs left
+//!   -> archive half: files -> packs, index, recipe; layout.toml, RESTORE.txt, rr.log; manifest
+//!   -> rescue half: image -> media under their stable names
+//!   -> retention
+//! ```
+//!
+//! Everything that is missing is named before anything is written. What the rescue half lacks does
+//! not stop the archive half: the files are safe then, the report says which half failed, and the
+//! run has failed. A run that is killed at any point leaves no mount, a lock that the next run
+//! knows for dead, and objects that it sweeps.
+//!
+//! * [`preflight`] what has to be known before
+//! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
+//! * [`halves`] the two halves
+//! * [`report`] what was done
+
+pub mod coverage;
+mod halves;
+pub mod place;
+mod preflight;
+pub mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::config::Config;
+use crate::store::{Store, catalog, lock, retain};
+use crate::ui::Ui;
+use preflight::Job;
+pub use report::{Half, Report};
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Archive the files and publish a generation.
+    pub archive: bool,
+    /// Build the rescue media.
+    pub rescue: bool,
+    /// Read every file, also those that are unchanged since the last generation.
+    pub full: bool,
+    /// Archive just these trees. Empty: the whole machine.
+    pub include: Vec<PathBuf>,
+    /// Globs of paths that are left out, besides those of the configuration.
+    pub exclude: Vec<String>,
+    /// Say what would be done, and write nothing.
+    pub dry_run: bool,
+}
+
+/// Makes a backup, a rescue image, or both.
+///
+/// # Errors
+/// What was asked for failed as a whole; nothing was published. Where one half is done and the
+/// other failed, the report says so in [`Report::failed`].
+pub fn backup(config: &Config, options: &Options, ui: &Ui) -> Result<Report> {
+    let started = Instant::now();
+    let mut job = ui.step("Checking", || preflight::check(config, options, ui))?;
+    let mut report = Report::new(&job, options);
+    if options.dry_run {
+        job.describe(ui);
+    } else {
+        run(&mut job, &mut report, ui)?;
+    }
+    report.finish(started.elapsed().as_secs_f64(), ui.warnings());
+    report.say(ui);
+    Ok(report)
+}
+
+fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
+    let store: Arc<dyn Store> = Arc::clone(job.store()?);
+    let guard = lock::lock(&store, ui)?;
+    retain::sweep(&guard, ui).context("removing what runs left that did not end")?;
+    if job.options.archive {
+        let generation = catalog::new_generation(&*store)?;
+        let manifest = halves::archive(job, &guard, &generation, ui)?;
+        report.archived(&manifest);
+    }
+    if job.options.rescue {
+        match halves::rescue(job, &guard, ui) {
+            Ok(iso_bytes) => report.rescued(iso_bytes),
+            Err(error) if job.options.archive => {
+                ui.error(&error);
+                report.rescue = Half::Failed { why: format!("{error:#}") };
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if job.options.archive {
+        match retain::prune(&guard, job.config.backup.keep_last, ui) {
+            Ok(pruned) => report.pruned = pruned.generations,
+            Err(error) => ui.warn(format!("deleting old generations: {error:#}")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use crate::layout::{Disk, Fs, Id, Layout, Mount};
+    use crate::probe::mounts::MountInfo;
+
+    /// `MAJOR:MINOR`, root, path and kind of each mount.
+    pub fn mounts(lines: &[(&str, &str, &str, &str)]) -> Vec<MountInfo> {
+        let text: String = lines
+            .iter()
+            .map(|(device, root, path, kind)| {
+                format!("1 1 {device} {root} {path} rw shared:1 - {kind} /dev/x rw\n")
+            })
+            .collect();
+        crate::probe::mounts::parse(text.as_bytes())
+    }
+
+    /// `/` and `/srv` on sda, `/mnt/usb` on sdb, `/data` nowhere.
+    pub fn layout() -> Layout {
+        let mut layout = empty();
+        for name in ["sda", "sdb"] {
+            layout.disk.push(
+                toml::from_str::<Disk>(&format!(
+                    "id = \"disk:{name}\"\nname = \"{name}\"\nsize_bytes = 1000\nsector_bytes = 512"
+                ))
+                .unwrap(),
+            );
+        }
+        for (name, disk, kind, path) in [
+            ("sda1", "sda", "ext4", "/"),
+            ("sda2", "sda", "xfs", "/srv"),
+            ("sdb1", "sdb", "ext4", "/mnt/usb"),
+        ] {
+            let on = Id::partition(name);
+            layout.partition.push(
+                toml::from_str(&format!(
+                    "id = \"{on}\"\ndisk = \"disk:{disk}\"\nnumber = 1\nname = \"{name}\"\nkind = \"gpt\"\nstart_bytes = 0\nsize_bytes = 10\ntype = \"x\""
+                ))
+                .unwrap(),
+            );
+            let fs = Id::content("fs", &on);
+            layout.fs.push(
+                toml::from_str::<Fs>(&format!(
+                    "id = \"{fs}\"\non = \"{on}\"\nkind = \"{kind}\"\nuuid = \"uuid-{name}\""
+                ))
+                .unwrap(),
+            );
+            layout.mount.push(Mount {
+                path: path.into(),
+                fs,
+                options: String::new(),
+                root: None,
+                target: false,
+            });
+        }
+        layout
+    }
+
+    fn empty() -> Layout {
+        toml::from_str("version = 1\n[node]\nhostname = \"n\"\narch = \"x86_64\"\nkernel = \"6.1\"\n[boot]\nfirmware = \"bios\"\n").unwrap()
+    }
+}

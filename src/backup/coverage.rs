@@ -1,0 +1,168 @@
+//! What is in a backup: every mounted local filesystem is, or is named as not protected.
+
+use std::path::{Path, PathBuf};
+
+use super::place::{Place, PlaceKind};
+use crate::layout::{BytesPath, Layout, Unprotected};
+use crate::probe::mounts::MountInfo;
+
+/// The answer for a whole machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Coverage {
+    /// Mount points whose filesystems are archived, each filesystem once.
+    pub trees: Vec<PathBuf>,
+    pub unprotected: Vec<Unprotected>,
+}
+
+/// Decides for each mount. `is_dir` says whether a mount point is a directory: a bind mount can be
+/// of a single file.
+pub fn of_machine(
+    mounts: &[MountInfo],
+    layout: Option<&Layout>,
+    place: Option<&Place>,
+    is_dir: impl Fn(&Path) -> bool,
+) -> Coverage {
+    let mut coverage = Coverage::default();
+    if let Some(layout) = layout {
+        coverage.unprotected.clone_from(&layout.unprotected);
+    }
+    let local: Vec<&MountInfo> = mounts.iter().filter(|m| m.is_local()).collect();
+    for (at, mount) in local.iter().enumerate() {
+        let shown_elsewhere = local.iter().enumerate().any(|(other_at, other)| {
+            other.device == mount.device
+                && mount.root.starts_with(&other.root)
+                // Of two that show the same, the one with the shorter path counts, then the first.
+                && (other.root != mount.root
+                    || (other.path.components().count(), other_at)
+                        < (mount.path.components().count(), at))
+        });
+        if shown_elsewhere {
+            continue;
+        }
+        let mut name = |why: &str| {
+            coverage.unprotected.push(Unprotected {
+                what: BytesPath(mount.path.clone()).to_string(),
+                why: why.to_owned(),
+            });
+        };
+        let target =
+            place.filter(|place| place.kind == PlaceKind::Own && place.device == mount.device);
+        if target.is_some() {
+            name("the backup itself is on it: its files are not in the backup");
+        } else if !is_dir(&mount.path) {
+            name("a single file is mounted there, of a filesystem that is mounted nowhere else");
+        } else {
+            let known = layout.is_none_or(|layout| {
+                layout.mount.iter().any(|m| m.path.as_path() == mount.path)
+                    || layout.unprotected.iter().any(|u| is_about(u, mount))
+            });
+            if !known {
+                name(
+                    "its files are in the backup, but the layout lacks what it is on: a recovery does not recreate it",
+                );
+            }
+            coverage.trees.push(mount.path.clone());
+        }
+    }
+    coverage.trees.sort();
+    coverage
+}
+
+fn is_about(unprotected: &Unprotected, mount: &MountInfo) -> bool {
+    let what = unprotected.what.as_str();
+    what == BytesPath(mount.path.clone()).to_string() || mount.source.to_str() == Some(what)
+}
+
+/// Just these trees, and the local filesystems that are mounted below them.
+pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
+    let below = mounts
+        .iter()
+        .filter(|m| m.is_local())
+        .map(|m| &m.path)
+        .filter(|path| include.iter().any(|tree| path.starts_with(tree)));
+    let mut trees: Vec<PathBuf> = include.iter().chain(below).cloned().collect();
+    trees.sort();
+    trees.dedup();
+    let named: Vec<_> = include.iter().map(|p| BytesPath(p.clone()).to_string()).collect();
+    let unprotected = Unprotected {
+        what: "everything else".to_owned(),
+        why: format!("this is a backup of just {}", named.join(", ")),
+    };
+    Coverage { trees, unprotected: vec![unprotected] }
+}
+
+/// The patterns of `exclude` that would not throw out a tree as a whole: who names a tree wants it.
+pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
+    let hits_tree = |pattern: &String| {
+        let glob = globset::GlobBuilder::new(pattern).literal_separator(true).build();
+        glob.is_ok_and(|glob| {
+            let matcher = glob.compile_matcher();
+            include.iter().flat_map(|tree| tree.ancestors()).any(|path| matcher.is_match(path))
+        })
+    };
+    exclude.iter().filter(|pattern| !hits_tree(pattern)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{place, testing};
+
+    fn trees(coverage: &Coverage) -> Vec<&str> {
+        coverage.trees.iter().map(|p| p.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_local_filesystem_is_in_it_once_or_named() {
+        let mounts = testing::mounts(&[
+            ("8:1", "/", "/", "ext4"),
+            ("0:5", "/", "/proc", "proc"),
+            ("0:6", "/", "/run", "tmpfs"),
+            ("8:2", "/", "/srv", "xfs"),
+            ("8:1", "/var/lib/x", "/mnt/bind", "ext4"),
+            ("8:2", "/", "/a/second/time", "xfs"),
+            ("8:17", "/", "/mnt/usb", "ext4"),
+            ("0:50", "/", "/mnt/nfs", "nfs4"),
+            ("8:33", "/@", "/data", "btrfs"),
+            ("8:33", "/@home", "/data/home", "btrfs"),
+            ("8:49", "/some/hosts", "/etc/hosts", "ext4"),
+        ]);
+        let mut layout = testing::layout();
+        layout.unprotected.push(Unprotected { what: "/dev/sdz".into(), why: "unknown".into() });
+        let place = place::find(Path::new("/mnt/usb/rr"), &mounts, Some(&layout)).unwrap();
+        let is_dir = |path: &Path| path != Path::new("/etc/hosts");
+        let coverage = of_machine(&mounts, Some(&layout), Some(&place), is_dir);
+        assert_eq!(trees(&coverage), ["/", "/data", "/data/home", "/srv"]);
+        let named: Vec<_> = coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
+        assert_eq!(named, ["/dev/sdz", "/mnt/usb", "/data", "/data/home", "/etc/hosts"]);
+    }
+
+    #[test]
+    fn without_a_layout_the_files_are_still_archived() {
+        let mounts = testing::mounts(&[("254:0", "/", "/", "ext4"), ("0:5", "/", "/proc", "proc")]);
+        let place = place::find(Path::new("/srv/backup"), &mounts, None);
+        let coverage = of_machine(&mounts, None, place.as_ref(), |_| true);
+        assert_eq!(trees(&coverage), ["/"]);
+        assert_eq!(coverage.unprotected, []);
+    }
+
+    #[test]
+    fn named_trees_bring_what_is_mounted_below_them() {
+        let mounts = testing::mounts(&[
+            ("8:1", "/", "/", "ext4"),
+            ("8:2", "/", "/srv/data", "xfs"),
+            ("0:50", "/", "/srv/nfs", "nfs4"),
+            ("8:3", "/", "/srvx", "xfs"),
+        ]);
+        let coverage = of_trees(&["/srv".into(), "/etc".into()], &mounts);
+        assert_eq!(trees(&coverage), ["/etc", "/srv", "/srv/data"]);
+        assert!(coverage.unprotected[0].why.ends_with("just /srv, /etc"));
+    }
+
+    #[test]
+    fn a_default_exclude_does_not_empty_a_named_tree() {
+        let exclude = ["/tmp/*", "/var/tmp/*", "*.iso"].map(String::from);
+        assert_eq!(excludes_for(&["/tmp/x/y".into()], &exclude), exclude[1..]);
+        assert_eq!(excludes_for(&["/tmp".into()], &exclude), exclude);
+    }
+}

@@ -1,0 +1,119 @@
+//! The two halves of a backup: the archive, and the rescue media.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::preflight::Job;
+use crate::archive::{self, CreateOptions};
+use crate::layout::schema;
+use crate::rescue::{self, BuildRequest, Image};
+use crate::store::catalog::{self, MANIFEST_VERSION, Manifest};
+use crate::store::lock::LockGuard;
+use crate::ui::{self, Ui};
+
+/// Archives the files and publishes the generation.
+pub(super) fn archive(
+    job: &Job<'_>,
+    guard: &LockGuard,
+    generation: &str,
+    ui: &Ui,
+) -> Result<Manifest> {
+    let store = guard.store();
+    let started = jiff::Timestamp::now();
+    let options = CreateOptions {
+        root: "/".into(),
+        trees: job.coverage.trees.clone(),
+        exclude: job.exclude.clone(),
+        generation: generation.to_owned(),
+        node: job.node.clone(),
+        level: job.config.backup.level,
+        threads: job.config.backup.threads,
+        full: job.options.full,
+    };
+    let parent = newest_good(guard, ui)?;
+    let created = ui.step("Archiving", || archive::create(&options, store, parent.as_ref(), ui))?;
+    let mut manifest = Manifest {
+        version: MANIFEST_VERSION,
+        generation: generation.to_owned(),
+        node: job.node.clone(),
+        rr: env!("CARGO_PKG_VERSION").to_owned(),
+        started: started.to_string(),
+        finished: jiff::Timestamp::now().to_string(),
+        parent: created.parent,
+        file: created.files,
+        pack: created.packs,
+        archive: created.stats,
+        tree: job.tree_names(),
+        unprotected: job.coverage.unprotected.clone(),
+        warning: created.warnings,
+    };
+    ui.step("Publishing", || {
+        let restore_text = archive::restore_text(&manifest);
+        let mut put = |file: &str, bytes: &[u8]| {
+            manifest.file.push(catalog::put(store, generation, file, bytes)?);
+            anyhow::Ok(())
+        };
+        if let Some(layout) = &job.layout {
+            put("layout.toml", schema::render(layout)?.as_bytes())?;
+        }
+        put("RESTORE.txt", restore_text.as_bytes())?;
+        put("rr.log", &ui::log::text())?;
+        guard.check()?;
+        catalog::publish(store, &manifest)
+    })?;
+    Ok(manifest)
+}
+
+/// The newest generation that can be read: what is unchanged since then is not stored again.
+fn newest_good(guard: &LockGuard, ui: &Ui) -> Result<Option<Manifest>> {
+    for generation in catalog::generations(guard.store())?.iter().rev() {
+        match catalog::manifest(guard.store(), generation) {
+            Ok(manifest) => return Ok(Some(manifest)),
+            Err(error) => ui.warn(format!("the generation {generation} is passed by: {error:#}")),
+        }
+    }
+    Ok(None)
+}
+
+/// Builds the rescue image and puts it under its stable names. Gives the size of the ISO.
+pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<u64> {
+    if let Some(refusal) = job.rescue_refusal() {
+        return Err(refusal);
+    }
+    let layout = job.layout.as_ref().context("the layout was not read")?;
+    let dir = work_dir()?;
+    let request =
+        BuildRequest { layout, config: job.config, info: job.rescue_info(), out: dir.path() };
+    let tools = job.plan.as_ref().map(crate::plan::Plan::tools).unwrap_or_default();
+    let image = ui.step("Building the rescue image", || rescue::build(&request, &tools, ui))?;
+    for warning in &image.warnings {
+        ui.warn(warning);
+    }
+    ui.step("Storing the rescue image", || {
+        guard.check()?;
+        put_media(job, guard, &image)
+    })
+}
+
+/// In /var/tmp: an image is big, and /tmp often lies in memory.
+fn work_dir() -> Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("rr-rescue-");
+    builder
+        .tempdir_in("/var/tmp")
+        .or_else(|_| builder.tempdir())
+        .context("creating a directory to build the rescue image in")
+}
+
+fn put_media(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<u64> {
+    let store = guard.store();
+    let put = |name: &str, path: &Path| {
+        store.put_file(name, path).with_context(|| format!("storing {name}"))
+    };
+    put("kernel", &image.kernel)?;
+    put("initrd", &image.initrd)?;
+    let Some(iso) = &image.iso else { return Ok(0) };
+    put(&format!("rr-{}.iso", job.node), iso)?;
+    Ok(iso.metadata().with_context(|| format!("looking at {}", iso.display()))?.len())
+}

@@ -1,0 +1,211 @@
+//! Where a `file://` target lies: on a filesystem of its own, or among what it protects.
+//!
+//! A target on disks that nothing else of the machine is on (a stick, a backup disk) is left alone
+//! by backup and recovery: its filesystem is neither archived nor recreated. A target on a disk
+//! that the machine itself needs is only passed by, and warned about: with that disk the backup is
+//! lost as well, and no recovery can rebuild a disk that holds the backup it reads.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::layout::{Id, Layout};
+use crate::probe::mounts::MountInfo;
+use crate::rescue::TargetDevice;
+
+/// A target directory on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The directory, without symbolic links.
+    pub dir: PathBuf,
+    /// Where the filesystem that holds it is mounted.
+    pub mount: PathBuf,
+    pub device: (u32, u32),
+    /// How the rescue system finds it; None where the layout does not know the filesystem.
+    pub target_device: Option<TargetDevice>,
+    pub kind: PlaceKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaceKind {
+    /// On disks of its own, which these are.
+    Own,
+    /// On a disk that the machine needs: these mount points are on the same disks.
+    Shared { with: Vec<PathBuf> },
+    /// On no local disk: in memory, or on another machine.
+    Elsewhere { fs: String },
+}
+
+/// Finds the place of `dir`, which is absolute and has no symbolic links. None: no mount holds it.
+pub fn find(dir: &Path, mounts: &[MountInfo], layout: Option<&Layout>) -> Option<Place> {
+    let mount = mounts
+        .iter()
+        .filter(|m| dir.starts_with(&m.path))
+        .max_by_key(|m| m.path.components().count())?;
+    let below = dir.strip_prefix(&mount.path).unwrap_or(Path::new(""));
+    let subdir = mount.root.join(below);
+    let fs = layout.and_then(|layout| {
+        let found = layout.mount.iter().find(|m| m.path.as_path() == mount.path)?;
+        layout.fs.iter().find(|fs| fs.id == found.fs)
+    });
+    let target_device = fs.filter(|fs| !fs.uuid.is_empty()).map(|fs| TargetDevice {
+        fs_uuid: fs.uuid.clone(),
+        fs_kind: fs.kind.clone(),
+        subdir: subdir.into(),
+    });
+    let kind = if mount.is_local() {
+        let with = match (layout, fs) {
+            (Some(layout), Some(fs)) => neighbours(layout, &fs.id),
+            // Without a layout only the filesystem itself is known.
+            _ if mount.path == Path::new("/") => vec![mount.path.clone()],
+            _ => Vec::new(),
+        };
+        if with.is_empty() { PlaceKind::Own } else { PlaceKind::Shared { with } }
+    } else {
+        PlaceKind::Elsewhere { fs: mount.kind.clone() }
+    };
+    Some(Place {
+        dir: dir.to_owned(),
+        mount: mount.path.clone(),
+        device: mount.device,
+        target_device,
+        kind,
+    })
+}
+
+/// The mount points that make a filesystem part of the machine: those of other filesystems on its
+/// disks, and its own where it is the root or a directory that the system itself has.
+fn neighbours(layout: &Layout, fs: &Id) -> Vec<PathBuf> {
+    const SYSTEM: &[&str] =
+        &["/", "/boot", "/boot/efi", "/efi", "/home", "/opt", "/root", "/usr", "/var"];
+    let disks = layout.disks_below(fs);
+    let shares = |other: &Id| !disks.is_disjoint(&layout.disks_below(other));
+    let mounted = layout.mount.iter().filter(|m| {
+        if m.fs == *fs {
+            SYSTEM.iter().any(|path| m.path.as_path() == Path::new(path))
+        } else {
+            shares(&m.fs)
+        }
+    });
+    let found: BTreeSet<PathBuf> = mounted.map(|m| m.path.as_path().to_owned()).collect();
+    found.into_iter().collect()
+}
+
+impl Place {
+    /// Marks the filesystem in the layout as the target's, where it is its own.
+    pub fn mark(&self, layout: &mut Layout) {
+        if self.kind != PlaceKind::Own {
+            return;
+        }
+        let fs = layout.mount.iter().find(|m| m.path.as_path() == self.mount).map(|m| m.fs.clone());
+        for mount in layout.mount.iter_mut().filter(|m| Some(&m.fs) == fs.as_ref()) {
+            mount.target = true;
+        }
+    }
+
+    /// What an admin has to know about it.
+    pub fn warning(&self) -> Option<String> {
+        let dir = self.dir.display();
+        match &self.kind {
+            PlaceKind::Own if self.target_device.is_some() => None,
+            PlaceKind::Own => Some(format!(
+                "the filesystem at {} that holds the target {dir} has no UUID that is known: a rescue system will not find the backup by itself",
+                self.mount.display()
+            )),
+            PlaceKind::Shared { with } => Some(format!(
+                "the target {dir} is on a disk that it protects, the one with {}: with that disk the backup is lost, and a recovery from it can't rebuild that disk\nhint: use another disk, or nfs://server/export",
+                with.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+            )),
+            PlaceKind::Elsewhere { fs } => Some(format!(
+                "the target {dir} is on a filesystem of the kind {fs}, which a rescue system will not find by itself\nhint: for NFS give its URL: nfs://server/export"
+            )),
+        }
+    }
+
+    /// The exclude patterns that keep the backup out of itself. The directory stays, so that it is
+    /// there after a recovery.
+    pub fn exclude(&self) -> Option<String> {
+        Some(format!("{}/*", globset::escape(self.dir.to_str()?).trim_end_matches('/')))
+    }
+}
+
+/// The mount point of fstab(5) that `dir` is below and that is not mounted: what is written there
+/// would go to the filesystem that is to be hidden by it.
+pub fn missing_mount(dir: &Path, fstab: &str, mounts: &[MountInfo]) -> Option<PathBuf> {
+    fstab
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .map(|field| crate::probe::mounts::unescape_octal(field.as_bytes()))
+        .map(|bytes| {
+            PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
+        })
+        .filter(|path| path.is_absolute() && dir.starts_with(path))
+        .find(|path| !mounts.iter().any(|m| m.path == *path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::testing;
+
+    fn mounts() -> Vec<MountInfo> {
+        testing::mounts(&[
+            ("8:1", "/", "/", "ext4"),
+            ("8:2", "/", "/srv", "xfs"),
+            ("8:17", "/", "/mnt/usb", "ext4"),
+            ("0:30", "/", "/run", "tmpfs"),
+        ])
+    }
+
+    #[test]
+    fn a_disk_of_its_own_is_left_alone() {
+        let mut layout = testing::layout();
+        let place = find(Path::new("/mnt/usb/a/b"), &mounts(), Some(&layout)).unwrap();
+        assert_eq!(place.kind, PlaceKind::Own);
+        let device = place.target_device.clone().unwrap();
+        assert_eq!(
+            (device.fs_uuid.as_str(), device.subdir.as_path()),
+            ("uuid-sdb1", Path::new("/a/b"))
+        );
+        assert_eq!(place.warning(), None);
+        place.mark(&mut layout);
+        let marked: Vec<_> = layout.mount.iter().filter(|m| m.target).collect();
+        assert_eq!(marked.len(), 1);
+        assert_eq!(marked[0].path.as_path(), Path::new("/mnt/usb"));
+    }
+
+    #[test]
+    fn a_target_among_what_it_protects_is_warned_about() {
+        let mut layout = testing::layout();
+        for (dir, with) in [("/backup", "/, /srv"), ("/srv/backup", "/")] {
+            let place = find(Path::new(dir), &mounts(), Some(&layout)).unwrap();
+            let text = place.warning().unwrap();
+            assert!(text.contains(&format!("the one with {with}:")), "{text}");
+            assert!(place.target_device.is_some());
+            place.mark(&mut layout);
+            assert!(layout.mount.iter().all(|m| !m.target));
+        }
+        // Without a layout: what is on the root filesystem is known to be shared.
+        let place = find(Path::new("/backup"), &mounts(), None).unwrap();
+        assert!(matches!(place.kind, PlaceKind::Shared { .. }));
+        assert_eq!(find(Path::new("/mnt/usb"), &mounts(), None).unwrap().kind, PlaceKind::Own);
+        let place = find(Path::new("/run/x"), &mounts(), None).unwrap();
+        assert_eq!(place.kind, PlaceKind::Elsewhere { fs: "tmpfs".into() });
+    }
+
+    #[test]
+    fn the_backup_is_kept_out_of_itself() {
+        let place = find(Path::new("/back[1]up"), &mounts(), None).unwrap();
+        assert_eq!(place.exclude().unwrap(), "/back[[]1[]]up/*");
+    }
+
+    #[test]
+    fn an_unmounted_disk_is_noticed() {
+        let fstab = "# a comment /mnt\nUUID=1 / ext4 defaults 0 1\n/dev/sdc1\t/mnt/disk\\0401 ext4 noauto 0 2\nUUID=3 none swap sw 0 0\nUUID=4 /mnt/usb ext4\n";
+        let found = |dir: &str| missing_mount(Path::new(dir), fstab, &mounts());
+        assert_eq!(found("/mnt/disk 1/rr"), Some(PathBuf::from("/mnt/disk 1")));
+        assert_eq!(found("/mnt/usb/rr"), None);
+        assert_eq!(found("/mnt/disk"), None);
+    }
+}

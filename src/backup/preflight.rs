@@ -1,0 +1,280 @@
+//! What has to be known before a byte is written, and everything that stands against it at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::Options;
+use super::coverage::{self, Coverage};
+use super::place::{self, Place, PlaceKind};
+use super::report::size;
+use crate::config::{Config, TargetUrl};
+use crate::layout::{BytesPath, Layout};
+use crate::plan::{self, Answers, Plan};
+use crate::probe::{self, mounts};
+use crate::store::{self, Access, Store, StoreError};
+use crate::sys::{fs, tools};
+use crate::ui::Ui;
+
+/// No backup of a machine is smaller: a target with less room than this is as good as full.
+const LEAST_FREE_BYTES: u64 = 16 << 20;
+
+/// A checked order.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub config: &'a Config,
+    pub options: &'a Options,
+    pub url: TargetUrl,
+    pub node: String,
+    /// None only in a dry run of a node that has no tree yet.
+    store: Option<Arc<dyn Store>>,
+    /// None where it can't be read, or is not needed.
+    pub layout: Option<Layout>,
+    pub place: Option<Place>,
+    pub coverage: Coverage,
+    pub exclude: Vec<String>,
+    pub plan: Option<Plan>,
+    /// What a rescue image can't be built without.
+    pub rescue_lacks: Vec<String>,
+    /// What stands against a recovery onto this very hardware.
+    pub problems: Vec<String>,
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
+}
+
+/// Checks everything; what makes the whole order impossible is one error that names it all.
+pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Result<Job<'a>> {
+    let url = config.target_url()?;
+    let node = config.node_name()?;
+    let mut fatal = Vec::new();
+    let include = included(&options.include, &mut fatal);
+    let mounts = mounts::read()?;
+    fatal.extend(unmounted(&url, &mounts));
+    let store =
+        if fatal.is_empty() { opened(&url, &node, config, options, &mut fatal) } else { None };
+
+    let whole_machine = options.include.is_empty();
+    let mut job = Job {
+        config,
+        options,
+        url,
+        node,
+        store,
+        layout: None,
+        place: None,
+        coverage: Coverage::default(),
+        exclude: options.exclude.clone(),
+        plan: None,
+        rescue_lacks: Vec::new(),
+        problems: Vec::new(),
+        used_bytes: None,
+        free_bytes: None,
+    };
+    if whole_machine {
+        job.look_at_machine(ui);
+    }
+    job.find_place(&mounts, ui);
+    job.coverage = if whole_machine {
+        let is_dir = |path: &Path| path.is_dir();
+        coverage::of_machine(&mounts, job.layout.as_ref(), job.place.as_ref(), is_dir)
+    } else {
+        coverage::of_trees(&include, &mounts)
+    };
+    job.exclude.extend(coverage::excludes_for(&include, &config.backup.exclude));
+    if options.rescue {
+        job.check_rescue();
+    }
+    job.check_room(&mut fatal, ui)?;
+    if options.archive && job.coverage.trees.is_empty() {
+        fatal.push("there is no local filesystem to archive".to_owned());
+    }
+    if options.rescue && !options.archive {
+        fatal.append(&mut job.rescue_lacks);
+    }
+    match fatal.len() {
+        0 => Ok(job),
+        1 => bail!("{}", fatal[0]),
+        count => bail!("{count} things stand against it:\n{}", fatal.join("\n")),
+    }
+}
+
+/// The trees of `--include` as absolute paths.
+fn included(include: &[PathBuf], fatal: &mut Vec<String>) -> Vec<PathBuf> {
+    let mut trees = Vec::new();
+    for path in include {
+        match std::path::absolute(path).and_then(|path| path.symlink_metadata().map(|_| path)) {
+            Ok(path) => trees.push(path),
+            Err(error) => {
+                fatal.push(format!("{} can't be included: {error}", path.display()));
+            }
+        }
+    }
+    trees
+}
+
+/// A `file://` target below a mount point that is not mounted now.
+fn unmounted(url: &TargetUrl, mounts: &[mounts::MountInfo]) -> Option<String> {
+    let TargetUrl::File { dir } = url else { return None };
+    let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+    let missing = place::missing_mount(dir, &fstab, mounts)?;
+    let missing = missing.display();
+    Some(format!(
+        "the target {} is below {missing}, which is in /etc/fstab and is not mounted\nhint: mount {missing}",
+        dir.display()
+    ))
+}
+
+/// A dry run makes no directory for the node; without one there is nothing to open.
+fn opened(
+    url: &TargetUrl,
+    node: &str,
+    config: &Config,
+    options: &Options,
+    fatal: &mut Vec<String>,
+) -> Option<Arc<dyn Store>> {
+    let access = if options.dry_run { Access::Read } else { Access::Write };
+    match store::open(url, node, access, &config.target_options) {
+        Ok(store) => Some(store.into()),
+        Err(error) => {
+            let no_tree = matches!(error.downcast_ref(), Some(StoreError::NotFound { name, .. }) if name == node);
+            if !(options.dry_run && no_tree) {
+                fatal.push(format!("{error:#}"));
+            }
+            None
+        }
+    }
+}
+
+impl Job<'_> {
+    pub(super) fn store(&self) -> Result<&Arc<dyn Store>> {
+        self.store.as_ref().context("the target is not open")
+    }
+
+    pub(super) fn tree_names(&self) -> Vec<String> {
+        self.coverage.trees.iter().map(|tree| BytesPath(tree.clone()).to_string()).collect()
+    }
+
+    /// Reads the layout. A machine whose layout can't be read can still have its files archived.
+    fn look_at_machine(&mut self, ui: &Ui) {
+        match probe::read(ui) {
+            Ok(layout) => self.layout = Some(layout),
+            Err(error) => {
+                let text = format!("the layout of this machine can't be read: {error:#}");
+                if self.options.rescue {
+                    self.rescue_lacks.push(text);
+                } else {
+                    ui.warn(text);
+                }
+            }
+        }
+    }
+
+    fn find_place(&mut self, mounts: &[mounts::MountInfo], ui: &Ui) {
+        let TargetUrl::File { dir } = &self.url else { return };
+        // Where it is not there, opening the target has said so.
+        let Ok(dir) = dir.canonicalize() else { return };
+        let Some(place) = place::find(&dir, mounts, self.layout.as_ref()) else { return };
+        if self.options.include.is_empty()
+            && let Some(warning) = place.warning()
+        {
+            ui.warn(warning);
+        }
+        self.exclude.extend(place.exclude());
+        if let Some(layout) = &mut self.layout {
+            place.mark(layout);
+        }
+        self.place = Some(place);
+    }
+
+    /// The dry run of a recovery onto these very disks, and what the image needs.
+    fn check_rescue(&mut self) {
+        let Some(layout) = &self.layout else { return };
+        self.rescue_lacks.extend(crate::rescue::missing(layout, self.config));
+        let answers = Answers { auto: true, ..Answers::default() };
+        match plan::plan(layout, layout, &answers) {
+            Ok(plan) => {
+                if let Err(error) = tools::require(&plan.tools()) {
+                    self.rescue_lacks.push(format!("for the recovery: {error:#}"));
+                }
+                self.plan = Some(plan);
+            }
+            Err(refusal) => self.problems.push(format!(
+                "a recovery of this machine onto its own disks would be refused:\n{refusal}"
+            )),
+        }
+    }
+
+    /// Refuses a target that has no room at all, and warns about one that has probably too little.
+    fn check_room(&mut self, fatal: &mut Vec<String>, ui: &Ui) -> Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        self.free_bytes = store.free_bytes()?;
+        if self.options.archive && self.options.include.is_empty() {
+            self.used_bytes =
+                Some(self.coverage.trees.iter().filter_map(|tree| fs::used_bytes(tree).ok()).sum());
+        }
+        let Some(free) = self.free_bytes else { return Ok(()) };
+        if free < LEAST_FREE_BYTES {
+            fatal.push(format!(
+                "{} is full: {} free\nhint: make room there, or keep fewer generations (backup.keep_last)",
+                store.url(),
+                size(free)
+            ));
+        } else if let Some(used) = self.used_bytes
+            && free < used / 4
+            && store::catalog::latest(&**store)?.is_none()
+        {
+            ui.warn(format!(
+                "the target has {} free and {} are to be archived for the first time: compressed to a quarter they would not fit",
+                size(free),
+                size(used)
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a dry run says.
+    pub(super) fn describe(&self, ui: &Ui) {
+        ui.info(format!("node {}, target {}", self.node, self.url));
+        if self.options.archive {
+            ui.info(format!("would archive: {}", self.tree_names().join(" ")));
+            ui.info(format!("left out: {}", self.exclude.join(" ")));
+            if let Some(used) = self.used_bytes {
+                ui.info(format!("in use there: {}", size(used)));
+            }
+        }
+        if let Some(free) = self.free_bytes {
+            ui.info(format!("free at the target: {}", size(free)));
+        }
+        if let Some(plan) = &self.plan {
+            ui.info("a recovery onto this very hardware would do this:");
+            ui.info(plan.render_text());
+        }
+    }
+
+    /// The facts for the rescue system.
+    pub(super) fn rescue_info(&self) -> crate::rescue::RescueInfo {
+        let on_local_disk = |place: &&Place| !matches!(place.kind, PlaceKind::Elsewhere { .. });
+        crate::rescue::RescueInfo {
+            version: crate::rescue::info::VERSION,
+            node: self.node.clone(),
+            target: self.url.to_string(),
+            rr: env!("CARGO_PKG_VERSION").to_owned(),
+            consoles: Vec::new(),
+            cmdline: String::new(),
+            target_options: self.config.target_options.clone(),
+            target_device: self
+                .place
+                .as_ref()
+                .filter(on_local_disk)
+                .and_then(|place| place.target_device.clone()),
+        }
+    }
+
+    /// Why the rescue half can't even begin.
+    pub(super) fn rescue_refusal(&self) -> Option<anyhow::Error> {
+        (!self.rescue_lacks.is_empty()).then(|| {
+            anyhow!("a rescue image of this machine lacks:\n{}", self.rescue_lacks.join("\n"))
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! What a run did, for people and for programs.
+
+use serde::Serialize;
+
+use super::Options;
+use super::preflight::Job;
+use crate::layout::Unprotected;
+use crate::store::catalog::Manifest;
+use crate::ui::Ui;
+
+/// One half of a backup: the archive or the rescue media.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Half {
+    NotAsked,
+    /// With `--dry-run`: nothing stands against it.
+    Possible,
+    Done,
+    Failed {
+        why: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub dry_run: bool,
+    pub node: String,
+    pub target: String,
+    pub archive: Half,
+    pub rescue: Half,
+    /// What a recovery onto this very hardware would be refused for, and other things that leave
+    /// the machine without a way back although both halves are done.
+    pub problems: Vec<String>,
+    pub generation: Option<String>,
+    pub seconds: f64,
+    /// Mount points, or the trees of `--include`.
+    pub trees: Vec<String>,
+    pub entries: u64,
+    pub files: u64,
+    /// What the tar stream is long, and what of it had to be stored anew.
+    pub stream_bytes: u64,
+    pub stored_bytes: u64,
+    /// With `--dry-run`: what is in use on the filesystems that would be archived.
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
+    pub iso_bytes: u64,
+    /// Generations that were deleted.
+    pub pruned: Vec<String>,
+    pub unprotected: Vec<Unprotected>,
+    pub warnings: Vec<String>,
+    /// Why the run has failed, though it may have done a part: then the exit code is not 0.
+    pub failed: Option<String>,
+}
+
+impl Report {
+    pub(super) fn new(job: &Job<'_>, options: &Options) -> Report {
+        let half = |asked: bool, lacks: &[String]| match (asked, options.dry_run) {
+            (false, _) => Half::NotAsked,
+            (true, _) if !lacks.is_empty() => Half::Failed { why: lacks.join("\n") },
+            (true, true) => Half::Possible,
+            (true, false) => Half::Failed { why: "not reached".to_owned() },
+        };
+        Report {
+            dry_run: options.dry_run,
+            node: job.node.clone(),
+            target: job.url.to_string(),
+            archive: half(options.archive, &[]),
+            rescue: half(options.rescue, &job.rescue_lacks),
+            problems: job.problems.clone(),
+            generation: None,
+            seconds: 0.0,
+            trees: job.tree_names(),
+            entries: 0,
+            files: 0,
+            stream_bytes: 0,
+            stored_bytes: 0,
+            used_bytes: job.used_bytes,
+            free_bytes: job.free_bytes,
+            iso_bytes: 0,
+            pruned: Vec::new(),
+            unprotected: job.coverage.unprotected.clone(),
+            warnings: Vec::new(),
+            failed: None,
+        }
+    }
+
+    pub(super) fn archived(&mut self, manifest: &Manifest) {
+        self.archive = Half::Done;
+        self.generation = Some(manifest.generation.clone());
+        self.entries = manifest.archive.entries;
+        self.files = manifest.archive.files;
+        self.stream_bytes = manifest.archive.stream_bytes;
+        self.stored_bytes = manifest.archive.stored_bytes;
+    }
+
+    pub(super) fn rescued(&mut self, iso_bytes: u64) {
+        self.rescue = Half::Done;
+        self.iso_bytes = iso_bytes;
+    }
+
+    /// Takes stock, when all is done.
+    pub(super) fn finish(&mut self, seconds: f64, warnings: Vec<String>) {
+        self.seconds = seconds;
+        self.warnings = warnings;
+        let mut lines = Vec::new();
+        for (name, half) in [("archive", &self.archive), ("rescue image", &self.rescue)] {
+            if let Half::Failed { why } = half {
+                lines.push(format!("no {name}: {why}"));
+            }
+        }
+        lines.extend(self.problems.iter().cloned());
+        self.failed = (!lines.is_empty()).then(|| lines.join("\n"));
+    }
+
+    /// The summary, as the last lines of the run.
+    pub(super) fn say(&self, ui: &Ui) {
+        for gap in &self.unprotected {
+            ui.info(format!("NOT protected: {}: {}", gap.what, gap.why));
+        }
+        if !self.dry_run {
+            self.say_halves(ui);
+        }
+        if !self.warnings.is_empty() {
+            ui.info(format!("{} warnings, see above", self.warnings.len()));
+        }
+        let seconds = self.seconds;
+        match (&self.failed, self.dry_run) {
+            (Some(why), _) => ui.error(&anyhow::anyhow!("{why}")),
+            (None, true) => ui.success("Nothing stands against it; nothing was written."),
+            (None, false) => ui.success(format!("Backup of {} done in {seconds:.0} s", self.node)),
+        }
+    }
+
+    fn say_halves(&self, ui: &Ui) {
+        if let Some(generation) = &self.generation {
+            ui.info(format!(
+                "archive: generation {generation} of {}: {} in {} files, {} newly stored",
+                self.trees.join(" "),
+                size(self.stream_bytes),
+                self.files,
+                size(self.stored_bytes)
+            ));
+        }
+        if self.rescue == Half::Done {
+            ui.info(format!("rescue image: rr-{}.iso, {}", self.node, size(self.iso_bytes)));
+        }
+        if !self.pruned.is_empty() {
+            ui.info(format!("deleted by backup.keep_last: {}", self.pruned.join(", ")));
+        }
+    }
+}
+
+/// An amount of bytes for people.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match UNITS.iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, said) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1536, "1.5 KiB"),
+            (162 << 20, "162.0 MiB"),
+            (u64::MAX, "17179869183.9 GiB"),
+        ] {
+            assert_eq!(size(bytes), said);
+        }
+    }
+}

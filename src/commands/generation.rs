@@ -1,0 +1,138 @@
+//! The verbs about generations at a target: `rr list`, `show`, `verify`, `restore`, `prune`
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::archive;
+use crate::cli::RestoreArgs;
+use crate::layout::units::size;
+use crate::store::{Access, Manifest, Store, catalog, lock, retain};
+
+use super::{Exit, Session, print, print_json};
+
+pub(super) fn list(session: &Session<'_>) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let mut manifests = Vec::new();
+    for generation in catalog::generations(&*store)? {
+        match catalog::manifest(&*store, &generation) {
+            Ok(manifest) => manifests.push(manifest),
+            Err(error) => session.ui.warn(format!("{error:#}")),
+        }
+    }
+    if session.global.json {
+        print_json(&manifests)?;
+        return Ok(Exit::Done);
+    }
+    if manifests.is_empty() {
+        print(&format!("{} holds no generation yet\n", store.url()))?;
+        return Ok(Exit::Done);
+    }
+    let mut text = format!(
+        "{:<18} {:>10} {:>11} {:>11}  {}\n",
+        "GENERATION", "FILES", "SIZE", "STORED", "NODE"
+    );
+    for m in &manifests {
+        text += &format!(
+            "{:<18} {:>10} {:>11} {:>11}  {}\n",
+            m.generation,
+            m.archive.files,
+            size(m.archive.stream_bytes),
+            size(m.archive.stored_bytes),
+            m.node
+        );
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn show(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let manifest = session.generation(&*store, generation)?;
+    if session.global.json {
+        print_json(&manifest)?;
+    } else {
+        print(&describe(&manifest))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn describe(m: &Manifest) -> String {
+    let packs: u64 = m.pack.iter().map(|p| p.size_bytes).sum();
+    let mut text = format!(
+        "generation  {}\nnode        {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} packs in all\n",
+        m.generation,
+        m.node,
+        m.rr,
+        m.finished,
+        m.archive.files,
+        size(m.archive.stream_bytes),
+        size(m.archive.stored_bytes),
+        size(packs),
+        m.pack.len()
+    );
+    for (at, tree) in m.tree.iter().enumerate() {
+        text += &format!("{:<11} {tree}\n", if at == 0 { "trees" } else { "" });
+    }
+    for lost in &m.unprotected {
+        text += &format!("NOT protected: {}: {}\n", lost.what, lost.why);
+    }
+    for warning in &m.warning {
+        text += &format!("warning: {warning}\n");
+    }
+    text
+}
+
+pub(super) fn verify(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let manifest = session.generation(&*store, generation)?;
+    archive::check(&manifest, &*store, session.ui)?;
+    session.ui.success(format!("{} verifies", manifest.generation));
+    Ok(Exit::Done)
+}
+
+pub(super) fn prune(
+    session: &Session<'_>,
+    keep_last: Option<usize>,
+    dry_run: bool,
+) -> Result<Exit> {
+    let keep_last = keep_last.unwrap_or(session.config.backup.keep_last);
+    if dry_run {
+        let store = session.store(Access::Read)?;
+        let all = catalog::generations(&*store)?;
+        let old = &all[..all.len().saturating_sub(keep_last.max(1))];
+        print(&old.iter().map(|g| format!("would delete {g}\n")).collect::<String>())?;
+        return Ok(Exit::Done);
+    }
+    let store: Arc<dyn Store> = session.store(Access::Write)?.into();
+    let guard = lock::lock(&store, session.ui)?;
+    let pruned = retain::prune(&guard, keep_last, session.ui)?;
+    if session.global.json {
+        print_json(&pruned)?;
+    } else {
+        print(&pruned.generations.iter().map(|g| format!("deleted {g}\n")).collect::<String>())?;
+        session.ui.info(format!(
+            "{} objects deleted, {} freed",
+            pruned.objects,
+            size(pruned.freed_bytes)
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let manifest = session.generation(&*store, args.generation.as_deref())?;
+    std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))?;
+    let options = archive::ExtractOptions {
+        root: args.to,
+        paths: args.paths,
+        threads: session.config.backup.threads,
+    };
+    let restored = archive::extract(&manifest, &*store, &options, session.ui)?;
+    for warning in &restored.warnings {
+        session.ui.warn(warning);
+    }
+    session.ui.success(format!("{} entries restored, {}", restored.entries, size(restored.bytes)));
+    Ok(Exit::Done)
+}

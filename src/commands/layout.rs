@@ -1,0 +1,84 @@
+//! `rr layout show|save|diff|plan`, `rr savelayout`, `rr checklayout`
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::cli::{DiskArgs, LayoutSource, LayoutVerb};
+use crate::layout::{Layout, schema};
+use crate::plan::{Answers, plan};
+use crate::probe;
+use crate::store::{Access, catalog};
+
+use super::{Exit, Session, print, print_json};
+
+pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
+    match verb {
+        LayoutVerb::Show(source) => {
+            let layout = read(session, &source)?;
+            if session.global.json {
+                print_json(&layout)?;
+            } else {
+                print(&schema::render(&layout)?)?;
+            }
+            Ok(Exit::Done)
+        }
+        LayoutVerb::Save { file } => save(session, file.as_deref()),
+        LayoutVerb::Plan { source, disks, script } => show_plan(session, &source, disks, script),
+    }
+}
+
+/// Writes this machine's layout.
+pub(super) fn save(session: &Session<'_>, file: Option<&Path>) -> Result<Exit> {
+    let text = schema::render(&probe::read(session.ui)?)?;
+    match file {
+        Some(file) => std::fs::write(file, text)
+            .with_context(|| format!("writing the layout to {}", file.display()))?,
+        None => print(&text)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn show_plan(
+    session: &Session<'_>,
+    source: &LayoutSource,
+    disks: DiskArgs,
+    script: bool,
+) -> Result<Exit> {
+    let recorded = recorded(session, source)?;
+    let answers = Answers { map: disks.map, erase: disks.erase, ..Answers::default() };
+    let plan = plan(&recorded, &probe::read(session.ui)?, &answers)?;
+    print(&match (script, session.global.json) {
+        (true, _) => plan.render_script(),
+        (false, true) => plan.render_json()?,
+        (false, false) => plan.render_text(),
+    })?;
+    Ok(Exit::Done)
+}
+
+/// This machine, unless the source names a file or a generation.
+fn read(session: &Session<'_>, source: &LayoutSource) -> Result<Layout> {
+    if source.file.is_none() && source.generation.is_none() {
+        return probe::read(session.ui);
+    }
+    recorded(session, source)
+}
+
+/// A file, or a generation: the newest unless one is named.
+fn recorded(session: &Session<'_>, source: &LayoutSource) -> Result<Layout> {
+    if let Some(file) = &source.file {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("reading the layout {}", file.display()))?;
+        return schema::parse(&text).with_context(|| format!("reading {}", file.display()));
+    }
+    let store = session.store(Access::Read)?;
+    let manifest = session.generation(&*store, source.generation.as_deref())?;
+    let record = manifest
+        .file
+        .iter()
+        .find(|f| f.name.ends_with("/layout.toml"))
+        .with_context(|| format!("generation {} holds no layout", manifest.generation))?;
+    let text = String::from_utf8(catalog::fetch(&*store, record)?)
+        .with_context(|| format!("reading {}", record.name))?;
+    schema::parse(&text).with_context(|| format!("reading {}", record.name))
+}
