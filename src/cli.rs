@@ -60,16 +60,7 @@ pub enum Verb {
     /// Show a generation: what it holds and what it does not protect
     Show(GenerationArg),
     /// Read a generation back and check every hash
-    Verify(VerifyArgs),
-    /// Say what changed between two generations
-    Diff {
-        /// The older generation
-        old: String,
-        /// The newer generation
-        new: String,
-    },
-    /// Write a generation as one plain tar stream to standard output
-    Export(GenerationArg),
+    Verify(GenerationArg),
     /// Restore files below a directory
     Restore(RestoreArgs),
     /// Delete the generations that the retention no longer keeps
@@ -89,8 +80,6 @@ pub enum Verb {
         /// The file; standard output when missing
         file: Option<PathBuf>,
     },
-    /// Exit with 1 when this machine differs from its newest generation
-    Checklayout(GenerationArg),
     /// Recreate this machine's disks and restore its newest generation
     ///
     /// Run in the rescue system. Everything is verified before a disk is touched;
@@ -136,16 +125,6 @@ pub struct GenerationArg {
 }
 
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// A generation as `rr list` names it; default: the newest
-    #[arg(value_name = "GEN")]
-    pub generation: Option<String>,
-    /// Compare the tree below DIR with the generation's index instead
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Restore below this directory
     #[arg(long, value_name = "DIR")]
@@ -167,8 +146,6 @@ pub enum LayoutVerb {
         /// The file; standard output when missing
         file: Option<PathBuf>,
     },
-    /// Say how this machine differs from a generation; exit 1 if it does
-    Diff(LayoutSource),
     /// Show the plan that would recreate a layout on the disks that are here
     Plan {
         #[command(flatten)]
@@ -217,9 +194,6 @@ pub struct RecoverArgs {
     /// Do not read the whole backup before disks are touched
     #[arg(long)]
     pub no_verify: bool,
-    /// Take the layout from this file instead of the generation's
-    #[arg(long, value_name = "FILE")]
-    pub layout: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

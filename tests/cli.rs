@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+#[allow(clippy::disallowed_methods)] // the tests stand outside
 fn rr(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rr"))
         .args(args)

@@ -48,7 +48,7 @@ pub(super) fn list(session: &Session<'_>) -> Result<Exit> {
 
 pub(super) fn show(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = session.generation(&*store, generation)?;
+    let manifest = Session::generation(&*store, generation)?;
     if session.global.json {
         print_json(&manifest)?;
     } else {
@@ -85,7 +85,7 @@ fn describe(m: &Manifest) -> String {
 
 pub(super) fn verify(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = session.generation(&*store, generation)?;
+    let manifest = Session::generation(&*store, generation)?;
     archive::check(&manifest, &*store, session.ui)?;
     session.ui.success(format!("{} verifies", manifest.generation));
     Ok(Exit::Done)
@@ -122,7 +122,7 @@ pub(super) fn prune(
 
 pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = session.generation(&*store, args.generation.as_deref())?;
+    let manifest = Session::generation(&*store, args.generation.as_deref())?;
     std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))?;
     let options = archive::ExtractOptions {
         root: args.to,

@@ -72,7 +72,7 @@ fn recorded(session: &Session<'_>, source: &LayoutSource) -> Result<Layout> {
         return schema::parse(&text).with_context(|| format!("reading {}", file.display()));
     }
     let store = session.store(Access::Read)?;
-    let manifest = session.generation(&*store, source.generation.as_deref())?;
+    let manifest = Session::generation(&*store, source.generation.as_deref())?;
     let record = manifest
         .file
         .iter()

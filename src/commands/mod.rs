@@ -1,1 +1,139 @@
-//! To be described.
+//! The verbs, one file each: glue between the command line and the modules that do the work.
+//!
+//! Results go to standard output, everything that happens on the way to standard error.
+
+mod backup;
+mod config;
+mod generation;
+mod layout;
+mod recover;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::cli::{Cli, Global, Verb};
+use crate::config::{Config, Loaded};
+use crate::recover::Phase;
+use crate::store::{self, Access, Store};
+use crate::ui::Ui;
+
+/// What a run ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    /// Failed, or the answer is no; nothing on a disk was harmed.
+    Failed = 1,
+    /// The command line or the configuration.
+    Usage = 2,
+    /// A recovery failed after disks were touched.
+    Harmed = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// What every verb gets.
+struct Session<'a> {
+    global: &'a Global,
+    config: &'a Config,
+    ui: &'a Ui,
+}
+
+/// The command line or the configuration lacks something that the verb needs.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct UsageError(anyhow::Error);
+
+/// Runs what the command line says.
+pub fn run(cli: Cli) -> Exit {
+    let ui = Ui::detect(cli.global.json);
+    let loaded = match load(&cli.global) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            ui.error(&error);
+            return Exit::Usage;
+        }
+    };
+    let session = Session { global: &cli.global, config: &loaded.config, ui: &ui };
+    match dispatch(cli.verb, &session, &loaded) {
+        Ok(Exit::Done) if cli.global.strict && !ui.warnings().is_empty() => Exit::Failed,
+        Ok(exit) => exit,
+        Err(error) => {
+            ui.error(&error);
+            if error.is::<UsageError>() { Exit::Usage } else { Exit::Failed }
+        }
+    }
+}
+
+fn load(global: &Global) -> Result<Loaded> {
+    let mut loaded = crate::config::load(global.config.as_deref())?;
+    loaded.set_target(global.target.as_deref(), "--target");
+    loaded.set_node(global.node.as_deref(), "--node");
+    Ok(loaded)
+}
+
+fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> {
+    match verb {
+        Verb::Mkbackup(args) => backup::run(session, args, true, true),
+        Verb::Mkbackuponly(args) => backup::run(session, args, true, false),
+        Verb::Mkrescue(args) => backup::run(session, args, false, true),
+        Verb::List => generation::list(session),
+        Verb::Show(arg) => generation::show(session, arg.generation.as_deref()),
+        Verb::Verify(args) => generation::verify(session, args.generation.as_deref()),
+        Verb::Restore(args) => generation::restore(session, args),
+        Verb::Prune { keep_last, dry_run } => generation::prune(session, keep_last, dry_run),
+        Verb::Layout(verb) => layout::run(session, verb),
+        Verb::Savelayout { file } => layout::save(session, file.as_deref()),
+        Verb::Recover(args) => recover::run(session, args, Phase::All),
+        Verb::Restoreonly(args) => recover::run(session, args, Phase::Restore),
+        Verb::Layoutonly(args) => recover::run(session, args, Phase::Layout),
+        Verb::Finalizeonly(args) => recover::run(session, args, Phase::Finalize),
+        Verb::Mountonly(args) => recover::run(session, args, Phase::Mount),
+        Verb::Config(verb) => config::run(loaded, &verb),
+        Verb::Init => match crate::rescue::RescueInfo::read() {
+            Ok(Some(_)) => crate::init::run(),
+            _ => Err(usage(anyhow::anyhow!("`rr init` runs only in a rescue system"))),
+        },
+    }
+}
+
+impl Session<'_> {
+    /// Opens this node's tree at the target.
+    fn store(&self, access: Access) -> Result<Box<dyn Store>> {
+        let url = self.config.target_url().map_err(usage)?;
+        let node = self.config.node_name().map_err(usage)?;
+        store::open(&url, &node, access, &self.config.target_options)
+    }
+
+    /// The generation that is named, or the newest.
+    fn generation(store: &dyn Store, named: Option<&str>) -> Result<store::Manifest> {
+        let generation = match named {
+            Some(named) if named != "latest" => named.to_owned(),
+            _ => store::catalog::latest(store)?
+                .with_context(|| format!("{} holds no generation yet", store.url()))?,
+        };
+        store::catalog::manifest(store, &generation)
+    }
+}
+
+fn usage(error: anyhow::Error) -> anyhow::Error {
+    anyhow::Error::new(UsageError(error))
+}
+
+/// Prints a result as JSON on standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&(serde_json::to_string_pretty(value).context("writing the result as JSON")? + "\n"))
+}
+
+/// Prints a result on standard output. A reader that has gone away (`| head`) is no failure.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
+}
