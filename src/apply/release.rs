@@ -18,15 +18,19 @@ use crate::plan::step::Release;
 use crate::sys::run::Cmd;
 use crate::sys::{ioctl, mount, udev};
 
-const SYS_BLOCK: &str = "/sys/class/block";
-
 pub fn release(plan: &Plan, step: &Release) -> Result<()> {
     udev::settle()?;
     for name in &step.disks {
         check_below(name, &step.disks)?;
     }
+    let mut devices = BTreeSet::new();
     for name in &step.disks {
-        free(name)?;
+        tower(name, &mut devices)?;
+    }
+    unmount(&devices)?;
+    swap_off(&devices)?;
+    for name in &step.disks {
+        stop_above(name)?;
     }
     udev::settle()?;
     for found in &plan.disks {
@@ -70,7 +74,7 @@ pub fn open_exclusive(disk: &Disk) -> Result<File> {
 fn serial(name: &str) -> Option<String> {
     ["serial", "device/serial"]
         .iter()
-        .find_map(|file| fs::read_to_string(Path::new(SYS_BLOCK).join(name).join(file)).ok())
+        .find_map(|file| fs::read_to_string(sys_block(name).join(file)).ok())
         .map(|text| text.trim().to_owned())
         .filter(|text| !text.is_empty())
 }
@@ -91,16 +95,16 @@ fn check_below(name: &str, disks: &[String]) -> Result<()> {
 
 /// The devices directly above a device and its partitions.
 fn above(name: &str) -> Result<Vec<String>> {
-    let mut found = names_in(&Path::new(SYS_BLOCK).join(name).join("holders"))?;
+    let mut found = names_in(&sys_block(name).join("holders"))?;
     for part in partitions(name)? {
-        found.extend(names_in(&Path::new(SYS_BLOCK).join(part).join("holders"))?);
+        found.extend(names_in(&sys_block(&part).join("holders"))?);
     }
     Ok(found)
 }
 
 /// The whole disks at the bottom of a device.
 fn disks_below(name: &str) -> Result<BTreeSet<String>> {
-    let dir = Path::new(SYS_BLOCK).join(name);
+    let dir = sys_block(name);
     if dir.join("partition").exists() {
         let real = fs::canonicalize(&dir).with_context(|| format!("looking at {name} in sysfs"))?;
         let parent = real.parent().and_then(Path::file_name).and_then(OsStr::to_str);
@@ -119,9 +123,9 @@ fn disks_below(name: &str) -> Result<BTreeSet<String>> {
 
 /// The partitions that the kernel has of a device, by name.
 pub fn partitions(name: &str) -> Result<Vec<String>> {
-    let dir = Path::new(SYS_BLOCK).join(name);
+    let dir = sys_block(name);
     let mut names = names_in(&dir)?;
-    names.retain(|child| dir.join(child).join("partition").exists());
+    names.retain(|child| dir.join(child.replace('/', "!")).join("partition").exists());
     names.sort();
     Ok(names)
 }
@@ -135,29 +139,73 @@ fn names_in(dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
+        names.push(entry.file_name().to_string_lossy().replace('!', "/"));
     }
     Ok(names)
 }
 
-/// Takes down all that is above a device, then what uses it directly.
-fn free(name: &str) -> Result<()> {
-    for part in partitions(name)? {
-        free(&part)?;
+/// A device, its partitions, and all that stands on them.
+fn tower(name: &str, found: &mut BTreeSet<String>) -> Result<()> {
+    if found.insert(name.to_owned()) {
+        for next in partitions(name)?.into_iter().chain(above(name)?) {
+            tower(&next, found)?;
+        }
     }
-    for holder in names_in(&Path::new(SYS_BLOCK).join(name).join("holders"))? {
+    Ok(())
+}
+
+/// Unmounts what is on the devices, and what is mounted below that; the last mounted first.
+fn unmount(devices: &BTreeSet<String>) -> Result<()> {
+    let mut numbers = BTreeSet::new();
+    for name in devices {
+        let number = fs::read_to_string(sys_block(name).join("dev"))
+            .with_context(|| format!("asking for the number of {name}"))?;
+        numbers.insert(number.trim().to_owned());
+    }
+    let mounts = mount::mounts()?;
+    let roots: Vec<_> = mounts.iter().filter(|m| numbers.contains(&m.device)).collect();
+    if roots.iter().any(|m| m.path == Path::new("/")) {
+        bail!(
+            "the running system is on a disk that is to be erased\n\
+             hint: a machine is rebuilt from its rescue system"
+        );
+    }
+    for found in mounts.iter().rev() {
+        if roots.iter().any(|root| found.path.starts_with(&root.path)) {
+            mount::unmount(&found.path)?;
+        }
+    }
+    Ok(())
+}
+
+fn swap_off(devices: &BTreeSet<String>) -> Result<()> {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    for path in swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
+        let Ok(dev) = fs::canonicalize(path) else { continue };
+        if devices.iter().any(|name| dev == Path::new("/dev").join(name)) {
+            Cmd::new("swapoff").arg(path).run()?;
+        }
+    }
+    Ok(())
+}
+
+/// Stops all that is above a device, the topmost first.
+fn stop_above(name: &str) -> Result<()> {
+    for part in partitions(name)? {
+        stop_above(&part)?;
+    }
+    for holder in names_in(&sys_block(name).join("holders"))? {
         // It may have gone with another one.
-        if Path::new(SYS_BLOCK).join(&holder).exists() {
-            free(&holder)?;
+        if sys_block(&holder).exists() {
+            stop_above(&holder)?;
             stop(&holder)?;
         }
     }
-    swap_off(name)?;
-    unmount(name)
+    Ok(())
 }
 
 fn stop(name: &str) -> Result<()> {
-    let dir = Path::new(SYS_BLOCK).join(name);
+    let dir = sys_block(name);
     if dir.join("dm").exists() {
         let dm_name = fs::read_to_string(dir.join("dm/name"))
             .with_context(|| format!("asking for the name of {name}"))?;
@@ -169,29 +217,7 @@ fn stop(name: &str) -> Result<()> {
     bail!("{name} stands on a disk that is to be erased, and rr does not know how to stop it")
 }
 
-fn swap_off(name: &str) -> Result<()> {
-    let dev = PathBuf::from(format!("/dev/{name}"));
-    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    for line in swaps.lines().skip(1) {
-        let Some(path) = line.split_whitespace().next() else { continue };
-        if fs::canonicalize(path).is_ok_and(|p| p == dev) {
-            Cmd::new("swapoff").arg(path).run()?;
-        }
-    }
-    Ok(())
-}
-
-fn unmount(name: &str) -> Result<()> {
-    let number = fs::read_to_string(Path::new(SYS_BLOCK).join(name).join("dev"))
-        .with_context(|| format!("asking for the number of {name}"))?;
-    // The last mounted first.
-    for found in mount::mounts()?.into_iter().rev().filter(|m| m.device == number.trim()) {
-        if found.path == Path::new("/") {
-            bail!(
-                "the running system is on {name}\nhint: a machine is rebuilt from its rescue system"
-            );
-        }
-        mount::unmount(&found.path)?;
-    }
-    Ok(())
+/// Where sysfs has a device; a slash in its name is an exclamation mark there.
+pub fn sys_block(name: &str) -> PathBuf {
+    Path::new("/sys/class/block").join(name.replace('/', "!"))
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::release::sys_block;
 use super::{gpt, mbr};
 use crate::layout::{PartitionKind, Table};
 use crate::plan::step::WriteTable;
@@ -101,7 +102,7 @@ fn wait_for_partitions(step: &WriteTable) -> Result<()> {
 }
 
 fn differs(step: &WriteTable, part: &crate::layout::Partition) -> Option<String> {
-    let dir = Path::new("/sys/class/block").join(&part.name);
+    let dir = sys_block(&part.name);
     // In units of 512 bytes, whatever the sector size.
     let number = |file: &str| -> Option<u64> {
         fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok()

@@ -1,0 +1,243 @@
+//! What runs inside the machine: one phase of a case.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use rr::layout::schema;
+use rr::plan::Answers;
+use rr::sys::run::Cmd;
+use rr::ui::Ui;
+use rr::{apply, plan, probe};
+
+use crate::cases::{self, Case, Expect, Target};
+
+const ROOT: &str = "/mnt/rr";
+
+pub fn main(dir: &Path) -> ExitCode {
+    rr::ui::log::start(false);
+    let result = run(dir);
+    let _ = rr::ui::log::to_file(&dir.join("log"));
+    match result {
+        Ok(()) => {
+            let _ = fs::write(dir.join("done"), "");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            eprintln!("{}", fs::read_to_string(dir.join("log")).unwrap_or_default());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: &Path) -> Result<()> {
+    let name = fs::read_to_string(dir.join("case"))?;
+    let case = cases::all().into_iter().find(|c| c.name == name).context("an unknown case")?;
+    match fs::read_to_string(dir.join("phase"))?.as_str() {
+        "build" => build(dir, &case),
+        "dirty" => match case.target {
+            Target::Dirty(_, text) => script(text),
+            Target::Same | Target::Blank(_) => bail!("no script makes the disks dirty"),
+        },
+        _ => rebuild(dir, &case),
+    }
+}
+
+fn script(text: &str) -> Result<()> {
+    Cmd::new("sh").args(["-eux", "-c", text]).run()
+}
+
+fn build(dir: &Path, case: &Case) -> Result<()> {
+    script(case.build)?;
+    let ui = Ui::detect(false);
+    let layout = probe::read(&ui)?;
+    fs::write(dir.join("layout.toml"), schema::render(&layout)?)?;
+    for what in &layout.unprotected {
+        eprintln!("unprotected: {} {}", what.what, what.why);
+    }
+    // The node's own plan onto itself, as it is made at backup time.
+    plan::plan(&layout, &layout, &Answers::default())?;
+    script("umount -R /node/* 2>/dev/null || true; umount -R /node/; swapoff -a")?;
+    fs::write(dir.join("before.txt"), dump()?)?;
+    Ok(())
+}
+
+fn rebuild(dir: &Path, case: &Case) -> Result<()> {
+    let ui = Ui::detect(false);
+    let recorded = schema::parse(&fs::read_to_string(dir.join("layout.toml"))?)?;
+    let answers = Answers {
+        auto: true,
+        erase: case.erase.iter().map(|s| (*s).to_owned()).collect(),
+        ..Answers::default()
+    };
+    let present = probe::read(&ui)?;
+    let planned = plan::plan(&recorded, &present, &answers);
+    if let Expect::Refused(part) = case.expect {
+        let Err(refusal) = planned else { bail!("it was not refused") };
+        ensure!(refusal.to_string().contains(part), "refused otherwise: {refusal}");
+        return Ok(());
+    }
+    let planned = planned?;
+    fs::write(dir.join("plan.txt"), planned.render_text())?;
+    fs::write(dir.join("plan.sh"), planned.render_script())?;
+    ensure!(planned.identity_changes().is_empty(), "{:?}", planned.identity_changes());
+    for name in ["after.txt", "again.txt"] {
+        // The second time over the finished machine, mounted as it is, found by what it carries.
+        let present = probe::read(&ui)?;
+        let answers = if name == "again.txt" { Answers::default() } else { answers.clone() };
+        let planned = plan::plan(&recorded, &present, &answers)?;
+        apply::apply(&planned, Path::new(ROOT), &ui)?;
+        write_files(&planned)?;
+        apply::unmount(&planned, Path::new(ROOT))?;
+        script("swapoff -a; mdadm --wait-clean --scan 2>/dev/null || true")?;
+        let text = dump()?;
+        fs::write(dir.join(name), text)?;
+        apply::mount(&planned, Path::new(ROOT), &ui)?;
+    }
+    Ok(())
+}
+
+/// Something is written to every filesystem, and comes back.
+fn write_files(planned: &plan::Plan) -> Result<()> {
+    for mount in &planned.layout.mount {
+        let path = Path::new(ROOT).join(mount.path.as_path().strip_prefix("/")?);
+        let file = path.join("written");
+        fs::write(&file, "by rr").with_context(|| format!("writing {}", file.display()))?;
+        fs::remove_file(&file)?;
+    }
+    Ok(())
+}
+
+/// What the tools say of every device, without what changes by itself.
+fn dump() -> Result<String> {
+    script("udevadm settle")?;
+    let mut out = String::new();
+    let lsblk = Cmd::new("lsblk").args(["-lnpo", "NAME,TYPE,SIZE", "-b"]).text()?;
+    let mut devices: Vec<(String, String)> = Vec::new();
+    for line in lsblk.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(kind)) = (words.next(), words.next()) {
+            devices.push((name.to_owned(), kind.to_owned()));
+        }
+    }
+    devices.sort();
+    devices.dedup();
+    for (device, kind) in &devices {
+        let _ = writeln!(out, "== {device} {kind}");
+        let blkid = Cmd::new("blkid").args(["-p", "-o", "export", device]).output()?.text();
+        let mut tags: Vec<_> = blkid.lines().filter(|l| !l.starts_with("DEVNAME")).collect();
+        tags.sort_unstable();
+        for tag in &tags {
+            let _ = writeln!(out, "{device} {tag}");
+        }
+        let has = |tag: &str| tags.contains(&tag);
+        if tags.iter().any(|t| t.starts_with("PTTYPE=")) {
+            tell(&mut out, device, "sfdisk", &["--dump", device], &[])?;
+        }
+        if kind.starts_with("raid") {
+            tell(&mut out, device, "mdadm", &["--detail", "--export", device], &[])?;
+            tell(&mut out, device, "mdadm", &["--detail", device], MD_DETAIL)?;
+        }
+        if has("TYPE=linux_raid_member") {
+            tell(&mut out, device, "mdadm", &["--examine", device], MD_EXAMINE)?;
+        }
+        if ["ext2", "ext3", "ext4"].iter().any(|kind| has(&format!("TYPE={kind}"))) {
+            tell(&mut out, device, "dumpe2fs", &["-h", device], EXT)?;
+        }
+        if has("TYPE=xfs") {
+            tell(&mut out, device, "xfs_info", &[device], &[])?;
+        }
+        if has("TYPE=vfat") {
+            tell(&mut out, device, "od", &["-A", "d", "-t", "x1", "-N", "90", device], &[])?;
+        }
+    }
+    lvm(&mut out, &["vgs", "-o", "vg_name,vg_uuid,vg_extent_size,vg_extent_count,vg_tags"])?;
+    lvm(&mut out, &["pvs", "-o", "pv_name,pv_uuid,pv_size,pe_start,pv_tags"])?;
+    let lv = "lv_full_name,lv_uuid,lv_size,segtype,stripes,stripe_size,seg_pe_ranges,lv_tags";
+    lvm(&mut out, &["lvs", "-o", lv])?;
+    Ok(out)
+}
+
+fn lvm(out: &mut String, args: &[&str]) -> Result<()> {
+    tell(out, "lvm", "lvm", &[args, &["--noheadings", "--units", "b"]].concat(), &[])
+}
+
+/// Only lines that start with one of these are kept, where some are given.
+const MD_DETAIL: &[&str] = &[
+    "Version",
+    "Raid Level",
+    "Array Size",
+    "Used Dev Size",
+    "Raid Devices",
+    "Total Devices",
+    "Intent Bitmap",
+    "Layout",
+    "Chunk Size",
+    "Name",
+    "UUID",
+];
+const MD_EXAMINE: &[&str] = &[
+    "Version",
+    "Array UUID",
+    "Name",
+    "Raid Level",
+    "Raid Devices",
+    "Array Size",
+    "Used Dev Size",
+    "Data Offset",
+    "Super Offset",
+    "Layout",
+    "Chunk Size",
+    "Device Role",
+    "Internal Bitmap",
+];
+const EXT: &[&str] = &[
+    "Filesystem volume name",
+    "Filesystem UUID",
+    "Filesystem features",
+    "Filesystem flags",
+    "Default mount options",
+    "Errors behavior",
+    "Inode count",
+    "Block count",
+    "Reserved block count",
+    "First block",
+    "Block size",
+    "Fragment size",
+    "Group descriptor size",
+    "Reserved GDT blocks",
+    "Blocks per group",
+    "Inodes per group",
+    "Inode blocks per group",
+    "RAID stride",
+    "RAID stripe width",
+    "Flex block group size",
+    "Maximum mount count",
+    "Check interval",
+    "Reserved blocks uid",
+    "First inode",
+    "Inode size",
+    "Journal inode",
+    "Default directory hash",
+    "Directory Hash Seed",
+    "Checksum type",
+    "Total journal size",
+    "Required extra isize",
+    "Desired extra isize",
+];
+
+fn tell(out: &mut String, device: &str, program: &str, args: &[&str], keep: &[&str]) -> Result<()> {
+    let text = Cmd::new(program).args(args).text()?;
+    for line in text.lines() {
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        if keep.is_empty() || keep.iter().any(|start| line.starts_with(start)) {
+            // State, not identity.
+            let line = line.replace(" needs_recovery", "").replace(" orphan_present", "");
+            let _ = writeln!(out, "{device} {program}: {line}");
+        }
+    }
+    Ok(())
+}

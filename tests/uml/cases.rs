@@ -1,0 +1,334 @@
+//! The stacks that are rebuilt.
+
+/// A machine, and the disks that it is rebuilt on.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    pub name: &'static str,
+    /// Sizes in MiB of the disks `ubdb`, `ubdc` ...
+    pub disks: &'static [u64],
+    /// Builds it, and mounts it below `/node`.
+    pub build: &'static str,
+    pub target: Target,
+    pub erase: &'static [&'static str],
+    /// Lines with this are not compared.
+    pub ignore: &'static str,
+    pub expect: Expect,
+}
+
+/// The disks that it is rebuilt on.
+#[derive(Debug, Clone, Copy)]
+pub enum Target {
+    /// Its own, as they are.
+    Same,
+    Blank(&'static [u64]),
+    /// Others, on which the script has left something.
+    Dirty(&'static [u64], &'static str),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    Same,
+    Refused(&'static str),
+}
+
+/// Rebuilt on blank disks of the same sizes.
+const fn blank(name: &'static str, disks: &'static [u64], build: &'static str) -> Case {
+    let target = Target::Blank(disks);
+    Case { name, disks, build, target, erase: &[], ignore: "\0", expect: Expect::Same }
+}
+
+const fn on(case: Case, name: &'static str, target: Target) -> Case {
+    Case { name, target, ..case }
+}
+
+const GPT_EXT4: Case = blank(
+    "gpt_ext4",
+    &[200],
+    r#"
+sfdisk /dev/ubdb <<'END'
+label: gpt
+label-id: 11111111-2222-4333-8444-555555555555
+start=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649, name="bios \x22boot\x22"
+size=200000, type=L, uuid=AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE, name="Wurzel ☃", attrs="LegacyBIOSBootable GUID:63"
+size=100000, type=L
+END
+udevadm settle
+mke2fs -q -t ext4 -L root /dev/ubdb2
+mke2fs -q -t ext4 -O ^metadata_csum,^64bit -m 1 -N 4000 -E stride=4,stripe_width=8 /dev/ubdb3
+tune2fs -c 30 -i 5d -e remount-ro -o journal_data_writeback /dev/ubdb3
+mount /dev/ubdb2 /node
+mkdir /node/home
+mount /dev/ubdb3 /node/home
+"#,
+);
+
+const MD1_LVM: Case = blank(
+    "md1_boot_md1_lvm",
+    &[400, 400],
+    r#"
+for disk in ubdb ubdc; do sfdisk /dev/$disk <<'END'
+label: gpt
+size=2048, type=21686148-6449-6E6F-744E-656564454649
+size=100M, type=A19D880F-05FC-4D3B-A006-743F0F84911E
+type=A19D880F-05FC-4D3B-A006-743F0F84911E
+END
+done
+udevadm settle
+mdadm --create /dev/md0 --run --metadata=1.0 --level=1 --raid-devices=2 --homehost=node001 --name=boot /dev/ubdb2 /dev/ubdc2
+mdadm --create /dev/md1 --run --level=1 --raid-devices=2 --bitmap=internal --homehost=node001 --name=1 /dev/ubdb3 /dev/ubdc3
+lvm pvcreate /dev/md1
+lvm vgcreate --addtag node vg0 /dev/md1
+lvm lvcreate -y -n root -L 120M vg0
+lvm lvcreate -y -n swap -L 64M vg0
+lvm lvextend -l +5 vg0/root
+mke2fs -q -t ext3 /dev/md0
+mke2fs -q -t ext4 -L root /dev/vg0/root
+mkswap -L swapspace /dev/vg0/swap
+mount /dev/vg0/root /node
+mkdir /node/boot
+mount /dev/md0 /node/boot
+swapon /dev/vg0/swap
+mdadm --wait /dev/md0 /dev/md1 || true
+"#,
+);
+
+const LVM_TWO: Case = blank(
+    "lvm_two_pvs_striped",
+    &[200, 200],
+    r#"
+printf 'label: gpt\ntype=lvm\n' | sfdisk /dev/ubdb
+udevadm settle
+lvm pvcreate --dataalignment 4m /dev/ubdb1
+lvm pvcreate /dev/ubdc
+lvm vgcreate -s 2m "vg-a" /dev/ubdb1 /dev/ubdc
+lvm lvcreate -y -n linear -L 90M vg-a
+lvm lvcreate -y -n striped -i 2 -I 64k -L 100M vg-a
+lvm lvextend -l +20 vg-a/linear
+mke2fs -q -t ext4 /dev/vg-a/linear
+mke2fs -q -t ext2 /dev/vg-a/striped
+mount /dev/vg-a/linear /node
+mkdir /node/data
+mount /dev/vg-a/striped /node/data
+"#,
+);
+
+/// An array over disks ubdb ... with one ext4 on it.
+macro_rules! md {
+    ($name:literal, $disks:expr, $args:literal) => {
+        blank(
+            $name,
+            $disks,
+            concat!(
+                "for disk in /dev/ubd[b-z]; do printf 'label: gpt\\ntype=raid\\n' | sfdisk $disk; done\n",
+                "udevadm settle\n",
+                "mdadm --create /dev/md7 --run --homehost=node001 --name=data ", $args, "\n",
+                "mke2fs -q -t ext4 /dev/md7\n",
+                "mount /dev/md7 /node\n",
+                "mdadm --wait /dev/md7 || true\n",
+            ),
+        )
+    };
+}
+
+const MBR: Case = blank(
+    "mbr_logicals",
+    &[400],
+    r#"
+sfdisk /dev/ubdb <<'END'
+label: dos
+label-id: 0xdeadbeef
+/dev/ubdb1 : start=2048, size=60000, type=83, bootable
+/dev/ubdb2 : start=70000, size=600000, type=f
+/dev/ubdb3 : start=700000, size=40000, type=82
+/dev/ubdb5 : start=72048, size=100000, type=83
+/dev/ubdb6 : start=180000, size=100000, type=83
+/dev/ubdb7 : start=300000, size=80000, type=c
+END
+udevadm settle
+mke2fs -q -t ext4 /dev/ubdb1
+mke2fs -q -t ext2 -b 1024 -I 128 /dev/ubdb5
+mke2fs -q -t ext3 /dev/ubdb6
+mkfs.vfat -n "DATA" /dev/ubdb7
+mkswap /dev/ubdb3
+mount /dev/ubdb1 /node
+mkdir /node/a /node/b /node/c
+mount /dev/ubdb5 /node/a
+mount /dev/ubdb6 /node/b
+mount /dev/ubdb7 /node/c
+swapon /dev/ubdb3
+"#,
+);
+
+const OTHER_LVM: &str = r#"
+lvm pvcreate /dev/ubdb /dev/ubdc
+lvm vgcreate vg0 /dev/ubdb /dev/ubdc
+lvm lvcreate -y -n root -L 100M vg0
+mke2fs -q /dev/vg0/root
+mount /dev/vg0/root /mnt
+"#;
+
+const OTHER_MD: &str = r#"
+for disk in ubdb ubdc; do printf 'label: gpt\nsize=2048\nsize=100M\ntype=raid\n' | sfdisk /dev/$disk; done
+udevadm settle
+mdadm --create /dev/md1 --run --level=1 --raid-devices=2 /dev/ubdb3 /dev/ubdc3
+lvm pvcreate /dev/md1
+lvm vgcreate vg0 /dev/md1
+lvm lvcreate -y -n root -L 50M vg0
+mkswap /dev/vg0/root
+swapon /dev/vg0/root
+"#;
+
+pub fn all() -> Vec<Case> {
+    let mut cases = vec![GPT_EXT4, MD1_LVM, LVM_TWO, MBR];
+    cases.extend(filesystems());
+    cases.extend(arrays());
+    let both = &["ubdb", "ubdc"];
+    cases.extend([
+        on(GPT_EXT4, "same_disk", Target::Same),
+        on(MD1_LVM, "same_disks_md1_lvm", Target::Same),
+        // The second header moves to the end.
+        Case { ignore: "last-lba", ..on(GPT_EXT4, "larger_disk", Target::Blank(&[300])) },
+        Case { erase: both, ..on(MD1_LVM, "dirty_lvm", Target::Dirty(&[400, 400], OTHER_LVM)) },
+        Case { erase: both, ..on(MD1_LVM, "dirty_md_lvm", Target::Dirty(&[400, 400], OTHER_MD)) },
+        Case {
+            expect: Expect::Refused("rr.erase=ubdb"),
+            ..on(MD1_LVM, "stranger_refused", Target::Dirty(&[400, 400], OTHER_LVM))
+        },
+        Case {
+            expect: Expect::Refused("too small"),
+            ..on(GPT_EXT4, "small_disk_refused", Target::Blank(&[100]))
+        },
+        Case {
+            expect: Expect::Refused("--map ubdb="),
+            ..on(MD1_LVM, "three_twins_refused", Target::Blank(&[400, 400, 400]))
+        },
+    ]);
+    cases
+}
+
+fn filesystems() -> Vec<Case> {
+    vec![
+        blank(
+            "gpt_slots_with_gaps_esp",
+            &[300],
+            r#"
+sfdisk /dev/ubdb <<'END'
+label: gpt
+first-lba: 34
+table-length: 128
+/dev/ubdb1 : start=300000, size=200000, type=L
+/dev/ubdb14 : start=34, size=2000, type=21686148-6449-6E6F-744E-656564454649
+/dev/ubdb15 : start=4096, size=140000, type=U, name="EFI system"
+END
+udevadm settle
+mke2fs -q -t ext4 -b 1024 /dev/ubdb1
+mkfs.vfat -F 32 -n ESP -i 12345678 /dev/ubdb15
+mount /dev/ubdb1 /node
+mkdir -p /node/boot/efi
+mount /dev/ubdb15 /node/boot/efi
+"#,
+        ),
+        blank(
+            "xfs",
+            &[800, 400],
+            r#"
+printf 'label: gpt\nsize=400M\n\n' | sfdisk /dev/ubdb
+udevadm settle
+mkfs.xfs -q -L system /dev/ubdb1
+mkfs.xfs -q -m rmapbt=1,reflink=0,bigtime=0 -i size=1024 -d agcount=6 -n size=8192 /dev/ubdb2
+mkfs.xfs -q -d sunit=128,swidth=512 -l size=16m /dev/ubdc
+mount /dev/ubdb1 /node
+mkdir /node/a /node/b
+mount /dev/ubdb2 /node/a
+mount /dev/ubdc /node/b
+"#,
+        ),
+        blank(
+            "xfs_grown",
+            &[1200],
+            r#"
+lvm pvcreate /dev/ubdb
+lvm vgcreate vg /dev/ubdb
+lvm lvcreate -y -n root -L 400M vg
+mkfs.xfs -q /dev/vg/root
+mount /dev/vg/root /node
+lvm lvextend -L 724M vg/root
+xfs_growfs /node
+"#,
+        ),
+        blank(
+            "ext_whole_disk_and_grown",
+            &[100, 300],
+            r#"
+mke2fs -q -t ext4 -O quota,project -I 512 /dev/ubdb
+printf 'label: gpt\n\n' | sfdisk /dev/ubdc
+udevadm settle
+mke2fs -q -t ext4 -J size=8 /dev/ubdc1 100M
+resize2fs /dev/ubdc1
+mount /dev/ubdb /node
+mkdir /node/a
+mount /dev/ubdc1 /node/a
+"#,
+        ),
+        blank(
+            "vfat_kinds",
+            &[300],
+            r#"
+printf 'label: gpt\nsize=8M\nsize=64M\nsize=100M\n\n' | sfdisk /dev/ubdb
+udevadm settle
+mkfs.vfat -F 12 /dev/ubdb1
+mkfs.vfat -F 16 -s 8 -n SIXTEEN /dev/ubdb2
+mkfs.vfat -F 32 -s 1 -R 38 -f 1 -a /dev/ubdb3
+mke2fs -q -t ext4 /dev/ubdb4
+mount /dev/ubdb4 /node
+mkdir /node/a /node/b /node/c
+mount /dev/ubdb1 /node/a
+mount /dev/ubdb2 /node/b
+mount /dev/ubdb3 /node/c
+"#,
+        ),
+    ]
+}
+
+fn arrays() -> Vec<Case> {
+    vec![
+        md!("md0", &[100, 120], "--level=0 --chunk=64 --raid-devices=2 /dev/ubd[bc]1"),
+        md!("md1_090", &[100, 100], "--metadata=0.90 --level=1 --raid-devices=2 /dev/ubd[bc]1"),
+        md!(
+            "md1_11_no_bitmap",
+            &[100, 100],
+            "--metadata=1.1 --bitmap=none --level=1 --raid-devices=2 /dev/ubd[bc]1"
+        ),
+        md!(
+            "md5_spare",
+            &[100, 100, 100, 100],
+            "--level=5 --layout=right-asymmetric --raid-devices=3 --spare-devices=1 /dev/ubd[bcde]1"
+        ),
+        md!("md6", &[100, 100, 100, 100], "--level=6 --chunk=128 --raid-devices=4 /dev/ubd[bcde]1"),
+        md!(
+            "md10_far",
+            &[100, 100, 100],
+            "--level=10 --layout=f2 --data-offset=4M --raid-devices=3 /dev/ubd[bcd]1"
+        ),
+        md!(
+            "md10_degraded",
+            &[100, 100],
+            "--level=10 --raid-devices=3 /dev/ubdb1 missing /dev/ubdc1"
+        ),
+        blank(
+            "md1_whole_disks_partitioned",
+            &[200, 200],
+            r#"
+mdadm --create /dev/md126 --run --level=1 --raid-devices=2 --homehost=any --name=os /dev/ubdb /dev/ubdc
+printf 'label: gpt\nsize=100M\n\n' | sfdisk /dev/md126
+udevadm settle
+mke2fs -q -t ext4 /dev/md126p1
+mke2fs -q -t ext4 /dev/md126p2
+mount /dev/md126p1 /node
+mkdir /node/home
+mount /dev/md126p2 /node/home
+mdadm --wait /dev/md126 || true
+"#,
+        ),
+    ]
+}

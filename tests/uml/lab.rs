@@ -1,0 +1,227 @@
+//! The root tree of the machines, and booting them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rr::sys::run::Cmd;
+
+use crate::cases::{Case, Expect};
+
+const UML: &str = "/usr/bin/linux.uml";
+const MODULES: &str = "/usr/lib/uml/modules";
+const SUITE: &str = "bookworm";
+const PACKAGES: &str = "dmsetup,dosfstools,e2fsprogs,fdisk,kmod,lvm2,mdadm,mount,\
+     thin-provisioning-tools,udev,xfsprogs";
+const BOOT_TIME: Duration = Duration::from_secs(300);
+
+/// See there.
+const XSTATE: &str = include_str!("xstate.c");
+
+/// In the tree: finds the directory of the case, which the kernel command line names.
+const FIRST: &str = r#"#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+mount -t tmpfs tmpfs /run
+for word in $(cat /proc/cmdline); do
+    case $word in rr.case=*) case=${word#rr.case=} ;; esac
+done
+mkdir /run/case
+mount -t hostfs -o "$case" none /run/case
+. /run/case/init
+"#;
+
+/// Mounts what a machine needs, starts udev, and runs the agent.
+const INIT: &str = r#"
+mount -t sysfs sys /sys
+mountpoint -q /dev || mount -t devtmpfs dev /dev
+for dir in /tmp /mnt /node /etc/lvm/archive /etc/lvm/backup; do mount -t tmpfs tmpfs $dir; done
+for module in dm-mod md-mod; do modprobe $module; done
+/usr/lib/systemd/systemd-udevd --daemon
+udevadm trigger --action=add
+udevadm settle
+/run/case/agent --agent /run/case >/run/case/console 2>&1
+sync
+echo o >/proc/sysrq-trigger
+sleep 10
+"#;
+
+/// Why the machines can't be run here.
+pub fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root".into());
+    }
+    let missing = |path: &&&str| !Path::new(path).exists();
+    ["/usr/bin/mmdebstrap", UML, MODULES]
+        .iter()
+        .find(missing)
+        .map(|path| format!("{path} is missing (scripts/install-deps installs it)"))
+}
+
+/// Builds the case, then rebuilds it on its other disks, and compares.
+pub fn run(case: &Case) -> Result<()> {
+    let tree = tree()?;
+    let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
+    let dir = work.path();
+    // The agent is this program.
+    fs::copy(std::env::current_exe()?, dir.join("agent")).context("copying the agent")?;
+    write(dir, "case", case.name)?;
+    write(dir, "init", INIT)?;
+    let old = disks(dir, "old", case.disks)?;
+    boot(&tree, dir, &old, "build")?;
+    let new = match case.target {
+        crate::cases::Target::Same => old,
+        crate::cases::Target::Blank(sizes) => disks(dir, "new", sizes)?,
+        crate::cases::Target::Dirty(sizes, _) => {
+            let new = disks(dir, "new", sizes)?;
+            boot(&tree, dir, &new, "dirty")?;
+            new
+        }
+    };
+    boot(&tree, dir, &new, "rebuild")?;
+    if case.expect != Expect::Same {
+        return Ok(());
+    }
+    for again in ["after.txt", "again.txt"] {
+        let read = |name| -> Result<String> {
+            let text = read(dir, name)?;
+            Ok(text
+                .lines()
+                .filter(|l| !l.contains(case.ignore))
+                .map(|l| format!("{l}\n"))
+                .collect())
+        };
+        compare(&read("before.txt")?, &read(again)?, again)?;
+    }
+    Ok(())
+}
+
+/// Sparse images of so many MiB.
+fn disks(dir: &Path, prefix: &str, sizes_mib: &[u64]) -> Result<Vec<PathBuf>> {
+    let make = |(n, mib): (usize, &u64)| {
+        let path = dir.join(format!("{prefix}{n}.img"));
+        File::create(&path)?.set_len(mib << 20)?;
+        Ok(path)
+    };
+    sizes_mib.iter().enumerate().map(make).collect()
+}
+
+/// Boots a machine that does one phase and powers off.
+fn boot(tree: &Path, dir: &Path, disks: &[PathBuf], phase: &str) -> Result<()> {
+    write(dir, "phase", phase)?;
+    let _ = fs::remove_file(dir.join("done"));
+    let mut args: Vec<String> = vec![
+        "mem=512M".into(),
+        "root=/dev/root".into(),
+        "rootfstype=hostfs".into(),
+        format!("rootflags={}", tree.display()),
+        "ro".into(),
+        "init=/rr-init".into(),
+        "con=null".into(),
+        "con0=fd:0,fd:1".into(),
+        "quiet".into(),
+        format!("uml_dir={}/", dir.display()),
+        format!("rr.case={}", dir.display()),
+    ];
+    for (disk, letter) in disks.iter().zip('b'..='z') {
+        args.push(format!("ubd{letter}={}", disk.display()));
+    }
+    let output = Cmd::new(UML)
+        .args(&args)
+        .env("TMPDIR", "/dev/shm")
+        .env("LD_PRELOAD", tree.join("xstate.so"))
+        .timeout(BOOT_TIME)
+        .output()?;
+    write(dir, &format!("kernel-{phase}.txt"), &output.text())?;
+    let console = fs::read_to_string(dir.join("console")).unwrap_or_default();
+    if let Some(keep) = std::env::var_os("RR_UML_KEEP") {
+        let keep = PathBuf::from(keep);
+        fs::create_dir_all(&keep)?;
+        for name in ["layout.toml", "before.txt", "after.txt", "again.txt", "plan.txt", "plan.sh"] {
+            let _ = fs::copy(dir.join(name), keep.join(name));
+        }
+        write(&keep, &format!("console-{phase}.txt"), &console)?;
+    }
+    if dir.join("done").exists() {
+        return Ok(());
+    }
+    bail!("phase {phase} failed\n{console}\n{}", output.text());
+}
+
+fn compare(before: &str, after: &str, name: &str) -> Result<()> {
+    if before == after {
+        ensure!(before.lines().count() > 5, "the tools said nothing:\n{before}");
+        return Ok(());
+    }
+    let mut text = format!("{name} differs from what was recorded:\n");
+    for line in before.lines().filter(|l| !after.lines().any(|o| o == *l)) {
+        text += &format!("- {line}\n");
+    }
+    for line in after.lines().filter(|l| !before.lines().any(|o| o == *l)) {
+        text += &format!("+ {line}\n");
+    }
+    bail!("{text}")
+}
+
+/// The root tree, built once and kept by what made it.
+fn tree() -> Result<PathBuf> {
+    static TREE: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    TREE.get_or_init(|| make_tree().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+fn make_tree() -> Result<PathBuf> {
+    let recipe = format!("{SUITE} {PACKAGES}\n{FIRST}\n{XSTATE}");
+    let hash = blake3::hash(recipe.as_bytes()).to_hex();
+    let cache = match std::env::var_os("RR_LAB_CACHE") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?)
+            .join(".cache/rr-lab"),
+    };
+    fs::create_dir_all(&cache)?;
+    let tree = cache.join(format!("uml-{}", &hash[..16]));
+    let lock = File::create(cache.join("uml.lock"))?;
+    lock.lock().context("waiting for another run")?;
+    if tree.exists() {
+        return Ok(tree);
+    }
+    eprintln!("making the root tree {} (a minute or two)", tree.display());
+    let part = tree.with_extension("part");
+    if part.exists() {
+        fs::remove_dir_all(&part)?;
+    }
+    Cmd::new("/usr/bin/mmdebstrap")
+        .args(["--mode=root", "--variant=minbase", "--format=directory"])
+        .arg(format!("--include={PACKAGES}"))
+        .arg(SUITE)
+        .arg(&part)
+        .run()?;
+    let modules = part.join("usr/lib/modules");
+    fs::create_dir_all(&modules)?;
+    for entry in fs::read_dir(MODULES)? {
+        Cmd::new("/bin/cp").args(["-a", "-t"]).arg(&modules).arg(entry?.path()).run()?;
+    }
+    for dir in ["node", "etc/lvm/archive", "etc/lvm/backup"] {
+        fs::create_dir_all(part.join(dir))?;
+    }
+    let init = part.join("rr-init");
+    fs::write(&init, FIRST)?;
+    fs::set_permissions(&init, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let source = part.join("xstate.c");
+    fs::write(&source, XSTATE)?;
+    let cc = Cmd::new("/usr/bin/cc").args(["-shared", "-fPIC", "-O2", "-o"]);
+    cc.arg(part.join("xstate.so")).arg(&source).run()?;
+    fs::rename(&part, &tree)?;
+    Ok(tree)
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    fs::write(dir.join(name), text).with_context(|| format!("writing {name}"))
+}
+
+fn read(dir: &Path, name: &str) -> Result<String> {
+    fs::read_to_string(dir.join(name)).with_context(|| format!("reading {name}"))
+}

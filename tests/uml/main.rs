@@ -1,0 +1,41 @@
+//! Layouts rebuilt for real, in user-mode Linux: each case builds a stack of disks with the tools'
+//! own commands, records it, boots again with other disks, has rr plan and apply, and compares what
+//! the tools say of it before and after. Then rr rebuilds it once more, over the finished machine.
+//!
+//! This program is both sides. On the host it prepares a root tree and boots `linux.uml` on it; in
+//! there it runs again as the agent (`--agent DIR`) that calls rr's library.
+//!
+//! * [`lab`] the root tree, booting
+//! * [`agent`] what runs inside
+//! * [`cases`] the stacks
+
+mod agent;
+mod cases;
+mod lab;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let [_, flag, dir] = &args[..]
+        && flag == "--agent"
+    {
+        return agent::main(Path::new(dir));
+    }
+    let mut arguments = Arguments::from_args();
+    // Each machine is one processor's worth of work.
+    arguments.test_threads.get_or_insert(2);
+    if let Some(why) = lab::missing() {
+        eprintln!("SKIPPED: no layouts are rebuilt in user-mode Linux: {why}");
+        return ExitCode::SUCCESS;
+    }
+    let trials = cases::all().into_iter().map(|case| {
+        Trial::test(format!("uml_{}", case.name), move || {
+            lab::run(&case).map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
