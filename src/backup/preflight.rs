@@ -50,10 +50,13 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     let mut fatal = Vec::new();
     let include = included(&options.include, &mut fatal);
     let mounts = mounts::read()?;
-    fatal.extend(unmounted(&url, &mounts));
-    let store =
-        if fatal.is_empty() { opened(&url, &node, config, options, &mut fatal) } else { None };
-
+    let store = match unmounted(&url, &mounts) {
+        Some(problem) => {
+            fatal.push(problem);
+            None
+        }
+        None => opened(&url, &node, config, options, &mut fatal),
+    };
     let whole_machine = options.include.is_empty();
     let mut job = Job {
         config,
@@ -207,12 +210,12 @@ impl Job<'_> {
 
     /// Refuses a target that has no room at all, and warns about one that has probably too little.
     fn check_room(&mut self, fatal: &mut Vec<String>, ui: &Ui) -> Result<()> {
+        if self.options.archive && self.options.include.is_empty() {
+            let used = self.coverage.trees.iter().filter_map(|tree| fs::used_bytes(tree).ok());
+            self.used_bytes = Some(used.sum());
+        }
         let Some(store) = &self.store else { return Ok(()) };
         self.free_bytes = store.free_bytes()?;
-        if self.options.archive && self.options.include.is_empty() {
-            self.used_bytes =
-                Some(self.coverage.trees.iter().filter_map(|tree| fs::used_bytes(tree).ok()).sum());
-        }
         let Some(free) = self.free_bytes else { return Ok(()) };
         if free < LEAST_FREE_BYTES {
             fatal.push(format!(

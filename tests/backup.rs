@@ -1,0 +1,260 @@
+//! The conversation of mkbackup on this machine, with small trees.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rr::archive::{self, ExtractOptions};
+use rr::backup::{self, Half, Options, Report};
+use rr::config::{Config, TargetOptions, TargetUrl};
+use rr::store::{self, Access, Store, catalog};
+use rr::sys::mount::MountGuard;
+use rr::sys::run::Cmd;
+use rr::ui::{Style, Ui};
+
+fn config(target: &Path) -> Config {
+    Config {
+        target: Some(format!("file://{}", target.display())),
+        node: Some("node001".to_owned()),
+        ..Config::default()
+    }
+}
+
+fn include(tree: &Path) -> Options {
+    Options { archive: true, include: vec![tree.to_owned()], ..Options::default() }
+}
+
+fn ui() -> Ui {
+    rr::ui::log::start(false);
+    Ui::new(Style::Plain)
+}
+
+fn run(target: &Path, options: &Options) -> anyhow::Result<Report> {
+    backup::backup(&config(target), options, &ui())
+}
+
+fn open(target: &Path) -> Box<dyn Store> {
+    let url = TargetUrl::File { dir: target.to_owned() };
+    store::open(&url, "node001", Access::Read, &TargetOptions::default()).unwrap()
+}
+
+fn objects(target: &Path) -> Vec<String> {
+    open(target).list("").unwrap().into_iter().map(|o| o.name).collect()
+}
+
+/// Every file below, unfinished ones too.
+fn count_files(dir: &Path) -> usize {
+    walkdir::WalkDir::new(dir)
+        .into_iter()
+        .filter(|e| e.as_ref().unwrap().file_type().is_file())
+        .count()
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// The target and a tree with files that can't be compressed.
+fn small_tree(mib: usize) -> (tempfile::TempDir, tempfile::TempDir) {
+    let (target, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for nr in 0..mib {
+        std::fs::write(tree.path().join(format!("file{nr}")), noise(nr as u64, 1 << 20)).unwrap();
+    }
+    (target, tree)
+}
+
+/// Checks a generation in full and extracts the tree; gives the content of `file0`.
+fn extract(target: &Path, generation: &str, tree: &Path) -> Vec<u8> {
+    let store = open(target);
+    let manifest = catalog::manifest(&*store, generation).unwrap();
+    archive::check(&manifest, &*store, &ui()).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let options = ExtractOptions { root: root.path().to_owned(), paths: Vec::new(), threads: 2 };
+    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    std::fs::read(root.path().join(tree.strip_prefix("/").unwrap()).join("file0")).unwrap()
+}
+
+#[test]
+fn a_tree_is_backed_up_and_comes_back() {
+    let (target, tree) = small_tree(3);
+    let first = run(target.path(), &include(tree.path())).unwrap();
+    assert_eq!((first.archive.clone(), first.rescue.clone()), (Half::Done, Half::NotAsked));
+    assert_eq!(first.failed, None);
+    assert_eq!(first.trees, [tree.path().to_str().unwrap()]);
+    assert!(first.stored_bytes > 3 << 20 && first.stream_bytes > 3 << 20, "{first:?}");
+    assert_eq!(first.unprotected[0].what, "everything else");
+    let generation = first.generation.unwrap();
+    assert_eq!(extract(target.path(), &generation, tree.path()), noise(0, 1 << 20));
+
+    let names = objects(target.path());
+    for file in ["index.zst", "recipe", "RESTORE.txt", "rr.log", "manifest.json"] {
+        assert!(names.contains(&format!("generations/{generation}/{file}")), "{file}: {names:?}");
+    }
+    assert!(names.contains(&"latest.json".to_owned()));
+    assert!(!names.iter().any(|name| name.starts_with("lock")), "{names:?}");
+    let log = open(target.path()).get(&format!("generations/{generation}/rr.log")).unwrap();
+    assert!(String::from_utf8_lossy(&log).contains("Archiving"));
+
+    // What did not change is not stored again, and the first generation stays as it was.
+    let second = run(target.path(), &include(tree.path())).unwrap();
+    assert!(second.stored_bytes < first.stored_bytes / 2, "{second:?}");
+    let second = second.generation.unwrap();
+    let manifest = catalog::manifest(&*open(target.path()), &second).unwrap();
+    assert_eq!(manifest.parent.as_deref(), Some(generation.as_str()));
+    for generation in [&generation, &second] {
+        assert_eq!(extract(target.path(), generation, tree.path()), noise(0, 1 << 20));
+    }
+}
+
+#[test]
+fn old_generations_go_by_themselves() {
+    let (target, tree) = small_tree(1);
+    let mut config = config(target.path());
+    config.backup.keep_last = 2;
+    let mut made = Vec::new();
+    for nr in 0..4_u8 {
+        std::fs::write(tree.path().join("changing"), [nr; 5000]).unwrap();
+        let report = backup::backup(&config, &include(tree.path()), &ui()).unwrap();
+        assert_eq!(report.pruned.len(), usize::from(nr > 1));
+        made.push(report.generation.unwrap());
+    }
+    assert_eq!(catalog::generations(&*open(target.path())).unwrap(), made[2..]);
+    for generation in &made[2..] {
+        extract(target.path(), generation, tree.path());
+    }
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let (target, tree) = small_tree(1);
+    let options = Options { dry_run: true, ..include(tree.path()) };
+    let report = run(target.path(), &options).unwrap();
+    assert_eq!((report.archive, report.generation), (Half::Possible, None));
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
+    // The whole machine.
+    let options = Options { archive: true, dry_run: true, ..Options::default() };
+    let report = run(target.path(), &options).unwrap();
+    assert!(report.trees.contains(&"/".to_owned()), "{:?}", report.trees);
+    assert!(report.used_bytes.unwrap() > 1 << 20);
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn everything_that_is_missing_is_named_at_once() {
+    let target = Path::new("/rr-no-such-target");
+    let options = include(Path::new("/rr-no-such-tree"));
+    let options =
+        Options { include: vec!["/rr-none-2".into(), options.include[0].clone()], ..options };
+    let text = format!("{:#}", run(target, &options).unwrap_err());
+    for missing in ["/rr-no-such-target", "/rr-no-such-tree", "/rr-none-2"] {
+        assert!(text.contains(missing), "{missing}: {text}");
+    }
+}
+
+#[test]
+fn a_failed_rescue_half_leaves_the_archive_half_done() {
+    let (target, _) = small_tree(0);
+    let only_rescue = Options { rescue: true, ..Options::default() };
+    let Err(error) = run(target.path(), &Options { dry_run: true, ..only_rescue.clone() }) else {
+        eprintln!("skipped: a rescue image can be built of this machine");
+        return;
+    };
+    eprintln!("{error:#}");
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
+    assert!(run(target.path(), &only_rescue).is_err());
+    // Nothing but the directories of the root is small enough for a test.
+    let options = Options { archive: true, exclude: vec!["/*".to_owned()], ..only_rescue };
+    let report = run(target.path(), &options).unwrap();
+    assert_eq!(report.archive, Half::Done);
+    let Half::Failed { why } = &report.rescue else { panic!("{report:?}") };
+    assert!(report.failed.as_ref().unwrap().contains(why.as_str()), "{report:?}");
+    assert_eq!(catalog::latest(&*open(target.path())).unwrap(), report.generation);
+}
+
+#[test]
+fn loop_a_target_that_fills_up_keeps_what_it_has() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("loop_a_target_that_fills_up_keeps_what_it_has is skipped: it needs root");
+        return;
+    }
+    let (target, tree) = small_tree(4);
+    let _mounted =
+        MountGuard::mount(&["-t", "tmpfs", "-o", "size=40m", "tmpfs"], target.path()).unwrap();
+    let first = run(target.path(), &include(tree.path())).unwrap().generation.unwrap();
+    let before = objects(target.path());
+    for nr in 0..60_u64 {
+        std::fs::write(tree.path().join(format!("more{nr}")), noise(100 + nr, 1 << 20)).unwrap();
+    }
+    let text = format!("{:#}", run(target.path(), &include(tree.path())).unwrap_err());
+    assert!(text.contains("is full") && text.contains("\nhint: "), "{text}");
+    assert_eq!(extract(target.path(), &first, tree.path()), noise(0, 1 << 20));
+    assert!(!objects(target.path()).iter().any(|name| name.starts_with("lock")));
+
+    for nr in 0..60 {
+        std::fs::remove_file(tree.path().join(format!("more{nr}"))).unwrap();
+    }
+    let second = run(target.path(), &include(tree.path())).unwrap();
+    assert!(second.stored_bytes < 3 << 20, "{second:?}");
+    let after = objects(target.path());
+    let packs = |names: &[String]| names.iter().filter(|n| n.starts_with("packs/")).count();
+    assert!(packs(&after) <= packs(&before) + 1, "what the full run left is swept: {after:?}");
+    assert_eq!(count_files(target.path()), after.len(), "no unfinished file is left");
+}
+
+const CHILD: &str = "RR_TEST_BACKUP_CHILD";
+
+/// Does nothing unless it is started by the test below, in a process that is then killed.
+#[test]
+fn child_that_is_killed() {
+    if let Some(text) = std::env::var_os(CHILD) {
+        let (target, tree) = text.to_str().unwrap().split_once(':').unwrap();
+        run(Path::new(target), &Options { full: true, ..include(Path::new(tree)) }).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_run_costs_nothing() {
+    let (target, tree) = small_tree(48);
+    let first = run(target.path(), &include(tree.path())).unwrap().generation.unwrap();
+    let before = count_files(target.path());
+    let own_exe = std::env::current_exe().unwrap();
+    let mut interrupted = 0;
+    for round in 0..6_u64 {
+        // All content is new, so that there are packs to be put when the kill comes.
+        for nr in 0..48 {
+            let bytes = noise(1000 * (round + 1) + nr, 1 << 20);
+            std::fs::write(tree.path().join(format!("file{nr}")), bytes).unwrap();
+        }
+        let mut child = Cmd::new(&own_exe)
+            .args(["child_that_is_killed", "--exact", "--nocapture"])
+            .env(CHILD, format!("{}:{}", target.path().display(), tree.path().display()))
+            .spawn(Stdio::null(), Stdio::null())
+            .unwrap();
+        let started = Instant::now();
+        while objects(target.path()).iter().all(|name| !name.starts_with("lock-")) {
+            assert!(started.elapsed() < Duration::from_secs(60), "the child does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(30 + round * 60));
+        child.kill().unwrap();
+        interrupted += u8::from(!child.wait().unwrap().success());
+        let generations = catalog::generations(&*open(target.path())).unwrap();
+        assert_eq!(generations[0], first);
+        for generation in generations {
+            let store = open(target.path());
+            let manifest = catalog::manifest(&*store, &generation).unwrap();
+            archive::check(&manifest, &*store, &ui()).unwrap();
+        }
+        if interrupted == 2 {
+            break;
+        }
+    }
+    assert!(interrupted > 0, "every child was done before it was killed");
+    let mut config = config(target.path());
+    config.backup.keep_last = 1;
+    let last = backup::backup(&config, &include(tree.path()), &ui()).unwrap();
+    assert_eq!(catalog::generations(&*open(target.path())).unwrap(), [last.generation.unwrap()]);
+    assert!(count_files(target.path()) <= before + 1, "nothing of the killed runs is left");
+}
