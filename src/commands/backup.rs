@@ -28,5 +28,5 @@ pub(super) fn run(
     if session.global.json {
         print_json(&report)?;
     }
-    Ok(Exit::Done)
+    Ok(if report.failed.is_some() { Exit::Failed } else { Exit::Done })
 }
