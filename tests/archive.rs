@@ -278,3 +278,254 @@ fn changes_between_two_backups_are_found() {
     Cmd::new("sh").arg(&script).arg(to.path()).run().unwrap();
     assert_same(root, to.path(), &[]);
 }
+
+#[test]
+fn one_wrong_bit_one_missing_byte_and_one_missing_object_are_named() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("a"), vec![b'a'; 3 << 20]).unwrap();
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
+    let check =
+        || archive::check(&manifest, target.store.as_ref(), &ui()).map_err(|e| format!("{e:#}"));
+    check().unwrap();
+    let objects = manifest.file.iter().chain(&manifest.pack);
+    for name in objects.map(|record| record.name.as_str()) {
+        let path = target.node_dir().join(name);
+        let good = std::fs::read(&path).unwrap();
+        for at in [0, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            std::fs::write(&path, bad).unwrap();
+            let said = check().unwrap_err();
+            assert!(said.contains(&format!("{name} is damaged")), "{said}");
+        }
+        std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+        let said = check().unwrap_err();
+        assert!(
+            said.contains(&format!("{name} is truncated: it has {}", good.len() - 1)),
+            "{said}"
+        );
+        std::fs::remove_file(&path).unwrap();
+        let said = check().unwrap_err();
+        assert!(said.contains(&format!("{name} is missing")), "{said}");
+        std::fs::write(&path, good).unwrap();
+    }
+    check().unwrap();
+}
+
+#[test]
+fn a_damaged_chunk_is_never_written_to_disk() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), b"precious").unwrap();
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
+    let pack = &manifest.pack.iter().find(|pack| pack.name.ends_with(".tar.zst")).unwrap().name;
+    let path = target.node_dir().join(pack);
+    let good = std::fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x20;
+        std::fs::write(&path, bad).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
+        let result = archive::extract(&manifest, target.store.as_ref(), &options, &ui());
+        let file = std::fs::read(to.path().join("file")).ok();
+        // A bit that zstd does not look at may be wrong; bytes that come out never are.
+        assert!(file.is_none_or(|bytes| bytes == b"precious"), "byte {at}");
+        if let Err(error) = result {
+            assert!(format!("{error:#}").contains(pack), "{error:#}");
+        }
+    }
+    // What RESTORE.txt says of a pack that is cut off.
+    std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+    let script = target.node_dir().join(format!("generations/{FIRST}/RESTORE.txt"));
+    let said = Cmd::new("sh").arg(script).arg(source.path()).run().unwrap_err();
+    assert!(format!("{said:#}").contains("is truncated"), "{said:#}");
+}
+
+#[test]
+fn some_paths_come_back_alone() {
+    if skipped() {
+        return;
+    }
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(nasty(), FIRST), None);
+    // The second one is another name of a file outside.
+    let (to, extracted) =
+        target.extract(&manifest, &["/contents/sub", "names/other", "/metadata/acl"]);
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    assert!(extracted.bytes < 16 << 20, "{extracted:?}");
+    let mut found: Vec<_> = Cmd::new("find")
+        .args([".", "-mindepth", "1"])
+        .dir(to.path())
+        .text()
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    found.sort();
+    let expected = [
+        "./contents",
+        "./contents/sub",
+        "./contents/sub/small",
+        "./metadata",
+        "./metadata/acl",
+        "./names",
+        "./names/other",
+    ];
+    assert_eq!(found, expected);
+    for name in ["contents/sub/small", "names/other"] {
+        let read = |root: &Path| std::fs::read(root.join(name)).unwrap();
+        assert!(read(to.path()) == read(nasty()), "{name}");
+    }
+    let options = ExtractOptions {
+        root: to.path().to_owned(),
+        paths: vec!["/contents/no".into()],
+        threads: 0,
+    };
+    let said = archive::extract(&manifest, target.store.as_ref(), &options, &ui()).unwrap_err();
+    assert!(said.to_string().contains("/contents/no"), "{said}");
+}
+
+#[test]
+fn a_tree_is_verified_listed_exported_and_compared() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let root = source.path();
+    let script = "mkdir d; echo 1 > d/a; echo 2 > b; seq 500000 > big; ln -s b l; ln b c; sleep 4";
+    Cmd::new("sh").args(["-ec", script]).dir(root).run().unwrap();
+    let target = Target::new();
+    let store = target.store.as_ref();
+    let (created, first) = target.create(&options(root, FIRST), None);
+    let verify = |manifest| archive::verify_root(manifest, store, root, &ui()).unwrap();
+    assert_eq!(verify(&first).differences, Vec::<String>::new());
+    assert_eq!(verify(&first).entries, created.stats.entries);
+
+    let mut paths = Vec::new();
+    let each = |entry: &archive::Entry| {
+        paths.push(String::from_utf8(entry.path.clone()).unwrap());
+        Ok(())
+    };
+    archive::list(&first, store, &[], each).unwrap();
+    assert_eq!(paths, ["", "b", "big", "c", "d", "d/a", "l"]);
+
+    let mut tar = Vec::new();
+    archive::export(&first, store, &mut tar).unwrap();
+    assert_eq!(tar.len() as u64, created.stats.stream_bytes);
+    let listed = Cmd::new("tar").args(["-tf", "-"]).stdin(tar).text().unwrap();
+    assert_eq!(listed, "./\nb\nbig\nc\nd/\nd/a\nl\n");
+
+    let script = "echo 3 > new; rm l; chmod 600 d/a; printf x | dd of=big bs=1 seek=9 conv=notrunc";
+    Cmd::new("sh").args(["-ec", script]).dir(root).run().unwrap();
+    let differences = verify(&first).differences;
+    for expected in ["/big has other content", "/d/a has another mode", "/l is missing"] {
+        assert!(differences.iter().any(|line| line == expected), "{differences:?}");
+    }
+    let (_, second) = target.create(&options(root, SECOND), Some(&first));
+    let mut changes = Vec::new();
+    let each = |change, entry: &archive::Entry| {
+        changes.push(format!("{change:?} {}", entry.shown()));
+        Ok(())
+    };
+    archive::diff(&first, &second, store, each).unwrap();
+    assert_eq!(changes, ["Modified /big", "Metadata /d/a", "Removed /l", "Added /new"]);
+}
+
+#[test]
+fn loop_other_filesystems_are_archived_only_when_chosen() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let root = source.path();
+    let script = "mkdir chosen foreign; chmod 711 foreign; echo hidden > chosen/hidden; echo 1 > z";
+    Cmd::new("sh").args(["-ec", script]).dir(root).run().unwrap();
+    let mount = |name: &str| {
+        let path = root.join(name);
+        rr::sys::mount::MountGuard::mount(&["-t", "tmpfs", "tmpfs"], &path)
+    };
+    let (Ok(chosen), Ok(foreign)) = (mount("chosen"), mount("foreign")) else {
+        eprintln!("skipped: can't mount");
+        return;
+    };
+    let script = "
+        echo 1 > chosen/file; chmod 750 chosen; mkdir -p foreign/way/tree foreign/no
+        echo 2 > foreign/no/file; echo 3 > foreign/way/tree/file";
+    Cmd::new("sh").args(["-ec", script]).dir(root).run().unwrap();
+    let target = Target::new();
+    let trees = ["/", "/chosen", "/foreign/way/tree"].map(PathBuf::from).to_vec();
+    let options = CreateOptions { trees, exclude: vec!["/z".into()], ..options(root, FIRST) };
+    let (created, manifest) = target.create(&options, None);
+    assert_eq!(created.warnings, Vec::<String>::new());
+    let mut found = Vec::new();
+    let each = |entry: &archive::Entry| {
+        found.push(format!("{} {:o}", entry.shown(), entry.mode));
+        Ok(())
+    };
+    archive::list(&manifest, target.store.as_ref(), &[], each).unwrap();
+    assert_eq!(
+        found[1..],
+        [
+            "/chosen 750",
+            "/chosen/file 644",
+            "/foreign 1777",
+            "/foreign/way 755",
+            "/foreign/way/tree 755",
+            "/foreign/way/tree/file 644",
+        ]
+    );
+    let trees = vec!["/".into()];
+    let options = CreateOptions { trees, generation: SECOND.into(), ..options };
+    let (_, manifest) = target.create(&options, None);
+    let (to, _) = target.extract(&manifest, &[]);
+    let listed = Cmd::new("find").args([".", "-printf", "%p %m\\n"]).dir(to.path()).text().unwrap();
+    assert!(listed.contains("./foreign 711\n"), "the mode below the mount: {listed}");
+    assert!(!listed.contains("file") && !listed.contains("hidden"), "{listed}");
+    (chosen.close().unwrap(), foreign.close().unwrap());
+}
+
+#[test]
+fn loop_fat_takes_files_without_complaints() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let (mnt, source) = (dir.path().join("mnt"), dir.path().join("source"));
+    std::fs::create_dir_all(source.join("esp/EFI/debian")).unwrap();
+    std::fs::create_dir(&mnt).unwrap();
+    std::fs::write(source.join("esp/EFI/debian/shimx64.efi"), vec![7; 3 << 20]).unwrap();
+    let script = format!("truncate -s 64M {0} && mkfs.vfat {0}", image.display());
+    let made = Cmd::new("sh").args(["-ec", &script]).run();
+    Cmd::new("sh")
+        .args(["-c", "chown -R 7:7 esp; chmod -R 640 esp/EFI/debian/*"])
+        .dir(&source)
+        .run()
+        .unwrap();
+    let mounted = made.and_then(|()| {
+        let args = ["-o", "loop", &image.to_string_lossy()];
+        rr::sys::mount::MountGuard::mount(&args, &mnt)
+    });
+    let Ok(guard) = mounted else {
+        eprintln!("skipped: can't mount a FAT image here");
+        return;
+    };
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(&source, FIRST), None);
+    let to = ExtractOptions { root: mnt.clone(), ..ExtractOptions::default() };
+    for _ in 0..2 {
+        let extracted = archive::extract(&manifest, target.store.as_ref(), &to, &ui()).unwrap();
+        assert_eq!(extracted.warnings, Vec::<String>::new());
+    }
+    let verified = archive::verify_root(&manifest, target.store.as_ref(), &mnt, &ui()).unwrap();
+    assert_eq!(verified.differences, Vec::<String>::new());
+    guard.close().unwrap();
+}

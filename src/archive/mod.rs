@@ -1,4 +1,77 @@
-//! Files <-> stream.
+//! Files <-> stream: what a backup holds, and how it is stored.
+//!
+//! ```text
+//! create:   select -> walk -> feed -> run (read, pax) -> chunks -> pack -> store
+//! extract:  store -> fetch -> tar -> pick -> place
+//! ```
+//!
+//! # The stream
+//!
+//! A generation is one POSIX tar stream (pax, [`pax`]): the trees in the order of a walk, a directory
+//! before what is in it, names sorted by their bytes. Paths are relative to the node's `/` and have
+//! no `./`, but for the root itself, which is `./`; directories end with a slash. Two zero blocks
+//! end it. Nothing in it depends on when or where it is made, so what did not change gives the same
+//! bytes: no access or change times, no inode numbers, no names of users.
+//!
+//! What ustar can't say is in pax records, in this order, each only where needed: `hdrcharset`
+//! (`BINARY`, for names that are not UTF-8), `GNU.sparse.*` or `path`, `linkpath`, `size`, `uid`,
+//! `gid`, `mtime`, `SCHILY.fflags` (inode flags, [`flags`]), `SCHILY.acl.access` and
+//! `SCHILY.acl.default` (ids as numbers, [`acl`]; GNU tar and bsdtar restore ACLs from nothing
+//! else), `SCHILY.xattr.*` (any bytes; `=` and `%` of a name as `%3D` and `%25`, as GNU tar does).
+//! Files with holes are in GNU's sparse format 1.0, the map closed by an empty range at the file's
+//! end. The first name of a file carries all of it, further ones are hard links.
+//!
+//! # Chunks
+//!
+//! The stream is cut ([`chunk`]) into runs, which hold whole entries, and slices, which hold data of
+//! the one big file whose head ends the run before them. The last chunk holds the two zero blocks.
+//! A chunk is stored as one zstd frame that tells its size and has a checksum, and is named by the
+//! BLAKE3 of its plain bytes, its id. Readers rely on nothing else: where the cuts lie is the
+//! writer's choice.
+//!
+//! # Packs
+//!
+//! Frames are collected into objects of about 32 MiB, each put whole and never changed:
+//!
+//! * `packs/<generation>-<sequence>-<hash>.tar.zst` holds chunks. The sequence has six digits, the
+//!   hash is the first 16 of the pack's BLAKE3. A first generation stores each chunk, repeated ones
+//!   too, in the order of the stream: `cat packs/<generation>-*.tar.zst | zstd -dc | tar xp` is the
+//!   whole tree. A later one stores what neither its parent nor itself has stored before.
+//! * `packs/<generation>-<sequence>-<hash>.index.zst` holds tables: one zstd frame for each run.
+//!   They are apart from the chunks so that a list or a search reads little, and in packs rather than
+//!   in `index.zst` so that what did not change is not stored once more with every generation.
+//!
+//! The manifest names all packs that a generation needs, with size and BLAKE3.
+//!
+//! # Table
+//!
+//! What a run's entries are ([`table`]). A version byte (1), then for each entry: its type flag as in
+//! ustar; how many bytes of the path are those of the path before, and the rest; mode, uid, gid;
+//! mtime and ctime, each as seconds since those of the entry before and nanoseconds; inode number,
+//! as the difference; length of the head. Then for a file its size, the length of its data with
+//! padding, how many slices hold it (zero: it is in the run), and if any, the first half of the
+//! BLAKE3 of the head; for links the target; for devices major and minor number. A ctime of zero
+//! says that the file may have changed after it was read: it is read again the next time.
+//! Numbers are LEB128, signed ones zigzag ([`codec`]); bytes have their length before them.
+//!
+//! # `index.zst`
+//!
+//! One zstd frame ([`index`]): `rr index 1` and a newline; the number of packs and their names; the
+//! number of chunks, and for each in the order of the stream a byte (1: a run, with a table), the
+//! chunk's id, plain length, pack, offset and stored length, and the same five of the table.
+//!
+//! # `recipe` and `RESTORE.txt`
+//!
+//! `recipe` says the same to a shell ([`recipe`]): lines of pack, offset and length. `RESTORE.txt`
+//! is the shell script that turns it into files, and tells people how.
+//!
+//! # What is not read again
+//!
+//! The parent's tables are gone through beside the walk, as both have the same order. When a run
+//! consists of the entries of one run of the parent, all with the same metadata (type, mode, owner,
+//! size, mtime, ctime, inode number), its chunk, its table and its slices are taken over unread
+//! ([`previous`]). So are the slices of a big file with the same metadata and head. Everything else
+//! is read, and stored if its id is new.
 
 mod acl;
 mod check;
@@ -7,11 +80,13 @@ mod codec;
 mod create;
 mod dirs;
 mod entry;
+mod export;
 mod extract;
 mod feed;
 mod fetch;
 mod flags;
 mod index;
+mod list;
 mod pack;
 mod pax;
 mod pick;
@@ -23,6 +98,7 @@ mod run;
 mod select;
 mod table;
 mod tar;
+mod verify;
 mod walk;
 mod warnings;
 
@@ -32,8 +108,12 @@ use anyhow::{Context, Result};
 
 pub use check::check;
 pub use create::create;
+pub use entry::{Entry, Kind, Time};
+pub use export::export;
 pub use extract::{ExtractOptions, Extracted, extract};
+pub use list::{Change, diff, list};
 pub use recipe::restore_text;
+pub use verify::{Verified, verify_root};
 
 use crate::store::Manifest;
 use crate::store::catalog::{ArchiveStats, FileRecord};

@@ -128,7 +128,7 @@ impl Chosen {
     }
 }
 
-fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
+pub fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
     wanted.is_empty()
         || path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }

@@ -153,3 +153,53 @@ pub fn head_hash(head: &[u8]) -> [u8; 16] {
     let id: Id = *blake3::hash(head).as_bytes();
     id.first_chunk().copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tar;
+    use super::*;
+    use crate::sys::fs;
+
+    /// An item as the walk saw the file, before `size_bytes` was made something else.
+    fn item(dirs: &mut Dirs, name: &[u8], size_bytes: u64) -> Item {
+        let c_name = fs::c_name(name).unwrap();
+        let stat = fs::stat_at(dirs.get(b"").unwrap(), &c_name).unwrap();
+        let mut entry = Entry::new(name.to_vec(), Kind::File, &stat);
+        entry.size_bytes = size_bytes;
+        Item { entry, blocks: u64::MAX, open: None, head: None }
+    }
+
+    #[test]
+    fn files_that_change_under_the_reader_leave_a_valid_stream() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dirs = Dirs::new(dir.path()).unwrap();
+        for name in ["grew", "gone", "shrank\n", "steady"] {
+            std::fs::write(dir.path().join(name), b"0123456789").unwrap();
+        }
+        let names: [(&[u8], u64); 4] =
+            [(b"grew", 4), (b"gone", 10), (b"shrank\n", 1000), (b"steady", 10)];
+        let items = names.map(|(name, size)| item(&mut dirs, name, size)).into();
+        std::fs::remove_file(dir.path().join("gone")).unwrap();
+        let warnings = Warnings::default();
+        let built = build(items, &mut dirs, &warnings, Vec::new());
+        assert_eq!((built.entries, built.files), (3, 3));
+
+        let (mut at, mut found) = (0, Vec::new());
+        while let Some(head) = tar::read_head(&built.plain, at).unwrap() {
+            let len = usize::try_from(head.data_bytes).unwrap();
+            found.push((head.entry.path.clone(), built.plain[head.data_at..][..len].to_vec()));
+            at = head.next(&built.plain).unwrap();
+        }
+        let mut padded = b"0123456789".to_vec();
+        padded.resize(1000, 0);
+        let expected: [(&[u8], &[u8]); 3] =
+            [(b"grew", b"0123"), (b"shrank\n", &padded), (b"steady", b"0123456789")];
+        let expected = expected.map(|(path, data)| (path.to_vec(), data.to_vec()));
+        assert_eq!(found, expected);
+        let said = warnings.into_vec();
+        assert_eq!(said[0], "/gone vanished before it was read");
+        assert_eq!(said[1], "/grew grew while it was read: its new end is missing");
+        assert!(said[2].starts_with("/shrank\\x0a "), "{said:?}");
+        assert!(said.iter().all(|line| !line.contains("steady")), "{said:?}");
+    }
+}

@@ -1,0 +1,211 @@
+//! Compares a tree with a generation: every entry's kind, owner, mode, time, attributes, flags and
+//! data, read back from the target.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::fcntl::readlinkat;
+
+use super::dirs::{Dirs, split};
+use super::entry::{Entry, Kind};
+use super::fetch::Sequential;
+use super::index::Index;
+use super::read;
+use super::tar::{self, Head};
+use super::warnings::Warnings;
+use crate::store::{Manifest, Store};
+use crate::sys::fs;
+use crate::ui::Ui;
+use crate::ui::progress::Unit;
+
+#[derive(Debug, Default)]
+pub struct Verified {
+    pub entries: u64,
+    /// What is not as it was, a line for each.
+    pub differences: Vec<String>,
+}
+
+/// Compares what is below `root` with a generation. Files that are only below `root` are no
+/// difference.
+///
+/// # Errors
+/// When the backup can't be read. What differs is no error.
+pub fn verify_root(
+    manifest: &Manifest,
+    store: &dyn Store,
+    root: &Path,
+    ui: &Ui,
+) -> Result<Verified> {
+    let index = Index::open(manifest, store)?;
+    let progress = ui.progress("verifying", manifest.archive.stream_bytes, Unit::Bytes);
+    let dirs = Dirs::new(root).with_context(|| format!("opening {}", root.display()))?;
+    let mut verifier = Verifier { dirs, differences: Warnings::default(), entries: 0, big: None };
+    let mut reader = Sequential::new(&index, store);
+    for chunk in &index.chunks {
+        let plain = reader.read(&chunk.frame)?;
+        if chunk.table.is_some() {
+            verifier.run(&plain)?;
+        } else {
+            verifier.slice(&plain);
+        }
+        progress.add(plain.len() as u64);
+    }
+    let Verifier { differences, entries, .. } = verifier;
+    Ok(Verified { entries, differences: differences.into_vec() })
+}
+
+/// A file of which data is being compared.
+struct Open {
+    file: File,
+    entry: Entry,
+    /// Offset and length of what is still to come.
+    ranges: std::collections::VecDeque<(u64, u64)>,
+}
+
+struct Verifier {
+    dirs: Dirs,
+    differences: Warnings,
+    entries: u64,
+    big: Option<Open>,
+}
+
+impl Verifier {
+    fn run(&mut self, chunk: &[u8]) -> Result<()> {
+        self.big = None;
+        let mut at = 0;
+        while let Some(head) = tar::read_head(chunk, at)? {
+            self.entries += 1;
+            let mut open = match self.compare(&head) {
+                Ok(open) => open,
+                Err(error) => {
+                    self.differ(&head.entry, &format!("can't be read: {error}"));
+                    None
+                }
+            };
+            let Some(next) = head.next(chunk) else {
+                self.big = open;
+                break;
+            };
+            if let Some(open) = &mut open {
+                let data = &chunk[head.data_at..][..usize::try_from(head.data_bytes)?];
+                self.compare_data(open, data);
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    fn slice(&mut self, data: &[u8]) {
+        if let Some(mut open) = self.big.take()
+            && self.compare_data(&mut open, data)
+        {
+            self.big = Some(open);
+        }
+    }
+
+    fn differ(&self, entry: &Entry, what: &str) {
+        self.differences.add(format!("{} {what}", entry.shown()));
+    }
+
+    /// Everything but data. A file is returned for its data to be compared.
+    fn compare(&mut self, head: &Head) -> io::Result<Option<Open>> {
+        let Head { entry: was, .. } = head;
+        let (parent, name) = split(&was.path).unwrap_or((b"", b"."));
+        let stat = self.dirs.get(parent).and_then(|dir| fs::stat_at(dir, &fs::c_name(name)?));
+        let stat = match stat {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.differ(was, "is missing");
+                return Ok(None);
+            }
+            stat => stat?,
+        };
+        if was.kind == Kind::HardLink {
+            let (parent, name) = split(&was.link).unwrap_or((b"", b"."));
+            let first = fs::stat_at(self.dirs.get(parent)?, &fs::c_name(name)?)?;
+            if (first.dev, first.ino) != (stat.dev, stat.ino) {
+                self.differ(was, "is no hard link any more");
+            }
+            return Ok(None);
+        }
+        if Kind::of_mode(stat.mode) != Some(was.kind) {
+            self.differ(was, "is another kind of file");
+            return Ok(None);
+        }
+        let mut is = Entry::new(was.path.clone(), was.kind, &stat);
+        let dir = self.dirs.get(parent)?;
+        let is_fat = fs::is_fat(dir);
+        if was.kind == Kind::Symlink {
+            is.link = std::os::unix::ffi::OsStringExt::into_vec(readlinkat(dir, name)?);
+        }
+        let file = match was.kind {
+            Kind::File | Kind::Dir => Some(read::open(&mut self.dirs, &was.path)?),
+            _ => None,
+        };
+        let extra = match &file {
+            Some(file) => read::extra(file, &is, u64::MAX)?,
+            None => read::extra_of_special(self.dirs.get(parent)?, name)?,
+        };
+        let close = |a: i64, b: i64| a.abs_diff(b) <= 2;
+        let same_time = was.mtime == is.mtime || is_fat && close(was.mtime.sec, is.mtime.sec);
+        let checks = [
+            (was.size_bytes == is.size_bytes, "has another size"),
+            (was.link == is.link, "points elsewhere"),
+            (was.rdev == is.rdev, "is another device"),
+            (same_time, "has another time"),
+            (is_fat || was.mode == is.mode, "has another mode"),
+            (is_fat || (was.uid, was.gid) == (is.uid, is.gid), "has another owner"),
+            (is_fat || head.extra.xattrs == extra.xattrs, "has other attributes"),
+            (is_fat || head.extra.flags == extra.flags, "has other inode flags"),
+        ];
+        for (_, what) in checks.iter().filter(|(same, _)| !same) {
+            self.differ(was, what);
+        }
+        let same_size = was.size_bytes == is.size_bytes;
+        let whole = vec![(0, was.size_bytes)];
+        let ranges = head.extra.sparse.clone().unwrap_or(whole).into();
+        Ok(file.filter(|_| was.kind == Kind::File && same_size).map(|file| {
+            self.compare_holes(&file, head);
+            Open { file, entry: was.clone(), ranges }
+        }))
+    }
+
+    /// Where there was a hole there must be no data, which could be anything.
+    fn compare_holes(&self, file: &File, head: &Head) {
+        let Some(was) = &head.extra.sparse else { return };
+        let Ok(Some(is)) = fs::data_ranges(file.as_fd(), head.entry.size_bytes) else { return };
+        let covered = |&(start, len): &(u64, u64)| {
+            was.iter().any(|&(s, l)| s <= start && start + len <= s + l)
+        };
+        if !is.iter().all(covered) {
+            self.differ(&head.entry, "has data where it had holes");
+        }
+    }
+
+    /// False when it differs, which is told once.
+    fn compare_data(&self, open: &mut Open, mut data: &[u8]) -> bool {
+        let mut buffer = vec![0; 1 << 16];
+        while let Some((offset, len)) = open.ranges.pop_front() {
+            if data.is_empty() {
+                open.ranges.push_front((offset, len));
+                break;
+            }
+            let limit = data.len().min(buffer.len());
+            let part = usize::try_from(len).map_or(limit, |len| len.min(limit));
+            let (was, rest) = data.split_at(part);
+            let read = open.file.read_exact_at(&mut buffer[..part], offset);
+            if read.is_err() || buffer[..part] != *was {
+                self.differ(&open.entry, "has other content");
+                return false;
+            }
+            data = rest;
+            if len > part as u64 {
+                open.ranges.push_front((offset + part as u64, len - part as u64));
+            }
+        }
+        true
+    }
+}
