@@ -14,16 +14,19 @@
 //! * [`boot`] firmware and boot loader
 //! * [`net`] network interfaces
 //! * [`graph`] who sits on whom
+//! * [`show`] a layout as a tree for people; [`diff`] where two layouts differ
 //! * [`schema`] reading and writing `layout.toml`, versions
 //! * [`units`] sizes as people read them
 
 pub mod boot;
 pub mod content;
 pub mod device;
+pub mod diff;
 pub mod graph;
 pub mod mount;
 pub mod net;
 pub mod schema;
+pub mod show;
 pub mod units;
 
 use serde::{Deserialize, Serialize};
@@ -31,8 +34,10 @@ use serde::{Deserialize, Serialize};
 pub use boot::{Boot, EfiEntry, Firmware};
 pub use content::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
 pub use device::{Disk, Lv, LvSegment, Md, MdMember, Partition, PartitionKind, Pv, Table, Vg};
+pub use diff::differences;
 pub use mount::{BytesPath, Mount};
 pub use net::{Net, Nic, Route};
+pub use show::render_tree;
 
 /// The version of `layout.toml` that this program writes.
 pub const VERSION: u32 = 1;

@@ -113,6 +113,14 @@ pub fn disk(device: &Device, udev: &Properties) -> Disk {
     let number = |key: &str| attribute(key).and_then(|value| value.parse::<u32>().ok());
     let flag = |key: &str| attribute(key).as_deref() == Some("1");
     let property = |key: &str| udev.get(key).filter(|value| !value.is_empty()).cloned();
+    let serial = || {
+        property("ID_SERIAL_SHORT")
+            // udev's name for the serial number of a virtio disk.
+            .or_else(|| property("ID_SERIAL").filter(|_| device.name.starts_with("vd")))
+            .or_else(|| attribute("serial"))
+            .or_else(|| attribute("device/serial"))
+            .or_else(|| serial_of_vpd(&std::fs::read(sys.join("device/vpd_pg80")).ok()?))
+    };
     Disk {
         id: Id::disk(&device.name),
         name: device.name.clone(),
@@ -122,12 +130,7 @@ pub fn disk(device: &Device, udev: &Properties) -> Disk {
         wwn: property("ID_WWN_WITH_EXTENSION").or_else(|| property("ID_WWN")).or_else(|| {
             attribute("wwid").or_else(|| attribute("device/wwid")).and_then(wwn_of_wwid)
         }),
-        serial: property("ID_SERIAL_SHORT")
-            // udev's name for the serial number of a virtio disk.
-            .or_else(|| property("ID_SERIAL").filter(|_| device.name.starts_with("vd")))
-            .or_else(|| attribute("serial"))
-            .or_else(|| attribute("device/serial"))
-            .or_else(|| serial_of_vpd(&std::fs::read(sys.join("device/vpd_pg80")).ok()?)),
+        serial: serial().filter(|serial| is_serial(serial)),
         path: property("ID_PATH"),
         model: property("ID_MODEL")
             .map(|model| model.replace('_', " ").trim().to_owned())
@@ -148,6 +151,12 @@ fn wwn_of_wwid(wwid: String) -> Option<String> {
         Some(("eui", _)) => Some(wwid),
         _ => None,
     }
+}
+
+/// Firmware that has no serial number says so in many ways. What many disks share is no identity.
+fn is_serial(serial: &str) -> bool {
+    let nothing = |c: char| matches!(c, '0' | ' ' | '-' | '.');
+    !serial.chars().all(nothing) && !serial.starts_with('(') && !serial.eq_ignore_ascii_case("none")
 }
 
 /// The unit serial number page of a SCSI disk: four bytes of header, then text (SPC-4, 7.8.18).
@@ -235,5 +244,9 @@ mod tests {
         assert_eq!(wwn_of_wwid("t10.ATA QEMU".into()), None);
         assert_eq!(serial_of_vpd(b"\0\x80\0\x08  WD-1234").as_deref(), Some("WD-1234"));
         assert_eq!(serial_of_vpd(b"\0\x80\0\0"), None);
+        for nothing in ["", "(null)", "0000000000", "None", "   "] {
+            assert!(!is_serial(nothing), "{nothing:?}");
+        }
+        assert!(is_serial("S45RNE0M") && is_serial("0001"));
     }
 }

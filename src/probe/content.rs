@@ -20,7 +20,16 @@ const EXTENDED_BYTES: u64 = 4096;
 pub(crate) fn read(reader: &mut Reader<'_>, machine: &Machine) {
     for device in &machine.devices {
         let Some(id) = machine.id(&device.name) else { continue };
-        let mount = machine.mounts.iter().find(|m| is_on(m, device));
+        // The hidden parts of a mirrored or thin volume show its contents as well.
+        let is_volume = matches!(device.kind, Kind::Dm { .. });
+        if is_volume && !reader.layout.lv.iter().any(|lv| lv.id == id) {
+            continue;
+        }
+        // The whole filesystem rather than a part of it that is bound to another place.
+        let mut mounts: Vec<&MountInfo> =
+            machine.mounts.iter().filter(|m| is_on(m, device)).collect();
+        mounts.sort_by_key(|m| m.root != Path::new("/"));
+        let mount = mounts.first().copied();
         let content = match machine.contents.get(&device.name) {
             Some(content) => content.clone(),
             // Where blkid may not look, the kernel still knows what it has mounted.
@@ -52,9 +61,15 @@ fn read_content(
         "" if content.pttype.is_empty() => {}
         "" => {
             let why = format!("a {} partition table inside a partition or volume", content.pttype);
-            reader.unprotected(device.dev(), why);
+            reader.unprotected_content(id, device, why);
         }
-        kind => reader.unprotected(device.dev(), format!("{kind} is not supported yet")),
+        kind => {
+            reader.unprotected_content(id, device, format!("{kind} is not supported yet"));
+            // A plan has to know that something mounted can't be made again.
+            if mount.is_some() {
+                reader.layout.fs.push(new_fs(device, id, content));
+            }
+        }
     }
 }
 
@@ -79,7 +94,8 @@ fn read_member(reader: &mut Reader<'_>, device: &Device, id: &Id, content: &Cont
         || layout.vg.iter().any(|vg| vg.pv.iter().any(|pv| pv.on == *id));
     // A physical volume without a group has been named already.
     if !known && content.kind == "linux_raid_member" {
-        reader.unprotected(device.dev(), "a member of an array that does not run");
+        let why = "a member of an array that does not run".to_owned();
+        reader.unprotected_content(id, device, why);
     }
 }
 
@@ -90,18 +106,7 @@ fn read_fs(
     content: &Content,
     mount: Option<&MountInfo>,
 ) {
-    let mut fs = Fs {
-        id: Id::content("fs", id),
-        on: id.clone(),
-        kind: content.kind.clone(),
-        uuid: content.uuid.clone(),
-        label: content.label.clone(),
-        size_bytes: device.size_bytes,
-        used_bytes: 0,
-        ext: None,
-        xfs: None,
-        vfat: None,
-    };
+    let mut fs = new_fs(device, id, content);
     let mounted_at = mount.map(|m| m.path.as_path());
     if let Err(error) = read_options(&mut fs, &device.dev(), mounted_at) {
         let what = format!("features of the {} on {}", fs.kind, device.dev());
@@ -114,6 +119,21 @@ fn read_fs(
         fs.used_bytes = free.saturating_mul(stat.fragment_size());
     }
     reader.layout.fs.push(fs);
+}
+
+fn new_fs(device: &Device, id: &Id, content: &Content) -> Fs {
+    Fs {
+        id: Id::content("fs", id),
+        on: id.clone(),
+        kind: content.kind.clone(),
+        uuid: content.uuid.clone(),
+        label: content.label.clone(),
+        size_bytes: device.size_bytes,
+        used_bytes: 0,
+        ext: None,
+        xfs: None,
+        vfat: None,
+    }
 }
 
 fn read_options(fs: &mut Fs, device: &str, mounted_at: Option<&Path>) -> Result<()> {
@@ -139,7 +159,12 @@ fn read_options(fs: &mut Fs, device: &str, mounted_at: Option<&Path>) -> Result<
 
 /// By device number, or by the source where a filesystem has a number of its own (btrfs).
 fn is_on(mount: &MountInfo, device: &Device) -> bool {
+    const NO_DEVICE: u32 = 0;
     mount.device == device.number
+        || (mount.device.0 == NO_DEVICE
+            && mount.is_local()
+            && mount.source.starts_with("/dev")
+            && mount.source.canonicalize().is_ok_and(|path| path == Path::new(&device.dev())))
 }
 
 fn read_mounts(reader: &mut Reader<'_>, machine: &Machine) {

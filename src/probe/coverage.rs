@@ -13,14 +13,26 @@ const ESP_TYPES: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
 const LV_KINDS: [&str; 2] = ["linear", "striped"];
 
 /// Marks the disks that are not in use, completes what is known of booting, and names what would
-/// not come back. `has_grub` looks at a disk's first sector.
-pub fn complete(layout: &mut Layout, machine: &Machine, has_grub: &dyn Fn(&Disk) -> bool) {
+/// not come back, `contents` among it. `has_grub` looks at a disk's first sector.
+pub fn complete(
+    layout: &mut Layout,
+    machine: &Machine,
+    contents: Vec<(Id, Unprotected)>,
+    has_grub: &dyn Fn(&Disk) -> bool,
+) {
     let used = used_disks(layout, machine);
     for disk in &mut layout.disk {
         disk.unused = !used.contains(&disk.id);
     }
     complete_boot(layout, has_grub);
-    let mut notes = unmounted(layout);
+    let all_unused = |id: &Id| {
+        let disks = layout.disks_below(id);
+        !disks.is_empty() && disks.is_disjoint(&used)
+    };
+    let contents = contents.into_iter().filter(|(on, _)| !all_unused(on));
+    let mut notes: Vec<Unprotected> = contents.map(|(_, note)| note).collect();
+    notes.extend(unmounted(layout));
+    notes.extend(baseless(layout));
     notes.extend(unsupported_volumes(layout));
     notes.extend(unused_with_data(layout));
     layout.unprotected.extend(notes);
@@ -79,6 +91,17 @@ fn complete_boot(layout: &mut Layout, has_grub: &dyn Fn(&Disk) -> bool) {
     let entries = entries.cloned().collect();
     layout.boot.efi_entry = entries;
     layout.boot.esp = esp;
+}
+
+/// Mounted filesystems on something that could not be read: firmware RAID, a damaged group.
+fn baseless(layout: &Layout) -> Vec<Unprotected> {
+    let mounts = layout.mount.iter().filter(|mount| layout.disks_below(&mount.fs).is_empty());
+    mounts
+        .map(|mount| Unprotected {
+            what: mount.path.to_string(),
+            why: "what its filesystem stands on could not be read".to_owned(),
+        })
+        .collect()
 }
 
 /// Filesystems on disks that a recovery makes anew, which nothing archives.

@@ -96,6 +96,10 @@ pub fn build(
     }
     member.sort_by_key(|m| (m.slot.is_none(), m.slot, m.on.clone()));
     let metadata = value("metadata_version").context("sysfs does not say its metadata")?;
+    anyhow::ensure!(
+        metadata.starts_with("0.") || metadata.starts_with("1."),
+        "its metadata is {metadata}: firmware RAID is not supported yet"
+    );
     Ok(Md {
         id: Id::md(name),
         name: name.to_owned(),

@@ -89,7 +89,7 @@ impl Machine {
 /// Only where nothing useful can be said: no sysfs, no mount table.
 pub fn read(ui: &Ui) -> Result<Layout> {
     let mut layout = empty();
-    let mut reader = Reader { ui, layout: &mut layout };
+    let mut reader = Reader { ui, layout: &mut layout, contents: Vec::new() };
     let machine = reader.read_machine()?;
     let udev = udev_properties(&machine);
     for device in &machine.devices {
@@ -102,8 +102,10 @@ pub fn read(ui: &Ui) -> Result<Layout> {
     reader.read_volumes(&machine);
     content::read(&mut reader, &machine);
     reader.read_net(&udev);
+    let contents = reader.contents;
     layout.boot = boot::read();
-    coverage::complete(&mut layout, &machine, &|disk| boot::has_grub(&disk.dev()).unwrap_or(false));
+    let has_grub = |disk: &Disk| boot::has_grub(&disk.dev()).unwrap_or(false);
+    coverage::complete(&mut layout, &machine, contents, &has_grub);
     Ok(layout)
 }
 
@@ -137,6 +139,9 @@ fn udev_properties(machine: &Machine) -> BTreeMap<String, block::Properties> {
 pub(crate) struct Reader<'a> {
     pub ui: &'a Ui,
     pub layout: &'a mut Layout,
+    /// What is on a device without being supported. It is left out where the whole disk turns out
+    /// not to be in use.
+    pub contents: Vec<(Id, Unprotected)>,
 }
 
 impl Reader<'_> {
@@ -144,10 +149,15 @@ impl Reader<'_> {
         self.layout.unprotected.push(Unprotected { what: what.into(), why: why.into() });
     }
 
+    pub fn unprotected_content(&mut self, on: &Id, device: &Device, why: String) {
+        self.contents.push((on.clone(), Unprotected { what: device.dev(), why }));
+    }
+
     /// Goes on without what failed, and says so.
     pub fn tolerate(&mut self, what: &str, error: &anyhow::Error) {
-        self.ui.warn(format!("{what}: {error:#}"));
-        self.unprotected(what, format!("{error:#}"));
+        let error = format!("{error:#}");
+        self.ui.warn(format!("{what}: {error}"));
+        self.unprotected(what, error.lines().collect::<Vec<_>>().join("; "));
     }
 
     fn read_machine(&mut self) -> Result<Machine> {
@@ -287,5 +297,7 @@ pub(crate) fn describe(disk: &Disk) -> String {
     if details.is_empty() { disk.dev() } else { format!("{} ({})", disk.dev(), details.join(", ")) }
 }
 
+#[cfg(test)]
+mod loop_tests;
 #[cfg(test)]
 mod tests;

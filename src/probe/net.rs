@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::block::{Properties, read_trimmed};
+use super::block::Properties;
 use crate::layout::{Net, Nic, Route};
 use crate::sys::run::Cmd;
 
@@ -41,18 +41,12 @@ pub fn read(udev: &BTreeMap<String, Properties>) -> Result<Found> {
         let device = Path::new(CLASS_NET).join(&nic.name).join("device");
         nic.driver = std::fs::read_link(device.join("driver"))
             .ok()
-            .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()))
-            .filter(|name| name != "virtio")
-            .or_else(|| read_trimmed(&device.join("uevent")).and_then(|text| driver_of(&text)));
+            .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
     }
     routes.retain(|route| found.net.nic.iter().any(|nic| nic.name == route.nic));
     found.net.route = routes;
     (found.net.dns, found.net.search) = read_resolvers();
     Ok(found)
-}
-
-fn driver_of(uevent: &str) -> Option<String> {
-    uevent.lines().find_map(|line| line.strip_prefix("DRIVER=")).map(str::to_owned)
 }
 
 #[derive(Deserialize)]
@@ -63,7 +57,6 @@ struct Link {
     #[serde(default)]
     address: String,
     permaddr: Option<String>,
-    master: Option<String>,
     linkinfo: Option<LinkInfo>,
     #[serde(default)]
     addr_info: Vec<Address>,
@@ -106,9 +99,6 @@ pub fn parse_links(text: &str, physical: &[String]) -> Result<Found> {
                 ));
             }
             continue;
-        }
-        if let Some(master) = &link.master {
-            log::debug!("{} is a part of {master}", link.ifname);
         }
         let address = addresses.iter().filter_map(|a| Some((a.local.clone()?, a.prefixlen?)));
         found.net.nic.push(Nic {

@@ -57,12 +57,15 @@ fn read_gpt(file: &mut File, disk: &str, sector_bytes: u32) -> Result<TableFound
         .with_context(|| format!("reading the protective MBR of /dev/{disk}"))?;
     let hybrid = mbr.iter().filter(|(_, e)| e.is_used() && e.sys != 0xee).count();
     if hybrid > 0 {
-        notes.push(format!("{hybrid} entries of a hybrid MBR"));
+        notes.push(format!("a recovery makes no hybrid MBR: {hybrid} of its entries are lost"));
     }
     let found = GptConfig::new()
         .logical_block_size(block)
         .open_from_device(file.try_clone().context("duplicating a file handle")?)
         .with_context(|| format!("reading the GPT of /dev/{disk}"))?;
+    if let Err(error) = found.primary_header() {
+        log::warn!("the primary GPT of /dev/{disk} is damaged, its backup is read: {error}");
+    }
     let header = found.header();
     let table = Table::Gpt {
         guid: header.disk_guid,

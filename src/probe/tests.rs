@@ -231,6 +231,78 @@ fn device_mapper_names_are_split_at_the_single_dash() {
     assert_eq!(split("mpatha"), None);
 }
 
+/// An EFI_LOAD_OPTION as shim's fallback writes it: attributes, length of the path, label, path.
+fn load_option(label: &str, nodes: &[(u8, u8, Vec<u8>)]) -> Vec<u8> {
+    let utf16 = |text: &str| -> Vec<u8> {
+        text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+    };
+    let mut path = Vec::new();
+    for (kind, subtype, data) in nodes.iter().chain([&(0x7f, 0xff, Vec::new())]) {
+        path.extend([*kind, *subtype]);
+        path.extend(u16::try_from(data.len() + 4).unwrap().to_le_bytes());
+        path.extend(data);
+    }
+    let mut option = vec![1, 0, 0, 0];
+    option.extend(u16::try_from(path.len()).unwrap().to_le_bytes());
+    option.extend(utf16(label));
+    option.extend(path);
+    option
+}
+
+/// The nodes that `efibootmgr -v` of version 18 shows for Debian's entry as
+/// `dp: 04 01 2a 00 01 00 00 00 00 08 00 00 ... / 04 04 34 00 5c 00 45 00 46 00 49 00 ...`.
+#[test]
+fn firmware_entries_are_read() {
+    let guid = uuid::uuid!("028634a6-0b39-4541-b3c7-571f80222a73");
+    let mut drive = vec![1, 0, 0, 0];
+    drive.extend(2048_u64.to_le_bytes());
+    drive.extend(122_880_u64.to_le_bytes());
+    drive.extend(guid.to_bytes_le());
+    drive.extend([2, 2]);
+    let file: Vec<u8> =
+        "\\EFI\\debian\\shimx64.efi\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut option = load_option("debian ü", &[(4, 1, drive.clone()), (4, 4, file.clone())]);
+    let entry = crate::layout::EfiEntry {
+        number: 3,
+        label: "debian ü".to_owned(),
+        partition: guid,
+        path: "\\EFI\\debian\\shimx64.efi".to_owned(),
+        active: true,
+    };
+    assert_eq!(boot::parse_load_option(3, &option).unwrap(), Some(entry.clone()));
+    // Optional data behind the path is nobody's business.
+    option.extend(b"WINDOWS\x01");
+    option[0] = 0;
+    let inactive = crate::layout::EfiEntry { active: false, ..entry };
+    assert_eq!(boot::parse_load_option(3, &option).unwrap(), Some(inactive));
+    let network = load_option("PXE", &[(2, 1, vec![0; 8]), (1, 1, vec![0, 2])]);
+    assert_eq!(boot::parse_load_option(0, &network).unwrap(), None);
+    for end in 0..option.len() - 8 {
+        let _ = boot::parse_load_option(0, &option[..end]);
+    }
+    assert!(boot::parse_load_option(0, &option[..30]).is_err());
+}
+
+#[test]
+fn the_network_is_read() {
+    let physical = ["eth0".to_owned(), "eth1".to_owned()];
+    let found = net::parse_links(&fixture("net/addr.json"), &physical).unwrap();
+    let names: Vec<_> = found.net.nic.iter().map(|nic| nic.name.as_str()).collect();
+    assert_eq!(names, ["eth0"], "those that are up and hardware");
+    let nic = &found.net.nic[0];
+    assert_eq!((nic.mac.as_str(), nic.mtu, nic.dhcp), ("02:fc:00:00:00:01", 1400, false));
+    assert_eq!(nic.address, ["192.0.2.2/24", "fd00::2/64"]);
+    let routes = net::parse_routes(&fixture("net/route.json")).unwrap();
+    assert_eq!(routes.len(), 1, "without those of the kernel");
+    assert_eq!((routes[0].to.as_str(), routes[0].via.as_deref()), ("default", Some("192.0.2.1")));
+    let (dns, search) = net::parse_resolv_conf(
+        "# by hand\nsearch a.example b.example\nnameserver 10.0.0.1\nnameserver fe80::1%eth0\n\
+         nameserver bad\noptions edns0\n",
+    );
+    assert_eq!(dns, ["10.0.0.1", "fe80::1%eth0"]);
+    assert_eq!(search, ["a.example", "b.example"]);
+}
+
 #[test]
 fn the_machine_that_runs_this_can_be_read() {
     let ui = Ui::new(crate::ui::Style::Plain);
