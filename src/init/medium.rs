@@ -5,10 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::recover::MEDIUM;
 use crate::rescue::iso::volume_id;
-
-/// The kernel's names of the disks that hold this node's rescue image, one a line.
-pub const FILE: &str = "/run/rr/medium";
 
 /// ISO 9660: the primary volume descriptor is the sixteenth sector of 2048 bytes; its identifier is
 /// 32 bytes from byte 40.
@@ -16,10 +14,10 @@ const DESCRIPTOR_BYTES: u64 = 16 * 2048;
 
 /// The disks that [`find`] found at boot.
 pub fn medium() -> Option<String> {
-    std::fs::read_to_string(FILE).ok().filter(|names| !names.trim().is_empty())
+    std::fs::read_to_string(MEDIUM).ok().filter(|names| !names.trim().is_empty())
 }
 
-/// Looks at every disk for this node's rescue image, and writes [`FILE`].
+/// Looks at every disk for this node's rescue image, and writes [`MEDIUM`].
 pub fn find(node: &str) -> Result<Vec<String>> {
     let wanted = volume_id(node);
     let mut found = Vec::new();
@@ -36,7 +34,7 @@ pub fn find(node: &str) -> Result<Vec<String>> {
     }
     found.sort();
     let lines: String = found.iter().map(|name| format!("{name}\n")).collect();
-    std::fs::write(FILE, lines).with_context(|| format!("writing {FILE}"))?;
+    std::fs::write(MEDIUM, lines).with_context(|| format!("writing {MEDIUM}"))?;
     Ok(found)
 }
 

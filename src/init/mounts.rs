@@ -33,8 +33,10 @@ pub fn early() {
             console::say(&format!("rr: mounting {path}: {error:#}"));
         }
     }
-    // LVM, mount(8) and rr keep locks and state there.
-    for dir in ["/run/lock/lvm", "/run/lvm", "/run/mount", "/run/rr", "/run/mdadm"] {
+    // LVM, mount(8) and rr keep locks and state there. A damaged initrd may lack the last two.
+    for dir in
+        ["/run/lock/lvm", "/run/lvm", "/run/mdadm", "/run/mount", "/run/rr", "/var/log", "/root"]
+    {
         if let Err(error) = std::fs::create_dir_all(dir) {
             console::say(&format!("rr: creating {dir}: {error}"));
         }

@@ -158,7 +158,7 @@ impl Rescue {
         };
         match (self.options.mode, last) {
             (Mode::Auto, Some(Outcome::Success)) => self.reboot_soon(),
-            (_, Some(Outcome::Failed(_))) => shell(&self.motd()),
+            (_, Some(Outcome::Failed(code))) => self.shell_after_failure(code),
             _ => {}
         }
         loop {
@@ -177,17 +177,21 @@ impl Rescue {
             }
         };
         own_terminal_again();
-        if let Outcome::Failed(code) = outcome {
-            let disks = match code {
-                1 | 2 => "Nothing on the disks was changed.",
-                3 => "Disks were changed: run it again before you boot from them.",
-                _ => "It ended unexpectedly: disks may have been changed.",
-            };
-            let error = anyhow::anyhow!("the recovery FAILED (exit code {code}). {disks}");
-            self.ui.error(&error);
-            self.verdict.failed(&error);
-        }
         outcome
+    }
+
+    /// A shell, with the failure as the last thing above its prompt.
+    fn shell_after_failure(&self, code: i32) {
+        let disks = match code {
+            1 | 2 => "Nothing on the disks was changed.",
+            3 => "Disks were changed: repeat it before you boot from them.",
+            _ => "It ended unexpectedly: disks may have been changed.",
+        };
+        let error = anyhow::anyhow!("the recovery FAILED (exit code {code}). {disks}");
+        println!("\n{}\n", self.motd());
+        self.ui.error(&error);
+        self.verdict.failed(&error);
+        shell("");
     }
 
     /// Waits a little, reboots if no key is hit, and comes back if one is.
@@ -221,7 +225,11 @@ impl Rescue {
             Some("4") => power("poweroff"),
             Some("5") if last != Some(Outcome::Success) => {
                 let options = Options { mode: Mode::Ask, ..self.options.clone() };
-                return Some(Rescue { options, ..self.clone() }.recover());
+                let outcome = Rescue { options, ..self.clone() }.recover();
+                if let Outcome::Failed(code) = outcome {
+                    self.shell_after_failure(code);
+                }
+                return Some(outcome);
             }
             // The terminal is gone, for now.
             None => std::thread::sleep(Duration::from_secs(2)),
@@ -279,7 +287,9 @@ fn recover_command(options: &Options) -> Cmd {
 
 /// A shell on the session's terminal.
 fn shell(motd: &str) {
-    println!("\n{motd}\n");
+    if !motd.is_empty() {
+        println!("\n{motd}\n");
+    }
     if let Err(error) = shell_command().attached() {
         println!("{error:#}");
         std::thread::sleep(Duration::from_secs(2));

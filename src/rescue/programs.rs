@@ -16,9 +16,9 @@ const REQUIRED: &str = "\
 /// What makes a shell useful. Taken as far as the node has it.
 const HANDY: &str = "\
     awk basename bash cat chmod chown clear cmp cp cut date dd df diff dirname dmesg du dumpe2fs \
-    dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free fsck fsck.ext4 \
+    dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free getent fsck fsck.ext4 \
     fsck.vfat gdisk grep gzip head hexdump hostname id kill ldd less ln losetup ls lsblk lsmod \
-    lspci lsscsi lsusb lvm lvs mdadm mkdir mkfs.btrfs mkfs.ext2 mkfs.ext3 mkfs.ext4 mkfs.vfat \
+    lspci lsscsi lsusb lvm lvs mdadm mkdir mke2fs mkfs.btrfs mkfs.ext2 mkfs.ext3 mkfs.ext4 mkfs.vfat \
     mkfs.xfs mknod mkswap more mount.nfs mount.nfs4 mv nano nc nvme od partprobe parted ping \
     pkill printf ps pvs pwd readlink rm rmdir rmmod sed sgdisk showmount sleep smartctl sort ss \
     stat stty swapoff swapon sync tail tar tee test top touch tr true tty tune2fs umount.nfs \
@@ -77,7 +77,7 @@ pub fn required(layout: &Layout, nfs: bool) -> Vec<&'static str> {
         names.extend(["lvm", "dmsetup"]);
     }
     if nfs {
-        names.push("mount.nfs");
+        names.extend(["mount.nfs", "getent"]);
     }
     names
 }
