@@ -105,10 +105,10 @@ fn collect(guard: &LockGuard, kept: &[Manifest], strange: bool, pruned: &mut Pru
     Ok(())
 }
 
-/// `packs/<generation>-<seq>-<hash>.tar.zst`
+/// `packs/<generation>-<seq>-<hash>.tar.zst`, or `.index.zst` with tables of the index.
 fn is_pack(name: &str) -> bool {
     name.strip_prefix("packs/")
-        .and_then(|name| name.strip_suffix(".tar.zst"))
+        .filter(|name| name.ends_with(".tar.zst") || name.ends_with(".index.zst"))
         .and_then(|name| name.split_once('-'))
         .is_some_and(|(generation, _)| catalog::time_of(generation).is_some())
 }
@@ -209,8 +209,9 @@ mod tests {
         assert_eq!(sweep(&guard, &ui).unwrap().objects, 1);
         four_generations(&store);
         store.put(&pack("20261105T000000Z", 1), b"x").unwrap();
+        store.put("packs/20261105T000000Z-1-abc.index.zst", b"x").unwrap();
         let swept = sweep(&guard, &ui).unwrap();
-        assert_eq!((swept.objects, swept.generations.len()), (2, 0));
+        assert_eq!((swept.objects, swept.generations.len()), (3, 0));
         assert_eq!(names(&store, "packs/").len(), 4);
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS);
     }
