@@ -13,6 +13,7 @@ use rr::ui::Ui;
 use rr::{apply, plan, probe};
 
 use crate::cases::{self, Case, Expect, Target};
+use crate::recover;
 
 const ROOT: &str = "/mnt/rr";
 
@@ -35,8 +36,12 @@ pub fn main(dir: &Path) -> ExitCode {
 
 fn run(dir: &Path) -> Result<()> {
     let name = fs::read_to_string(dir.join("case"))?;
+    let phase = fs::read_to_string(dir.join("phase"))?;
+    if name == recover::NAME {
+        return recover::run(dir, &phase);
+    }
     let case = cases::all().into_iter().find(|c| c.name == name).context("an unknown case")?;
-    match fs::read_to_string(dir.join("phase"))?.as_str() {
+    match phase.as_str() {
         "build" => build(dir, &case),
         "dirty" => match case.target {
             Target::Dirty(_, text) => script(text),

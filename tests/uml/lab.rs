@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rr::sys::run::Cmd;
 
 use crate::cases::{Case, Expect};
+use crate::recover;
 
 const UML: &str = "/usr/bin/linux.uml";
 const MODULES: &str = "/usr/lib/uml/modules";
@@ -65,10 +66,7 @@ pub fn run(case: &Case) -> Result<()> {
     let tree = tree()?;
     let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
     let dir = work.path();
-    // The agent is this program.
-    fs::copy(std::env::current_exe()?, dir.join("agent")).context("copying the agent")?;
-    write(dir, "case", case.name)?;
-    write(dir, "init", INIT)?;
+    prepare(dir, case.name)?;
     let old = disks(dir, "old", case.disks)?;
     boot(&tree, dir, &old, "build")?;
     let new = match case.target {
@@ -96,6 +94,26 @@ pub fn run(case: &Case) -> Result<()> {
         compare(&read("before.txt")?, &read(again)?, again)?;
     }
     Ok(())
+}
+
+/// Backs the node up, and recovers it on blank disks.
+pub fn run_recovery() -> Result<()> {
+    let tree = tree()?;
+    let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
+    let dir = work.path();
+    prepare(dir, recover::NAME)?;
+    let old = disks(dir, "old", recover::DISKS_MIB)?;
+    boot(&tree, dir, &old, "back up")?;
+    let new = disks(dir, "new", recover::DISKS_MIB)?;
+    boot(&tree, dir, &new, "damaged")?;
+    boot(&tree, dir, &new, "recover")
+}
+
+fn prepare(dir: &Path, name: &str) -> Result<()> {
+    // The agent is this program.
+    fs::copy(std::env::current_exe()?, dir.join("agent")).context("copying the agent")?;
+    write(dir, "case", name)?;
+    write(dir, "init", INIT)
 }
 
 /// Sparse images of so many MiB.

@@ -8,10 +8,12 @@
 //! * [`lab`] the root tree, booting
 //! * [`agent`] what runs inside
 //! * [`cases`] the stacks
+//! * [`recover`] a whole recovery, files and all
 
 mod agent;
 mod cases;
 mod lab;
+mod recover;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,10 +34,16 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED: no layouts are rebuilt in user-mode Linux: {why}");
         return ExitCode::SUCCESS;
     }
-    let trials = cases::all().into_iter().map(|case| {
-        Trial::test(format!("uml_{}", case.name), move || {
-            lab::run(&case).map_err(|error| Failed::from(format!("{error:#}")))
+    let mut trials: Vec<_> = cases::all()
+        .into_iter()
+        .map(|case| {
+            Trial::test(format!("uml_{}", case.name), move || {
+                lab::run(&case).map_err(|error| Failed::from(format!("{error:#}")))
+            })
         })
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+        .collect();
+    trials.push(Trial::test(format!("uml_{}", recover::NAME), || {
+        lab::run_recovery().map_err(|error| Failed::from(format!("{error:#}")))
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

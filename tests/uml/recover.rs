@@ -1,0 +1,220 @@
+//! A whole recovery in user-mode Linux: a small node on LVM on a mirror is backed up into a
+//! directory, and comes back on two blank disks; once more over the finished disks; and not at all
+//! where a pack is damaged, with the disks left as they are.
+//!
+//! Only firmware and boot loader are missing here: the kernel and its initramfs are files that look
+//! the part.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use rr::archive::{self, CreateOptions};
+use rr::config::{Config, TargetOptions, TargetUrl};
+use rr::layout::{BytesPath, Layout, schema};
+use rr::probe;
+use rr::recover::{self, Failure, Options, Outcome};
+use rr::store::{self, Access, Manifest, catalog};
+use rr::sys::run::Cmd;
+use rr::ui::Ui;
+use rr::ui::verdict::Verdict;
+
+pub const NAME: &str = "recover_md1_lvm";
+pub const DISKS_MIB: &[u64] = &[300, 300];
+
+const NODE: &str = "/node";
+const BUILD: &str = r#"
+for disk in ubdb ubdc; do sfdisk /dev/$disk <<'END'
+label: gpt
+size=80M, type=A19D880F-05FC-4D3B-A006-743F0F84911E
+type=A19D880F-05FC-4D3B-A006-743F0F84911E
+END
+done
+udevadm settle
+mdadm --create /dev/md0 --run --metadata=1.0 --level=1 --raid-devices=2 --homehost=node001 --name=boot /dev/ubdb1 /dev/ubdc1
+mdadm --create /dev/md1 --run --level=1 --raid-devices=2 --homehost=node001 --name=1 /dev/ubdb2 /dev/ubdc2
+lvm pvcreate /dev/md1
+lvm vgcreate vg0 /dev/md1
+lvm lvcreate -y -n root -L 100M vg0
+lvm lvcreate -y -n swap -L 32M vg0
+mke2fs -q -t ext4 /dev/md0
+mke2fs -q -t ext4 -L root /dev/vg0/root
+mkswap /dev/vg0/swap
+mount /dev/vg0/root /node
+mkdir /node/boot
+mount /dev/md0 /node/boot
+swapon /dev/vg0/swap
+cd /node
+mkdir -p boot/grub etc sbin srv usr/bin proc sys dev run tmp mnt var/tmp var/log/rr
+chmod 1777 tmp var/tmp
+boot=$(blkid -o value -s UUID /dev/md0)
+swap=$(blkid -o value -s UUID /dev/vg0/swap)
+cat >/node/etc/fstab <<END
+/dev/mapper/vg0-root / ext4 errors=remount-ro 0 1
+UUID=$boot /boot ext4 defaults 0 2
+UUID=$swap none swap sw 0 0
+END
+cat >/node/boot/grub/grub.cfg <<END
+menuentry 'Node' {
+	search --no-floppy --fs-uuid --set=root $boot
+	linux /vmlinuz-6.1.0 root=/dev/mapper/vg0-root ro
+	initrd /initrd.img-6.1.0
+}
+END
+head -c 300000 /dev/urandom >/node/boot/vmlinuz-6.1.0
+{ printf 070701; head -c 500000 /dev/urandom; } >/node/boot/initrd.img-6.1.0
+cp /bin/true /node/sbin/init
+for n in $(seq 200); do echo "file $n" >/node/srv/$n; done
+ln /node/srv/1 /node/srv/hard; ln -s 1 /node/srv/soft; mkfifo /node/srv/fifo
+chmod 4755 /node/srv/2; chown 1234:5678 /node/srv/3; touch -d 2001-02-03 /node/srv/4
+truncate -s 50M /node/srv/sparse
+cd /
+"#;
+const LEAVE: &str = "umount /node/boot /node; swapoff -a; mdadm --wait-clean --scan || true";
+
+/// One phase, inside the machine.
+pub fn run(dir: &Path, phase: &str) -> Result<()> {
+    match phase {
+        "back up" => back_up(dir),
+        "damaged" => refuse(dir),
+        _ => twice(dir),
+    }
+}
+
+fn script(text: &str) -> Result<()> {
+    Cmd::new("sh").args(["-eu", "-c", text]).run()
+}
+
+fn target(dir: &Path) -> TargetUrl {
+    TargetUrl::File { dir: dir.join("backups") }
+}
+
+fn back_up(dir: &Path) -> Result<()> {
+    script(BUILD)?;
+    let ui = Ui::detect(false);
+    let layout = as_a_node(probe::read(&ui)?);
+    fs::create_dir(dir.join("backups"))?;
+    let store = store::open(&target(dir), "node001", Access::Write, &TargetOptions::default())?;
+    let generation = catalog::new_generation(store.as_ref())?;
+    let options = CreateOptions {
+        root: NODE.into(),
+        trees: vec!["/".into(), "/boot".into()],
+        exclude: Vec::new(),
+        generation: generation.clone(),
+        node: "node001".into(),
+        level: 1,
+        threads: 2,
+        full: true,
+    };
+    let created = archive::create(&options, store.as_ref(), None, &ui)?;
+    let mut manifest = Manifest {
+        version: catalog::MANIFEST_VERSION,
+        generation: generation.clone(),
+        node: "node001".into(),
+        rr: "test".into(),
+        started: String::new(),
+        finished: String::new(),
+        parent: None,
+        file: created.files,
+        pack: created.packs,
+        archive: created.stats,
+        tree: vec!["/".into(), "/boot".into()],
+        unprotected: Vec::new(),
+        warning: created.warnings,
+    };
+    let text = schema::render(&layout)?;
+    manifest.file.push(catalog::put(store.as_ref(), &generation, "layout.toml", text.as_bytes())?);
+    catalog::publish(store.as_ref(), &manifest)?;
+    fs::write(dir.join("files.txt"), files(NODE)?)?;
+    script(LEAVE)
+}
+
+/// The layout of a node whose root is what is mounted on [`NODE`].
+fn as_a_node(mut layout: Layout) -> Layout {
+    for mount in &mut layout.mount {
+        if let Ok(inside) = mount.path.as_path().strip_prefix(NODE) {
+            mount.path = BytesPath(Path::new("/").join(inside));
+        }
+    }
+    layout
+}
+
+/// Everything about every file that must come back.
+fn files(root: &str) -> Result<String> {
+    let list = "find . -xdev \\( -name lost+found -o -path ./var/log \\) -prune -o \
+                -printf '%p %y %m %U %G %n %T@ %l\\n' | sort; \
+                find . -xdev -type f ! -path './var/*' -exec sha256sum {} + | sort -k 2; \
+                test ! -e srv/sparse || du -k srv/sparse";
+    let both = format!("cd {root}; {list}; cd boot; {list}");
+    Cmd::new("sh").args(["-c", &both]).text()
+}
+
+fn options(dir: &Path) -> Options {
+    Options {
+        auto: true,
+        target: Some(target(dir).to_string()),
+        node: Some("node001".into()),
+        verdict: Verdict::to(Some(dir.join("verdict"))),
+        ..Options::default()
+    }
+}
+
+fn twice(dir: &Path) -> Result<()> {
+    let ui = Ui::detect(false);
+    for time in ["blank disks", "the finished disks"] {
+        let _ = fs::remove_file(dir.join("verdict"));
+        match recover::recover(&Config::default(), None, &options(dir), &ui) {
+            Ok(Outcome::Recovered(report)) => ensure!(report.entries > 200, "{report:?}"),
+            Ok(other) => bail!("on {time}: {other:?}"),
+            Err(failure) => return Err(failure.error.context(format!("recovering on {time}"))),
+        }
+        let said = fs::read_to_string(dir.join("verdict"))?;
+        let words: Vec<_> = said.lines().collect();
+        ensure!(
+            words == ["fetched", "planned", "applied", "extracted", "fixed", "checked", "success"],
+            "{said}"
+        );
+        compare(dir).with_context(|| format!("comparing after a recovery on {time}"))?;
+    }
+    let results = fs::read_dir(dir.join("backups/node001/recoveries"))?.count();
+    ensure!(results == 2, "{results} results are at the target");
+    Ok(())
+}
+
+fn compare(dir: &Path) -> Result<()> {
+    let left = fs::read_to_string("/proc/mounts")?;
+    ensure!(!left.contains("/mnt/rr"), "something is left mounted: {left}");
+    script("mount /dev/vg0/root /node; mount /dev/md0 /node/boot")?;
+    let (before, after) = (fs::read_to_string(dir.join("files.txt"))?, files(NODE)?);
+    let report = fs::read_dir("/node/var/log/rr")?.count();
+    script(LEAVE)?;
+    ensure!(report == 2, "log and result are not in the recovered system");
+    ensure!(before.lines().count() > 400, "hardly anything was recorded: {before}");
+    let lost: Vec<_> = before.lines().filter(|l| !after.lines().any(|o| o == *l)).collect();
+    let new: Vec<_> = after.lines().filter(|l| !before.lines().any(|o| o == *l)).collect();
+    ensure!(lost.is_empty() && new.is_empty(), "was: {lost:#?}\nis: {new:#?}");
+    Ok(())
+}
+
+/// A pack with one wrong byte is found before a disk is touched.
+fn refuse(dir: &Path) -> Result<()> {
+    let pack = fs::read_dir(dir.join("backups/node001/packs"))?.next().context("no pack")??.path();
+    let whole = fs::read(&pack)?;
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::set_permissions(&pack, PermissionsExt::from_mode(0o600))?;
+    fs::write(&pack, &bytes)?;
+    let outcome = recover::recover(&Config::default(), None, &options(dir), &Ui::detect(false));
+    fs::write(&pack, &whole)?;
+    let Err(Failure { touched, error }) = outcome else { bail!("a damaged pack was taken") };
+    ensure!(!touched, "a disk was touched: {error:#}");
+    let said = fs::read_to_string(dir.join("verdict"))?;
+    ensure!(said.starts_with("failed: ") && said.lines().count() == 1, "{said}");
+    for disk in ["/dev/ubdb", "/dev/ubdc"] {
+        let bytes = fs::read(disk)?;
+        ensure!(bytes.iter().all(|byte| *byte == 0), "{disk} was written to");
+    }
+    Ok(())
+}
