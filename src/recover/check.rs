@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::devices::Devices;
+use super::fixup::efi::Esp;
 use super::fixup::{Tree, efi, fstab, initramfs, menu};
 use super::inside;
 use crate::probe::boot::has_grub;
@@ -185,21 +186,24 @@ pub fn check_boot_sector(disk: &str) -> Check {
     Check::new(format!("boot sector of {disk}"), problem)
 }
 
-/// The loaders that the firmware's entries name, and the one that it tries by itself.
+/// A loader that the firmware's entries name, and the one that it tries by itself.
 pub fn check_loaders(tree: &Tree<'_>) -> Vec<Check> {
     let boot = &tree.recorded.boot;
-    let esps = efi::esp_dirs(&tree.plan.layout, tree.root);
+    let esps = Esp::all(&tree.plan.layout, tree.root);
     let mut checks = Vec::new();
     if esps.is_empty() {
         let problem = "the node boots by UEFI, but no EFI system partition is mounted".to_owned();
         checks.push(Check::new("the EFI system partition", Some(problem)));
     }
     for esp in &esps {
-        for entry in boot.efi_entry.iter().filter(|entry| entry.active) {
-            checks.push(check_loader(esp, &entry.path));
+        let entries = esp.entries(boot);
+        if esp.has_entries(boot) {
+            let problem = "no file is there that a boot entry of the firmware starts".to_owned();
+            let what = format!("loader on {}", esp.dir.display());
+            checks.push(Check::new(what, entries.is_empty().then_some(problem)));
         }
-        let first = boot.efi_entry.first().map_or("", |entry| entry.path.as_str());
-        checks.push(check_loader(esp, efi::fallback_path(first, &tree.recorded.node.arch)));
+        let path = entries.first().map_or("", |entry| entry.path.as_str());
+        checks.push(check_loader(&esp.dir, efi::fallback_path(path, &tree.recorded.node.arch)));
     }
     checks
 }

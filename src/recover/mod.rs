@@ -154,7 +154,7 @@ pub fn recover(
 /// The programs that a recovery of this machine runs in the rescue system, besides those that the
 /// plan names.
 pub fn tools(layout: &Layout) -> Vec<&'static str> {
-    let mut tools = vec!["blkid", "chroot", "mount", "umount"];
+    let mut tools = vec!["blkid", "chroot", "mount"];
     if layout.boot.firmware == Firmware::Uefi {
         tools.push("efibootmgr");
     }

@@ -94,8 +94,7 @@ impl<'a> Run<'a> {
     fn fetch(&mut self) -> Result<Backup> {
         let (url, options) = self.target_url()?;
         self.node = self.node_name()?;
-        let device = self.info.filter(|info| info.target == url.to_string());
-        let device = device.and_then(|info| info.target_device.as_ref());
+        let device = self.info_of(&url).and_then(|info| info.target_device.as_ref());
         let target = Target::locate(&url, device, self.ui)?;
         self.report.target = target.shown().to_owned();
         let store = target.open(&self.node, &options)?;
@@ -119,11 +118,16 @@ impl<'a> Run<'a> {
             "no target is known\nhint: rr --target nfs://server/export recover, or target = in rr.toml",
         )?;
         let url: TargetUrl = text.parse()?;
-        let options = match info {
-            Some(info) if info.target == *text => info.target_options.clone(),
-            _ => self.config.target_options.clone(),
+        let options = match self.info_of(&url) {
+            Some(info) => info.target_options.clone(),
+            None => self.config.target_options.clone(),
         };
         Ok((url, options))
+    }
+
+    /// What the rescue image knows, where it was made for this target.
+    fn info_of(&self, url: &TargetUrl) -> Option<&'a RescueInfo> {
+        self.info.filter(|info| info.target.parse().is_ok_and(|known: TargetUrl| known == *url))
     }
 
     fn node_name(&self) -> Result<String> {

@@ -101,6 +101,8 @@ impl Sysfs {
         dir.ancestors()
             .take_while(|dir| dir.starts_with(&self.root) && *dir != self.root)
             .filter_map(|dir| dir.join("driver/module").canonicalize().ok())
+            // Only what was loaded has a state; sysfs shows some of what is built in, too.
+            .filter(|module| module.join("initstate").exists())
             .filter_map(|module| Some(module.file_name()?.to_string_lossy().into_owned()))
             .collect()
     }
@@ -142,8 +144,14 @@ mod tests {
     fn machine(root: &Path) -> Sysfs {
         let class = dir(root, "class/block");
         for module in ["virtio_blk", "virtio_pci", "nvme"] {
-            dir(root, &format!("module/{module}"));
+            let module = dir(root, &format!("module/{module}"));
+            std::fs::write(module.join("initstate"), "live\n").unwrap();
         }
+        // Built into the kernel.
+        dir(root, "module/pcieport");
+        dir(root, "devices/pci0000:00/driver");
+        symlink(root.join("module/pcieport"), root.join("devices/pci0000:00/driver/module"))
+            .unwrap();
         for (disk, pci) in [("vda", "0000:00:04.0"), ("vdb", "0000:00:05.0")] {
             let pci = format!("devices/pci0000:00/{pci}");
             let bus = format!("{pci}/virtio{disk}");

@@ -14,6 +14,9 @@ pub const VOLATILE: &[(&str, &str)] = &[
     ("/var/log/wtmp", "the shutdown after the backup is recorded in it"),
     ("/var/log/rr/", "rr's own logs: of the backup while it ran, and of the recovery"),
     ("/var/log/rr", "the directory of rr's own logs"),
+    ("/boot/efi/EFI/BOOT/", "the loader's copy under the path that firmware tries by itself"),
+    ("/boot/efi/EFI/BOOT", "made by a recovery where the node had none"),
+    ("/boot/efi/EFI", "its own time changes with what is in it"),
 ];
 
 /// The differences, one line each; empty when there are none.

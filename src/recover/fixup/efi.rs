@@ -3,6 +3,7 @@
 //! The files of the EFI system partition came back with the archive. What the firmware keeps in
 //! its own memory did not: a new mainboard, or a wiped one, knows nothing of `\EFI\debian`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::super::devices::Devices;
 use super::super::sysfs::{self, Slot, Sysfs};
-use crate::layout::{EfiEntry, Layout};
+use crate::layout::{Boot, EfiEntry, Id, Layout};
 use crate::probe::boot;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
@@ -24,7 +25,7 @@ pub fn has_variables() -> bool {
 
 /// Makes every recorded boot entry exist once, in the recorded order, before all others. What is
 /// there already is kept as it is.
-pub fn restore_entries(entries: &[EfiEntry], devices: &Devices, ui: &Ui) -> Result<()> {
+pub fn restore_entries(entries: &[&EfiEntry], devices: &Devices, ui: &Ui) -> Result<()> {
     let mut first = Vec::new();
     for entry in entries {
         if let Some(number) = find(&boot::read().efi_entry, entry) {
@@ -87,14 +88,50 @@ fn order(first: &[u16], now: &[u16]) -> Vec<u16> {
     order
 }
 
-/// Where the EFI system partitions of the layout are mounted below `root`.
-pub fn esp_dirs(layout: &Layout, root: &Path) -> Vec<PathBuf> {
-    layout
-        .mount
-        .iter()
-        .filter(|mount| layout.boot.esp.contains(&mount.fs))
-        .map(|mount| root.join(mount.path.as_path().strip_prefix("/").unwrap_or(Path::new(""))))
+/// An EFI system partition (or a mirror of some) that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Esp {
+    pub dir: PathBuf,
+    /// The GUIDs of the partitions that it is on.
+    partitions: BTreeSet<Uuid>,
+}
+
+impl Esp {
+    /// The EFI system partitions of the layout, as they are mounted below `root`.
+    pub fn all(layout: &Layout, root: &Path) -> Vec<Esp> {
+        let esps = layout.mount.iter().filter(|mount| layout.boot.esp.contains(&mount.fs));
+        esps.map(|mount| {
+            let path = mount.path.as_path();
+            let dir = root.join(path.strip_prefix("/").unwrap_or(path));
+            Esp { dir, partitions: partitions_below(layout, &mount.fs) }
+        })
         .collect()
+    }
+
+    /// The recorded entries that start a file which is on it.
+    pub fn entries<'a>(&self, boot: &'a Boot) -> Vec<&'a EfiEntry> {
+        let here = |entry: &&EfiEntry| {
+            self.partitions.contains(&entry.partition) && file(&self.dir, &entry.path).is_some()
+        };
+        boot.efi_entry.iter().filter(here).collect()
+    }
+
+    /// Whether entries were recorded for it, with their files or without.
+    pub fn has_entries(&self, boot: &Boot) -> bool {
+        boot.efi_entry.iter().any(|entry| self.partitions.contains(&entry.partition))
+    }
+}
+
+fn partitions_below(layout: &Layout, id: &Id) -> BTreeSet<Uuid> {
+    let mut guids = BTreeSet::new();
+    let mut todo = vec![id.clone()];
+    while let Some(id) = todo.pop() {
+        match layout.partition.iter().find(|p| p.id == id) {
+            Some(partition) => guids.extend(partition.uuid),
+            None => todo.extend(layout.below(&id)),
+        }
+    }
+    guids
 }
 
 /// The file that an entry's path (`\EFI\debian\shimx64.efi`) means on a mounted ESP. Letters count
@@ -144,7 +181,7 @@ pub fn ensure_fallback(esp: &Path, entry: &EfiEntry, arch: &str) -> Result<bool>
         if name.to_ascii_lowercase().starts_with("shim") || file(&dir, &name).is_some() {
             continue;
         }
-        copy(&beside.join(&name), &dir.join(&name))?;
+        copy(&beside.join(&name), &dir.join(name))?;
     }
     let name = fallback.rsplit('\\').next().unwrap_or(fallback);
     copy(&loader, &dir.join(name))?;
@@ -194,6 +231,22 @@ mod tests {
         assert_eq!(find(&there, &wanted), Some(10));
         let elsewhere = EfiEntry { partition: Uuid::from_u128(2), ..wanted };
         assert_eq!(find(&there, &elsewhere), None);
+    }
+
+    #[test]
+    fn only_entries_for_this_partition_whose_file_is_there_count() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("efi/Debian")).unwrap();
+        std::fs::write(dir.path().join("efi/Debian/grubx64.efi"), "").unwrap();
+        let partitions = BTreeSet::from([Uuid::from_u128(1)]);
+        let esp = Esp { dir: dir.path().to_owned(), partitions };
+        let elsewhere =
+            EfiEntry { partition: Uuid::from_u128(2), ..entry(2, r"\EFI\debian\grubx64.efi") };
+        let gone = entry(1, r"\EFI\old\grubx64.efi");
+        let mut boot = Boot { efi_entry: vec![gone, elsewhere], ..Boot::default() };
+        assert!(esp.has_entries(&boot) && esp.entries(&boot).is_empty());
+        boot.efi_entry.push(entry(3, r"\EFI\debian\grubx64.efi"));
+        assert_eq!(esp.entries(&boot), [&boot.efi_entry[2]]);
     }
 
     #[test]

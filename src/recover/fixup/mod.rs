@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use efi::Esp;
 
 use super::check::{Kernel, kernels};
 use super::chroot::Chroot;
@@ -206,17 +207,21 @@ fn install_grub(
 }
 
 fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
-    let entries = &tree.recorded.boot.efi_entry;
-    if let Some(first) = entries.iter().find(|entry| entry.active).or(entries.first()) {
-        for esp in efi::esp_dirs(&tree.plan.layout, tree.root) {
-            if efi::ensure_fallback(&esp, first, &tree.recorded.node.arch)? {
-                let path = efi::fallback_path(&first.path, &tree.recorded.node.arch);
-                changed.push(format!("{path} is a copy of {}", first.path));
-            }
+    let mut entries = Vec::new();
+    for esp in Esp::all(&tree.plan.layout, tree.root) {
+        let here = esp.entries(&tree.recorded.boot);
+        if let Some(first) = here.iter().find(|entry| entry.active).or(here.first())
+            && efi::ensure_fallback(&esp.dir, first, &tree.recorded.node.arch)?
+        {
+            let path = efi::fallback_path(&first.path, &tree.recorded.node.arch);
+            changed.push(format!("{path} is a copy of {}", first.path));
         }
+        entries.extend(here);
     }
+    // In the order in which the firmware tried them.
+    entries.sort_by_key(|entry| tree.recorded.boot.efi_entry.iter().position(|e| e == *entry));
     if efi::has_variables() {
-        return efi::restore_entries(entries, tree.devices, ui);
+        return efi::restore_entries(&entries, tree.devices, ui);
     }
     ui.info(
         "this rescue system can't change the firmware's boot entries: the firmware will start the \
