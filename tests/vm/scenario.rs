@@ -265,6 +265,7 @@ impl Stage<'_> {
             }
             waited?;
         }
+        vm.wait_console("Rebooting in", lab::seconds(60))?;
         vm.screenshot(&self.dir.join("success.png"))?;
         in_order(&vm.tokens()?)?;
         phases.run("rescue system: reboot", || vm.wait_off(lab::seconds(180)))
