@@ -16,7 +16,7 @@ use rr::sys::run::Cmd;
 use crate::compare::{VOLATILE, differences};
 use crate::lab::{self, Phases};
 use crate::nfs::Server;
-use crate::nodes::{self, Node, boot_timeout, command_timeout};
+use crate::nodes::{self, EMULATED, Node, boot_timeout, command_timeout};
 use crate::tree::Tree;
 use crate::uml;
 
@@ -31,9 +31,8 @@ const TOKENS: &[(&str, u64)] = &[
     ("success", 60),
 ];
 const BACKUP_SECONDS: u64 = 900;
-/// Besides the target: where the rescue system tells its milestones.
-const RESCUE_TOML: &str =
-    "[rescue]\ncmdline = \"mitigations=off rr.verdict=/dev/virtio-ports/rr.verdict\"\n";
+/// Where the rescue system tells its milestones.
+const VERDICT: &str = "rr.verdict=/dev/virtio-ports/rr.verdict";
 /// Made in the node after its backup: must not come back.
 const TOO_LATE: &str = "/root/made-after-the-backup";
 /// Seen on the console while it runs, for who watches.
@@ -171,7 +170,8 @@ impl Stage<'_> {
             Some(server) => server.rr_toml(),
             None => "target = \"file:///backup\"\n".to_owned(),
         };
-        lab::write(&share.join("rr.toml"), target + RESCUE_TOML)?;
+        let rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}\"\n");
+        lab::write(&share.join("rr.toml"), target + &rescue)?;
         let program = std::env::var_os("RR_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rr").into());
         Cmd::new("strip").arg("-o").arg(share.join("rr")).arg(program).run()?;
         let work = "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
