@@ -20,20 +20,31 @@ pub mod table;
 pub mod tree;
 pub mod wipe;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::plan::{Plan, Step};
-use crate::sys::tools;
+use crate::sys::{tools, udev};
 use crate::ui::Ui;
+use release::Held;
 
 /// Erases the plan's disks, builds everything on them and mounts it all below `root`.
 pub fn apply(plan: &Plan, root: &Path, ui: &Ui) -> Result<()> {
     tools::require(&plan.tools())?;
+    let mut held = Held::new();
     for step in &plan.steps {
+        if !held.is_empty() && !matches!(step, Step::Release(_) | Step::Wipe(_)) {
+            held.clear();
+            udev::settle()?;
+        }
         let name = step.describe();
-        ui.step(&name, || run(plan, step, root).with_context(|| format!("step: {name}")))?;
+        ui.step(&name, || {
+            run(plan, step, root, &mut held).with_context(|| format!("step: {name}"))
+        })?;
     }
     Ok(())
 }
@@ -54,10 +65,13 @@ pub fn unmount(plan: &Plan, root: &Path) -> Result<()> {
     tree::unmount_all(plan, root)
 }
 
-fn run(plan: &Plan, step: &Step, root: &Path) -> Result<()> {
+fn run(plan: &Plan, step: &Step, root: &Path, held: &mut Held) -> Result<()> {
     match step {
-        Step::Release(release) => release::release(plan, release),
-        Step::Wipe(wipe) => wipe::wipe(wipe),
+        Step::Release(release) => {
+            *held = release::release(plan, release)?;
+            Ok(())
+        }
+        Step::Wipe(wipe) => wipe::wipe(wipe, held),
         Step::WriteTable(write) => table::write(write),
         Step::CreateMd(create) => stack::create_md(step, create),
         Step::CreateVg(create) => stack::create_vg(step, create),

@@ -4,11 +4,13 @@
 //! since the plan was made. A device that also stands on a disk that stays is left alone, and ends
 //! the recovery before anything is erased.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,29 +20,52 @@ use crate::plan::step::Release;
 use crate::sys::run::Cmd;
 use crate::sys::{ioctl, mount, udev};
 
-pub fn release(plan: &Plan, step: &Release) -> Result<()> {
-    udev::settle()?;
-    for name in &step.disks {
-        check_below(name, &step.disks)?;
+/// The disks to erase, by name, opened so that nobody else can claim them or a partition of them.
+pub type Held = BTreeMap<String, File>;
+
+/// How often what comes back is taken down again: udev assembles arrays on its own.
+const TRIES: u32 = 10;
+
+/// Takes down what stands on the plan's disks and holds the disks until they are erased.
+pub fn release(plan: &Plan, step: &Release) -> Result<Held> {
+    let mut tries = 1;
+    loop {
+        udev::settle()?;
+        for name in &step.disks {
+            check_below(name, &step.disks)?;
+        }
+        match take_down(&step.disks).and_then(|()| hold(plan)) {
+            Ok(held) => return Ok(held),
+            Err(error) if tries < TRIES => log::debug!("try {tries}: {error:#}"),
+            Err(error) => return Err(error),
+        }
+        tries += 1;
+        sleep(Duration::from_millis(300));
     }
+}
+
+fn take_down(disks: &[String]) -> Result<()> {
     let mut devices = BTreeSet::new();
-    for name in &step.disks {
+    for name in disks {
         tower(name, &mut devices)?;
     }
     unmount(&devices)?;
     swap_off(&devices)?;
-    for name in &step.disks {
-        stop_above(name)?;
-    }
-    udev::settle()?;
+    disks.iter().try_for_each(|name| stop_above(name))
+}
+
+/// Opens every disk before the first is touched: closing one wakes udev, which would look for
+/// arrays on the others.
+fn hold(plan: &Plan) -> Result<Held> {
+    let mut held = Held::new();
     for found in &plan.disks {
-        open_exclusive(&found.new)?;
+        held.insert(found.new.name.clone(), open_exclusive(&found.new)?);
     }
-    Ok(())
+    Ok(held)
 }
 
 /// Opens a disk that nobody else may hold, and checks that it is the one that was planned for.
-pub fn open_exclusive(disk: &Disk) -> Result<File> {
+fn open_exclusive(disk: &Disk) -> Result<File> {
     let dev = disk.dev();
     let file = File::options()
         .read(true)
@@ -48,7 +73,14 @@ pub fn open_exclusive(disk: &Disk) -> Result<File> {
         .custom_flags(nix::libc::O_EXCL | nix::libc::O_CLOEXEC)
         .open(&dev)
         .with_context(|| format!("opening {dev} for erasing (is it still in use?)"))?;
-    let (size_bytes, sector_bytes) = (ioctl::size_bytes(&file)?, ioctl::sector_bytes(&file)?);
+    check_identity(&file, disk)?;
+    Ok(file)
+}
+
+/// Is this the disk that was planned for?
+pub fn check_identity(file: &File, disk: &Disk) -> Result<()> {
+    let dev = disk.dev();
+    let (size_bytes, sector_bytes) = (ioctl::size_bytes(file)?, ioctl::sector_bytes(file)?);
     if (size_bytes, sector_bytes) != (disk.size_bytes, disk.sector_bytes) {
         bail!(
             "{dev} is not the disk that was planned for: it has {size_bytes} bytes in sectors of \
@@ -67,7 +99,7 @@ pub fn open_exclusive(disk: &Disk) -> Result<File> {
              says {planned}\nhint: run the recovery again"
         );
     }
-    Ok(file)
+    Ok(())
 }
 
 /// The serial number where the kernel knows it.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ pub fn write(step: &WriteTable) -> Result<()> {
         File::options()
             .read(true)
             .write(true)
+            .custom_flags(nix::libc::O_EXCL | nix::libc::O_CLOEXEC)
             .open(&dev)
             .with_context(|| format!("opening {}", dev.display()))
     };

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::release::{open_exclusive, partitions};
+use super::release::{Held, check_identity, partitions, sys_block};
 use super::table;
 use crate::plan::step::Wipe;
 use crate::sys::run::Cmd;
@@ -17,33 +17,44 @@ use crate::sys::{ioctl, udev};
 /// all filesystems but for their copies.
 const END_BYTES: u64 = 1 << 20;
 
-pub fn wipe(step: &Wipe) -> Result<()> {
+pub fn wipe(step: &Wipe, held: &Held) -> Result<()> {
     let name = &step.disk.name;
+    let mut file = held.get(name).with_context(|| format!("{name} was not released"))?;
     // Once more, for each disk, right before it is erased.
-    drop(open_exclusive(&step.disk)?);
+    check_identity(file, &step.disk)?;
+    let mut areas = vec![(0, step.disk.size_bytes)];
+    areas.extend(&step.areas);
     for part in partitions(name)? {
         signatures(&part)?;
-        let mut file = open(&part)?;
-        let size_bytes = ioctl::size_bytes(&file)?;
-        zero_ends(&mut file, 0, size_bytes).with_context(|| format!("erasing /dev/{part}"))?;
+        areas.push(place(&part)?);
     }
     signatures(name)?;
-    let mut file = open_exclusive(&step.disk)?;
-    for (start, bytes) in [(0, step.disk.size_bytes)].iter().chain(&step.areas) {
-        zero_ends(&mut file, *start, *bytes).with_context(|| format!("erasing /dev/{name}"))?;
+    for (start, bytes) in areas {
+        zero_ends(&mut file, start, bytes).with_context(|| format!("erasing /dev/{name}"))?;
     }
-    ioctl::flush(&file)?;
-    table::reread(&file, name)?;
-    drop(file);
-    udev::settle()
+    ioctl::flush(file)?;
+    table::reread(file, name)
+}
+
+/// Where the kernel has a partition: start and size.
+fn place(part: &str) -> Result<(u64, u64)> {
+    let read = |file: &str| -> Result<u64> {
+        let path = sys_block(part).join(file);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("reading {}", path.display()))?;
+        let sectors: u64 = text.trim().parse().with_context(|| format!("the {file} of {part}"))?;
+        // In units of 512 bytes, whatever the sector size.
+        sectors.checked_mul(512).with_context(|| format!("the {file} of {part}"))
+    };
+    Ok((read("start")?, read("size")?))
 }
 
 /// Erases the signatures and both ends of a device that has just appeared.
 pub fn wipe_new(name: &str) -> Result<()> {
     signatures(name)?;
-    let mut file = open(name)?;
+    let file = open(name)?;
     let size_bytes = ioctl::size_bytes(&file)?;
-    zero_ends(&mut file, 0, size_bytes).with_context(|| format!("erasing /dev/{name}"))?;
+    zero_ends(&mut &file, 0, size_bytes).with_context(|| format!("erasing /dev/{name}"))?;
     drop(file);
     udev::settle()
 }
@@ -62,7 +73,7 @@ fn signatures(name: &str) -> Result<()> {
 }
 
 /// Writes zeros over both ends of an area and on to the disk.
-fn zero_ends(file: &mut File, start: u64, bytes: u64) -> Result<()> {
+fn zero_ends(file: &mut &File, start: u64, bytes: u64) -> Result<()> {
     let zeros = vec![0; usize::try_from(END_BYTES)?];
     let head = bytes.min(END_BYTES);
     let tail = (bytes - head).min(END_BYTES);
@@ -86,7 +97,7 @@ mod tests {
         for total in [1000, mib, mib + 7, 2 * mib, 3 * mib + 5] {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&vec![7; total + 20]).unwrap();
-            zero_ends(&mut file, 10, total as u64).unwrap();
+            zero_ends(&mut &file, 10, total as u64).unwrap();
             let mut bytes = Vec::new();
             file.rewind().unwrap();
             file.read_to_end(&mut bytes).unwrap();

@@ -66,6 +66,9 @@ pub struct XfsOptions {
     pub inode_bytes: u64,
     pub sector_bytes: u64,
     pub agcount: u64,
+    /// Not the size divided by `agcount` where the filesystem was grown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ag_blocks: Option<u64>,
     #[serde(default)]
     pub sunit_blocks: u64,
     #[serde(default)]

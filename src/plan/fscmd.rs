@@ -151,7 +151,11 @@ fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
 }
 
 fn xfs_data(xfs: &XfsOptions) -> Vec<String> {
-    let mut data = vec![format!("size={}b", xfs.blocks), format!("agcount={}", xfs.agcount)];
+    let mut data = vec![format!("size={}b", xfs.blocks)];
+    data.push(match xfs.ag_blocks {
+        Some(blocks) => format!("agsize={blocks}b"),
+        None => format!("agcount={}", xfs.agcount),
+    });
     if xfs.sunit_blocks > 0 {
         let sectors = |blocks: u64| blocks.saturating_mul(xfs.block_bytes) / 512;
         data.push(format!("sunit={}", sectors(xfs.sunit_blocks)));

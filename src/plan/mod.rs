@@ -31,6 +31,8 @@ pub mod step;
 pub mod validate;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

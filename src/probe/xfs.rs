@@ -59,7 +59,8 @@ fn assign(options: &mut XfsOptions, section: &str, key: &str, value: u64) {
         ("naming", "bsize") => options.dir_block_bytes = value,
         ("log", "blocks") => options.log_blocks = value,
         // Follows from the size, or is the log's and the realtime section's own geometry.
-        ("meta-data", "agsize") | ("log", "bsize" | "sectsz" | "sunit" | "version") => {}
+        ("meta-data", "agsize") => options.ag_blocks = Some(value),
+        ("log", "bsize" | "sectsz" | "sunit" | "version") => {}
         ("meta-data" | "data" | "naming" | "log", flag) => {
             options.flags.insert(flag.to_owned(), value);
         }

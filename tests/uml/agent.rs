@@ -72,20 +72,27 @@ fn build(dir: &Path, case: &Case) -> Result<()> {
 
 fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let ui = Ui::detect(false);
-    let recorded = schema::parse(&fs::read_to_string(dir.join("layout.toml"))?)?;
+    let mut recorded = schema::parse(&fs::read_to_string(dir.join("layout.toml"))?)?;
     let answers = Answers {
         auto: true,
         erase: case.erase.iter().map(|s| (*s).to_owned()).collect(),
         ..Answers::default()
     };
     let present = probe::read(&ui)?;
-    let planned = plan::plan(&recorded, &present, &answers);
     if let Expect::Refused(part) = case.expect {
-        let Err(refusal) = planned else { bail!("it was not refused") };
+        // Disks here have a place; it must not help.
+        recorded.disk.iter_mut().for_each(|disk| disk.path = None);
+        let planned = plan::plan(&recorded, &present, &answers);
+        let Err(refusal) = planned else {
+            bail!(
+                "it was not refused: {}",
+                plan::plan(&recorded, &present, &answers)?.render_text()
+            )
+        };
         ensure!(refusal.to_string().contains(part), "refused otherwise: {refusal}");
         return Ok(());
     }
-    let planned = planned?;
+    let planned = plan::plan(&recorded, &present, &answers)?;
     fs::write(dir.join("plan.txt"), planned.render_text())?;
     fs::write(dir.join("plan.sh"), planned.render_script())?;
     ensure!(planned.identity_changes().is_empty(), "{:?}", planned.identity_changes());

@@ -232,7 +232,7 @@ mount /dev/ubdb15 /node/boot/efi
             "xfs",
             &[800, 400],
             r#"
-printf 'label: gpt\nsize=400M\n\n' | sfdisk /dev/ubdb
+printf 'label: gpt\nsize=400M\ntype=linux\n' | sfdisk /dev/ubdb
 udevadm settle
 mkfs.xfs -q -L system /dev/ubdb1
 mkfs.xfs -q -m rmapbt=1,reflink=0,bigtime=0 -i size=1024 -d agcount=6 -n size=8192 /dev/ubdb2
@@ -260,8 +260,8 @@ xfs_growfs /node
             "ext_whole_disk_and_grown",
             &[100, 300],
             r#"
-mke2fs -q -t ext4 -O quota,project -I 512 /dev/ubdb
-printf 'label: gpt\n\n' | sfdisk /dev/ubdc
+mke2fs -q -t ext4 -O inline_data,ea_inode -I 512 /dev/ubdb
+printf 'label: gpt\ntype=linux\n' | sfdisk /dev/ubdc
 udevadm settle
 mke2fs -q -t ext4 -J size=8 /dev/ubdc1 100M
 resize2fs /dev/ubdc1
@@ -274,7 +274,7 @@ mount /dev/ubdc1 /node/a
             "vfat_kinds",
             &[300],
             r#"
-printf 'label: gpt\nsize=8M\nsize=64M\nsize=100M\n\n' | sfdisk /dev/ubdb
+printf 'label: gpt\nsize=8M\nsize=64M\nsize=100M\ntype=linux\n' | sfdisk /dev/ubdb
 udevadm settle
 mkfs.vfat -F 12 /dev/ubdb1
 mkfs.vfat -F 16 -s 8 -n SIXTEEN /dev/ubdb2
@@ -320,7 +320,7 @@ fn arrays() -> Vec<Case> {
             &[200, 200],
             r#"
 mdadm --create /dev/md126 --run --level=1 --raid-devices=2 --homehost=any --name=os /dev/ubdb /dev/ubdc
-printf 'label: gpt\nsize=100M\n\n' | sfdisk /dev/md126
+printf 'label: gpt\nsize=100M\ntype=linux\n' | sfdisk /dev/md126
 udevadm settle
 mke2fs -q -t ext4 /dev/md126p1
 mke2fs -q -t ext4 /dev/md126p2

@@ -155,7 +155,7 @@ fn boot(tree: &Path, dir: &Path, disks: &[PathBuf], phase: &str) -> Result<()> {
     write(dir, &format!("kernel-{phase}.txt"), &output.text())?;
     let console = fs::read_to_string(dir.join("console")).unwrap_or_default();
     if let Some(keep) = std::env::var_os("RR_UML_KEEP") {
-        let keep = PathBuf::from(keep);
+        let keep = PathBuf::from(keep).join(read(dir, "case")?);
         fs::create_dir_all(&keep)?;
         for name in ["layout.toml", "before.txt", "after.txt", "again.txt", "plan.txt", "plan.sh"] {
             let _ = fs::copy(dir.join(name), keep.join(name));
