@@ -146,3 +146,96 @@ fn unused_with_data(layout: &Layout) -> Vec<Unprotected> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{EfiEntry, schema};
+
+    /// Two disks with md RAID 1, one of them below LVM, and a group over both; one disk of MBR
+    /// partitions, one not in use, one filesystem on a whole disk, one blank disk.
+    fn node() -> Layout {
+        let text = include_str!("../../tests/fixtures/layout/node.toml");
+        let mut layout = schema::parse(text).unwrap();
+        layout.unprotected.clear();
+        layout
+    }
+
+    fn finish(layout: &mut Layout) -> (Vec<String>, Vec<String>) {
+        complete(layout, &Machine::default(), Vec::new(), &|disk| disk.name != "ubdc");
+        let used = layout.disk.iter().filter(|d| !d.unused).map(|d| d.name.clone()).collect();
+        (used, layout.unprotected.iter().map(|u| format!("{}: {}", u.what, u.why)).collect())
+    }
+
+    #[test]
+    fn a_disk_is_in_use_when_something_mounted_stands_on_it() {
+        let mut layout = node();
+        let (used, notes) = finish(&mut layout);
+        assert_eq!(used, ["ubdb", "ubdc", "ubdd"]);
+        assert_eq!(notes.len(), 3, "{notes:#?}");
+        assert!(notes[0].starts_with("/dev/ubdd1 (ext2 \"old\"): not mounted"), "{}", notes[0]);
+        assert!(notes[1].starts_with("/dev/ubde (S45RNE0M3): nothing on it"), "{}", notes[1]);
+        let mut idle = node();
+        idle.mount.clear();
+        assert!(finish(&mut idle).0.is_empty());
+    }
+
+    #[test]
+    fn an_array_or_group_brings_its_other_disks_in() {
+        let mut layout = node();
+        layout.mount.retain(|m| m.path.as_path() == Path::new("/mnt/efi"));
+        // Only a partition of ubdb is mounted; md0, md1 and vg-data reach over to ubdc.
+        let (used, notes) = finish(&mut layout);
+        assert_eq!(used, ["ubdb", "ubdc"]);
+        let what = "/dev/vg0/root (ext4 \"root\"): not mounted";
+        assert!(notes.iter().any(|note| note.starts_with(what)), "{notes:#?}");
+    }
+
+    #[test]
+    fn what_is_on_disks_in_use_is_named_and_the_rest_goes_with_its_disk() {
+        let mut layout = node();
+        let note = |device: &str| Unprotected { what: device.to_owned(), why: "LUKS".to_owned() };
+        let contents = vec![
+            (Id::partition("ubdd5"), note("/dev/ubdd5")),
+            (Id::partition("ubde5"), note("/dev/ubde5")),
+        ];
+        complete(&mut layout, &Machine::default(), contents, &|_| false);
+        let named = |what: &str| layout.unprotected.iter().any(|u| u.what == what);
+        assert!(named("/dev/ubdd5") && !named("/dev/ubde5"));
+    }
+
+    #[test]
+    fn what_cannot_be_made_again_is_named() {
+        let mut layout = node();
+        layout.lv[0].kind = "thin".to_owned();
+        layout.mount[0].fs = Id("fs:md:md126".to_owned());
+        let device = layout.dev(&layout.lv[0].id).unwrap();
+        let mount = layout.mount[0].path.to_string();
+        let (_, notes) = finish(&mut layout);
+        assert!(notes.iter().any(|n| n.starts_with(&device) && n.contains("thin")), "{notes:#?}");
+        assert!(notes.iter().any(|n| n.starts_with(&mount)), "{notes:#?}");
+    }
+
+    #[test]
+    fn booting_is_recorded_of_disks_in_use_alone() {
+        let mut layout = node();
+        finish(&mut layout);
+        let grub: Vec<&str> = layout.boot.grub_disk.iter().map(|id| id.0.as_str()).collect();
+        assert_eq!(grub, ["disk:ubdb", "disk:ubdd"], "neither one without GRUB nor one unused");
+        assert_eq!(layout.boot.esp, [Id("fs:part:ubdb2".to_owned())], "by its type");
+        let mut uefi = node();
+        uefi.boot.firmware = Firmware::Uefi;
+        let own = uefi.partition.iter().find(|p| p.name == "ubdb2").unwrap().uuid.unwrap();
+        let entry = |partition| EfiEntry {
+            number: 1,
+            label: "debian".to_owned(),
+            partition,
+            path: "\\EFI\\debian\\shimx64.efi".to_owned(),
+            active: true,
+        };
+        uefi.boot.efi_entry = vec![entry(uuid::Uuid::nil()), entry(own)];
+        finish(&mut uefi);
+        assert!(uefi.boot.grub_disk.is_empty());
+        assert_eq!(uefi.boot.efi_entry, [entry(own)], "not those of other disks");
+    }
+}
