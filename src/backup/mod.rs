@@ -62,6 +62,9 @@ pub fn backup(config: &Config, options: &Options, ui: &Ui) -> Result<Report> {
     let started = Instant::now();
     let mut job = ui.step("Checking", || preflight::check(config, options, ui))?;
     let mut report = Report::new(&job, options);
+    if let Some(refusal) = job.rescue_refusal() {
+        ui.info(format!("The archive will be made, the rescue image can't be: {refusal:#}"));
+    }
     if options.dry_run {
         job.describe(ui);
     } else {
@@ -84,8 +87,8 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     if job.options.rescue {
         match halves::rescue(job, &guard, ui) {
             Ok(iso_bytes) => report.rescued(iso_bytes),
+            // Said at the end, with the rest.
             Err(error) if job.options.archive => {
-                ui.error(&error);
                 report.rescue = Half::Failed { why: format!("{error:#}") };
             }
             Err(error) => return Err(error),

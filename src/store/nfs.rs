@@ -158,6 +158,11 @@ fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> 
         if is_refusal(&said) {
             return Ok(Some(said));
         }
+        if said.contains("No such device") {
+            bail!(
+                "mounting {host}:{export}: {said}\nhint: this kernel has no NFS client (modprobe nfs)"
+            );
+        }
         if !said.contains("incorrect mount option") {
             bail!("mounting {host}:{export}: {said}{ask}");
         }
