@@ -125,7 +125,7 @@ pub fn disk(device: &Device, udev: &Properties) -> Disk {
         id: Id::disk(&device.name),
         name: device.name.clone(),
         size_bytes: device.size_bytes,
-        sector_bytes: number("queue/logical_block_size").unwrap_or(512),
+        sector_bytes: sector_bytes(&device.name),
         physical_sector_bytes: number("queue/physical_block_size").unwrap_or(512),
         wwn: property("ID_WWN_WITH_EXTENSION").or_else(|| property("ID_WWN")).or_else(|| {
             attribute("wwid").or_else(|| attribute("device/wwid")).and_then(wwn_of_wwid)
@@ -142,6 +142,13 @@ pub fn disk(device: &Device, udev: &Properties) -> Disk {
         signatures: Vec::new(),
         unused: false,
     }
+}
+
+/// The logical sector size of a whole device.
+pub fn sector_bytes(name: &str) -> u32 {
+    let sys = Path::new(CLASS_BLOCK).join(name.replace('/', "!"));
+    let text = read_trimmed(&sys.join("queue/logical_block_size"));
+    text.and_then(|text| text.parse().ok()).unwrap_or(512)
 }
 
 /// sysfs writes `naa.5000c500...` where udev writes `0x5000c500...`.

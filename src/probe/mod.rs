@@ -199,7 +199,8 @@ impl Reader<'_> {
     fn read_array(&mut self, device: &Device, machine: &Machine) {
         match md::read(&device.name, device.size_bytes, &|name| machine.id(name)) {
             Ok(Some(mut md)) => {
-                md.table = self.read_table(device, &md.id, 512, machine);
+                let sector_bytes = block::sector_bytes(&device.name);
+                md.table = self.read_table(device, &md.id, sector_bytes, machine);
                 self.layout.md.push(md);
             }
             Ok(None) => {}
