@@ -55,12 +55,28 @@ pub enum Verb {
     Mkbackuponly(BackupArgs),
     /// Only the rescue image
     Mkrescue(BackupArgs),
-    /// List the generations of this node at the target
-    List,
+    /// List the generations of this node at the target, or the files of one
+    List {
+        /// A generation as `rr list` names it, or `latest`: list its files
+        #[arg(value_name = "GEN")]
+        generation: Option<String>,
+        /// Only these (with all below them)
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// Show a generation: what it holds and what it does not protect
     Show(GenerationArg),
     /// Read a generation back and check every hash
-    Verify(GenerationArg),
+    Verify(VerifyArgs),
+    /// Say what changed between two generations
+    Diff {
+        /// The older generation
+        old: String,
+        /// The newer generation
+        new: String,
+    },
+    /// Write a generation as one plain tar stream to standard output
+    Export(GenerationArg),
     /// Restore files below a directory
     Restore(RestoreArgs),
     /// Delete the generations that the retention no longer keeps
@@ -80,6 +96,8 @@ pub enum Verb {
         /// The file; standard output when missing
         file: Option<PathBuf>,
     },
+    /// Exit with 1 when this machine differs from its newest generation
+    Checklayout(GenerationArg),
     /// Recreate this machine's disks and restore its newest generation
     ///
     /// Run in the rescue system. Everything is verified before a disk is touched;
@@ -125,6 +143,16 @@ pub struct GenerationArg {
 }
 
 #[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A generation as `rr list` names it; default: the newest
+    #[arg(value_name = "GEN")]
+    pub generation: Option<String>,
+    /// Compare the tree below DIR with the generation's index instead
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Restore below this directory
     #[arg(long, value_name = "DIR")]
@@ -146,6 +174,8 @@ pub enum LayoutVerb {
         /// The file; standard output when missing
         file: Option<PathBuf>,
     },
+    /// Say how this machine differs from a generation; exit 1 if it does
+    Diff(LayoutSource),
     /// Show the plan that would recreate a layout on the disks that are here
     Plan {
         #[command(flatten)]

@@ -1,15 +1,19 @@
-//! The verbs about generations at a target: `rr list`, `show`, `verify`, `restore`, `prune`
+//! The verbs about generations at a target: `rr list`, `show`, `verify`, `diff`, `export`,
+//! `restore`, `prune`
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::archive;
-use crate::cli::RestoreArgs;
+use crate::archive::{self, Change, Entry, Kind};
+use crate::cli::{RestoreArgs, VerifyArgs};
+use crate::layout::mount::escape;
 use crate::layout::units::size;
 use crate::store::{Access, Manifest, Store, catalog, lock, retain};
 
-use super::{Exit, Session, print, print_json};
+use super::{Exit, Session, answer, print, print_json};
 
 pub(super) fn list(session: &Session<'_>) -> Result<Exit> {
     let store = session.store(Access::Read)?;
@@ -83,9 +87,13 @@ fn describe(m: &Manifest) -> String {
     text
 }
 
-pub(super) fn verify(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
+pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, generation)?;
+    let manifest = Session::generation(&*store, args.generation.as_deref())?;
+    if let Some(root) = &args.root {
+        let verified = archive::verify_root(&manifest, &*store, root, session.ui)?;
+        return answer(session, &verified.differences);
+    }
     archive::check(&manifest, &*store, session.ui)?;
     session.ui.success(format!("{} verifies", manifest.generation));
     Ok(Exit::Done)
@@ -135,4 +143,86 @@ pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> 
     }
     session.ui.success(format!("{} entries restored, {}", restored.entries, size(restored.bytes)));
     Ok(Exit::Done)
+}
+
+/// `rr list GEN [PATH]...`: a line a file, as `ls -l` would say it.
+pub(super) fn files(session: &Session<'_>, generation: &str, paths: &[PathBuf]) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let manifest = Session::generation(&*store, Some(generation))?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    unless_reader_left(archive::list(&manifest, &*store, paths, |entry| {
+        writeln!(out, "{}", line(entry)).context("writing the list")
+    }))?;
+    unless_reader_left(out.flush().context("writing the list"))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn diff(session: &Session<'_>, old: &str, new: &str) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let old = Session::generation(&*store, Some(old))?;
+    let new = Session::generation(&*store, Some(new))?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    unless_reader_left(archive::diff(&old, &new, &*store, |change, entry| {
+        writeln!(out, "{} {}", sign(change), entry.shown()).context("writing the differences")
+    }))?;
+    unless_reader_left(out.flush().context("writing the differences"))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn export(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
+    let store = session.store(Access::Read)?;
+    let manifest = Session::generation(&*store, generation)?;
+    let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
+    archive::export(&manifest, &*store, &mut out)?;
+    out.flush().context("writing the tar stream to standard output")?;
+    Ok(Exit::Done)
+}
+
+fn line(entry: &Entry) -> String {
+    let kind = match entry.kind {
+        Kind::Dir => 'd',
+        Kind::Symlink => 'l',
+        Kind::HardLink => 'h',
+        Kind::Fifo => 'p',
+        Kind::Char => 'c',
+        Kind::Block => 'b',
+        Kind::File => '-',
+    };
+    let time = jiff::Timestamp::new(entry.mtime.sec, 0)
+        .map_or_else(|_| entry.mtime.sec.to_string(), |t| t.to_string());
+    let mut line = format!(
+        "{kind}{:04o} {:>6} {:>6} {:>13} {time} {}",
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size_bytes,
+        entry.shown()
+    );
+    if !entry.link.is_empty() {
+        line += &format!(" -> {}", escape(&entry.link));
+    }
+    line
+}
+
+fn sign(change: Change) -> char {
+    match change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Modified => 'M',
+        Change::Metadata => 'm',
+    }
+}
+
+/// A reader of our output that has seen enough (`| head`) is no failure.
+fn unless_reader_left(result: Result<()>) -> Result<()> {
+    let left = |error: &anyhow::Error| {
+        error
+            .chain()
+            .filter_map(|e| e.downcast_ref::<std::io::Error>())
+            .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    match result {
+        Err(error) if left(&error) => Ok(()),
+        other => other,
+    }
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::cli::{DiskArgs, LayoutSource, LayoutVerb};
-use crate::layout::{Layout, schema};
+use crate::layout::{self, Layout, schema};
 use crate::plan::{Answers, plan};
 use crate::probe;
 use crate::store::{Access, catalog};
 
-use super::{Exit, Session, print, print_json};
+use super::{Exit, Session, answer, print, print_json};
 
 pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
     match verb {
@@ -19,10 +19,11 @@ pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
             if session.global.json {
                 print_json(&layout)?;
             } else {
-                print(&schema::render(&layout)?)?;
+                print(&layout::render_tree(&layout))?;
             }
             Ok(Exit::Done)
         }
+        LayoutVerb::Diff(source) => diff(session, &recorded(session, &source)?),
         LayoutVerb::Save { file } => save(session, file.as_deref()),
         LayoutVerb::Plan { source, disks, script } => show_plan(session, &source, disks, script),
     }
@@ -37,6 +38,16 @@ pub(super) fn save(session: &Session<'_>, file: Option<&Path>) -> Result<Exit> {
         None => print(&text)?,
     }
     Ok(Exit::Done)
+}
+
+/// `rr checklayout`: for a timer that backs up only when something changed.
+pub(super) fn check(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
+    let generation = Some(generation.unwrap_or("latest").to_owned());
+    diff(session, &recorded(session, &LayoutSource { file: None, generation })?)
+}
+
+fn diff(session: &Session<'_>, recorded: &Layout) -> Result<Exit> {
+    answer(session, &layout::differences(recorded, &probe::read(session.ui)?))
 }
 
 fn show_plan(

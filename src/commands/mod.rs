@@ -81,13 +81,19 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Mkbackup(args) => backup::run(session, args, true, true),
         Verb::Mkbackuponly(args) => backup::run(session, args, true, false),
         Verb::Mkrescue(args) => backup::run(session, args, false, true),
-        Verb::List => generation::list(session),
+        Verb::List { generation: None, .. } => generation::list(session),
+        Verb::List { generation: Some(generation), paths } => {
+            generation::files(session, &generation, &paths)
+        }
         Verb::Show(arg) => generation::show(session, arg.generation.as_deref()),
-        Verb::Verify(args) => generation::verify(session, args.generation.as_deref()),
+        Verb::Verify(args) => generation::verify(session, &args),
+        Verb::Diff { old, new } => generation::diff(session, &old, &new),
+        Verb::Export(arg) => generation::export(session, arg.generation.as_deref()),
         Verb::Restore(args) => generation::restore(session, args),
         Verb::Prune { keep_last, dry_run } => generation::prune(session, keep_last, dry_run),
         Verb::Layout(verb) => layout::run(session, verb),
         Verb::Savelayout { file } => layout::save(session, file.as_deref()),
+        Verb::Checklayout(arg) => layout::check(session, arg.generation.as_deref()),
         Verb::Recover(args) => recover::run(session, args, Phase::All),
         Verb::Restoreonly(args) => recover::run(session, args, Phase::Restore),
         Verb::Layoutonly(args) => recover::run(session, args, Phase::Layout),
@@ -136,4 +142,14 @@ fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("writing to standard output"),
     }
+}
+
+/// Prints differences, one a line, and says by the exit code whether there are any.
+fn answer(session: &Session<'_>, differences: &[String]) -> Result<Exit> {
+    if session.global.json {
+        print_json(&differences)?;
+    } else {
+        print(&differences.iter().map(|d| format!("{d}\n")).collect::<String>())?;
+    }
+    Ok(if differences.is_empty() { Exit::Done } else { Exit::Failed })
 }
