@@ -105,12 +105,13 @@ pub fn build(content: &Content<'_>, dir: &Path, path: &Path) -> Result<()> {
         copy(font, &ours.join("menu.pf2"))?;
     }
     if let Some(bios) = &platforms.bios {
-        let modules = grub.join("i386-pc");
-        std::fs::create_dir_all(&modules)
-            .with_context(|| format!("creating {}", modules.display()))?;
+        let modules = platform_dir(&grub, "i386-pc")?;
         for name in BIOS_MODULES.iter().filter(|name| bios.join(name).exists()) {
             copy(&bios.join(name), &modules.join(name))?;
         }
+    }
+    if platforms.uefi.is_some() {
+        platform_dir(&grub, "x86_64-efi")?;
     }
     Cmd::new("grub-mkrescue")
         .arg("--fonts=")
@@ -130,6 +131,15 @@ pub fn build(content: &Content<'_>, dir: &Path, path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("protecting {}", path.display()))
+}
+
+/// A GRUB platform's directory on the medium, with the list of filesystems that GRUB tries on a
+/// disk it does not know. grub-mkrescue's own names many whose modules are not there.
+fn platform_dir(grub: &Path, platform: &str) -> Result<PathBuf> {
+    let dir = grub.join(platform);
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    write(&dir.join("fs.lst"), b"fat\niso9660\n")?;
+    Ok(dir)
 }
 
 /// The smallest of GRUB's fonts that has what a menu needs, and the name that GRUB knows it by.

@@ -133,7 +133,7 @@ fn serial_port(console: &str) -> Option<(u32, u32)> {
 /// The node's boot loaders as GRUB paths, for "Boot from the first disk" on UEFI.
 fn loaders(layout: &Layout) -> String {
     if layout.boot.firmware != Firmware::Uefi {
-        return "/EFI/none".into();
+        return "none".into();
     }
     let mut paths: Vec<String> = Vec::new();
     for entry in &layout.boot.efi_entry {
@@ -144,7 +144,7 @@ fn loaders(layout: &Layout) -> String {
             paths.push(path);
         }
     }
-    if paths.is_empty() { "/EFI/none".into() } else { paths.join(" ") }
+    if paths.is_empty() { "none".into() } else { paths.join(" ") }
 }
 
 fn running_cmdline() -> String {

@@ -10,20 +10,19 @@ use crate::layout::{Firmware, Layout};
 use crate::sys::tools;
 
 /// Programs without which no rescue system works.
-const REQUIRED: &str = "\
-    sh mount umount modprobe modinfo ip blkid wipefs sfdisk udevadm chroot blockdev";
+const REQUIRED: &str = "blkid chroot ip modprobe mount sh udevadm umount wipefs";
 
 /// What makes a shell useful. Taken as far as the node has it.
 const HANDY: &str = "\
-    awk basename bash cat chmod chown clear cmp cp cut date dd df diff dirname dmesg du dumpe2fs \
-    dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free getent fsck fsck.ext4 \
-    fsck.vfat gdisk grep gzip head hexdump hostname id kill ldd less ln losetup ls lsblk lsmod \
-    lspci lsscsi lsusb lvm lvs mdadm mkdir mke2fs mkfs.btrfs mkfs.ext2 mkfs.ext3 mkfs.ext4 mkfs.vfat \
-    mkfs.xfs mknod mkswap more mount.nfs mount.nfs4 mv nano nc nvme od partprobe parted ping \
-    pkill printf ps pvs pwd readlink rm rmdir rmmod sed sgdisk showmount sleep smartctl sort ss \
-    stat stty swapoff swapon sync tail tar tee test top touch tr true tty tune2fs umount.nfs \
-    umount.nfs4 uname uniq vgs vgchange vi vim wc which xfs_admin xfs_info xfs_repair xxd zcat \
-    zstd";
+    awk basename bash blockdev cat chmod chown clear cmp cp cut date dd df diff dirname dmesg du \
+    dumpe2fs dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free getent fsck \
+    fsck.ext4 fsck.vfat gdisk grep gzip head hexdump hostname id kill ldd less ln losetup ls \
+    lsblk lsmod lspci lsscsi lsusb lvm lvs mdadm mkdir modinfo mke2fs mkfs.btrfs mkfs.ext2 \
+    mkfs.ext3 mkfs.ext4 mkfs.vfat mkfs.xfs mknod mkswap more mount.nfs mount.nfs4 mv nano nc \
+    nvme od partprobe parted ping pkill printf ps pvs pwd readlink rm rmdir rmmod sed sfdisk \
+    sgdisk showmount sleep smartctl sort ss stat stty swapoff swapon sync tail tar tee test top \
+    touch tr true tty tune2fs umount.nfs umount.nfs4 uname uniq vgs vgchange vi vim wc which \
+    xfs_admin xfs_info xfs_repair xxd zcat zstd";
 
 /// Programs that are scripts, and what these call.
 const CALLED: &[(&str, &[&str])] =
