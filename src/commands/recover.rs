@@ -1,15 +1,24 @@
 //! `rr recover`, `layoutonly`, `restoreonly`, `finalizeonly`, `mountonly`
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::cli::RecoverArgs;
 use crate::recover::{self, Options, Outcome, Phase};
 use crate::rescue::RescueInfo;
+use crate::rescue::info::RECOVER_LOG;
+use crate::ui;
 
 use super::{Exit, Session, print_json};
 
 pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Result<Exit> {
     let info = RescueInfo::read()?;
+    if info.is_some()
+        && let Err(error) = ui::log::to_file(Path::new(RECOVER_LOG))
+    {
+        session.ui.warn(format!("{error:#}"));
+    }
     let options = Options {
         phase,
         auto: args.auto,

@@ -14,6 +14,7 @@ use super::{console, devices, integrity, medium, mounts, network, power};
 use crate::config::{self, Config};
 use crate::layout::Layout;
 use crate::rescue::RescueInfo;
+use crate::rescue::info::RECOVER_LOG;
 use crate::sys::run::Cmd;
 use crate::ui::verdict::Verdict;
 use crate::ui::{self, Ui};
@@ -328,7 +329,7 @@ fn own_terminal_again() {
 }
 
 fn view_log() {
-    let log = ["/var/log/rr.log", LOG].into_iter().find(|path| Path::new(path).exists());
+    let log = [RECOVER_LOG, LOG].into_iter().find(|path| Path::new(path).exists());
     let pager =
         ["less", "more", "cat"].into_iter().find(|p| crate::sys::tools::find(p.as_ref()).is_some());
     if let (Some(log), Some(pager)) = (log, pager)

@@ -11,6 +11,9 @@ use crate::layout::BytesPath;
 /// Where it lies inside the rescue system.
 pub const PATH: &str = "/etc/rr/rescue.toml";
 
+/// Where `rr recover` logs to inside the rescue system.
+pub const RECOVER_LOG: &str = "/var/log/rr.log";
+
 /// The version of the file that this program writes.
 pub const VERSION: u32 = 1;
 
