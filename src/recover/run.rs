@@ -326,7 +326,7 @@ impl<'a> Run<'a> {
             self.ui.info(format!("note: {warning}"));
         }
         self.ui.success(format!(
-            "Success! {} is {} again: {} entries, {:.1} MiB, in {} s. Its log: {}",
+            "Success! {} is back as it was at {}: {} entries, {:.1} MiB, in {} s. Its log: {}",
             report.node,
             report.generation,
             report.entries,
