@@ -9,6 +9,10 @@ use super::tree::Tree;
 use crate::layout::{Firmware, Layout};
 use crate::sys::tools;
 
+/// Programs that are started by these very names, wherever else they are: the kernel loads modules
+/// with the one (`/proc/sys/kernel/modprobe`), mount(8) finds its helpers as the others.
+const BY_PATH: &[&str] = &["/sbin/modprobe", "/sbin/mount.nfs", "/sbin/mount.nfs4"];
+
 /// Programs without which no rescue system works.
 const REQUIRED: &str = "blkid chroot ip modprobe mount sh udevadm umount wipefs";
 
@@ -94,6 +98,9 @@ pub fn add(tree: &mut Tree, programs: &[&str]) -> Result<()> {
             // Nothing of rr runs it.
             log::info!("{name} is not in the rescue system: {error:#}");
         }
+    }
+    for program in BY_PATH.iter().map(Path::new).filter(|path| path.exists()) {
+        tree.add_program(program)?;
     }
     for soname in DLOPENED {
         tree.add_dlopened(soname)?;
