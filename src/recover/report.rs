@@ -1,6 +1,7 @@
 //! What a recovery leaves behind: the log and a result that programs can read, in the recovered
 //! system and at the target.
 
+use std::fs::{File, FileTimes};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -71,11 +72,7 @@ impl Report {
     /// recovered system names it.
     pub fn write_into(&self, root: &Path, log: &[u8]) -> Result<PathBuf> {
         let dir = root.join(DIR);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .with_context(|| format!("creating {}", dir.display()))?;
+        make_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let name = format!("recover-{}", self.stamp());
         write(&dir.join(format!("{name}.json")), self.json()?.as_bytes())?;
         write(&dir.join(format!("{name}.log")), log)?;
@@ -89,6 +86,19 @@ impl Report {
         store.put(&format!("{dir}/result.json"), self.json()?.as_bytes())?;
         Ok(())
     }
+}
+
+/// Creates a directory and gives the one above its times back: it came back with the archive.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    let above = dir.parent().filter(|above| above.is_dir() && !dir.exists());
+    let times = above.map(|above| above.metadata()).transpose()?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if let (Some(above), Some(times)) = (above, times) {
+        let times =
+            FileTimes::new().set_accessed(times.accessed()?).set_modified(times.modified()?);
+        File::open(above)?.set_times(times)?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -119,7 +129,13 @@ mod tests {
             started: "2026-11-21T01:35:00Z".into(),
             ..Report::default()
         };
+        let above = dir.path().join("var/log");
+        std::fs::create_dir_all(&above).unwrap();
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000, 5);
+        let times = FileTimes::new().set_modified(long_ago);
+        File::open(&above).unwrap().set_times(times).unwrap();
         let log = report.write_into(dir.path(), b"said\n").unwrap();
+        assert_eq!(above.metadata().unwrap().modified().unwrap(), long_ago);
         assert_eq!(log, Path::new("/var/log/rr/recover-20261121T013500Z.log"));
         for (end, start) in [("log", "said"), ("json", "{\n  \"version\": 1")] {
             let file = dir.path().join(format!("var/log/rr/recover-20261121T013500Z.{end}"));
