@@ -489,7 +489,8 @@ fn loop_other_filesystems_are_archived_only_when_chosen() {
     let listed = Cmd::new("find").args([".", "-printf", "%p %m\\n"]).dir(to.path()).text().unwrap();
     assert!(listed.contains("./foreign 711\n"), "the mode below the mount: {listed}");
     assert!(!listed.contains("file") && !listed.contains("hidden"), "{listed}");
-    (chosen.close().unwrap(), foreign.close().unwrap());
+    chosen.close().unwrap();
+    foreign.close().unwrap();
 }
 
 #[test]
