@@ -91,7 +91,7 @@ impl Report {
 /// Creates a directory and gives the one above its times back: it came back with the archive.
 fn make_dir(dir: &Path) -> std::io::Result<()> {
     let above = dir.parent().filter(|above| above.is_dir() && !dir.exists());
-    let times = above.map(|above| above.metadata()).transpose()?;
+    let times = above.map(Path::metadata).transpose()?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     if let (Some(above), Some(times)) = (above, times) {
         let times =
