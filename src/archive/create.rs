@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::budget::Budget;
 use super::codec::Id;
 use super::dirs::Dirs;
 use super::feed::{Feed, Job};
@@ -34,8 +35,6 @@ use crate::sys::fs;
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};
 
-/// How much of the stream is on its way at once, in plain bytes.
-const BUDGET_BYTES: u64 = 64 << 20;
 /// What even the smallest job counts as.
 const JOB_MIN_BYTES: u64 = 64 << 10;
 const PUTTERS: usize = 2;
@@ -180,10 +179,7 @@ fn pipeline(
     };
     let putter = Putter::new(store, &options.generation, &failed);
     let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
-    let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        threads => threads,
-    };
+    let threads = super::threads(options.threads);
     let (job_in, job_out) = mpsc::channel::<Work>();
     let job_out = Mutex::new(job_out);
     let (done_in, done_out) = mpsc::channel::<Done>();
@@ -488,35 +484,6 @@ impl<'a> Sink<'a> {
             known.insert(id, place);
         }
         Ok(Frame { id, plain_bytes, place })
-    }
-}
-
-/// How much may be on its way at once.
-#[derive(Debug, Default)]
-struct Budget {
-    taken: Mutex<u64>,
-    changed: Condvar,
-}
-
-impl Budget {
-    /// Waits until there is room; one job always has. False when all has failed.
-    fn take(&self, cost: u64, failed: &AtomicBool) -> bool {
-        let mut taken = lock(&self.taken);
-        while *taken > 0 && *taken + cost > BUDGET_BYTES && !failed.load(Ordering::Relaxed) {
-            taken = self.changed.wait(taken).unwrap_or_else(PoisonError::into_inner);
-        }
-        *taken += cost;
-        !failed.load(Ordering::Relaxed)
-    }
-
-    fn give(&self, cost: u64) {
-        *lock(&self.taken) -= cost;
-        self.changed.notify_all();
-    }
-
-    fn wake(&self) {
-        let _taken = lock(&self.taken);
-        self.changed.notify_all();
     }
 }
 

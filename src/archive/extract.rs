@@ -87,10 +87,7 @@ pub fn extract(
         entries: AtomicU64::new(0),
     };
     fs::raise_open_files_limit();
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        threads => threads,
-    };
+    let threads = super::threads(options.threads);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -327,6 +324,8 @@ impl Shared<'_> {
         let written = write_slice(&big, start, data).with_context(doing)?;
         if written > 0 && big.left.fetch_sub(written, Ordering::AcqRel) == written {
             placer.finish_file(&big.file, &big.entry, &big.extra).with_context(doing)?;
+            // Nobody needs it any more, and only so many files can be open.
+            lock(&self.bigs).insert(run, None);
         }
         Ok(())
     }

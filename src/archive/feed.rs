@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
 use nix::fcntl::readlinkat;
 
 use super::chunk::{self, Cutter};
@@ -81,11 +80,11 @@ impl<'a> Feed<'a> {
     }
 
     /// Takes the next file of the walk.
-    pub fn take(&mut self, found: Found) -> Result<bool> {
+    pub fn take(&mut self, found: Found) -> bool {
         let Some(kind) = Kind::of_mode(found.stat.mode) else {
             self.sockets += 1;
             log::info!("{} is a socket: not archived", shown(&found.path));
-            return Ok(true);
+            return true;
         };
         let mut entry = Entry::new(found.path, kind, &found.stat);
         if !is_settled(entry.ctime) {
@@ -93,7 +92,7 @@ impl<'a> Feed<'a> {
         }
         let mut open = None;
         if kind == Kind::Symlink && !self.read_link(&mut entry) {
-            return Ok(true);
+            return true;
         }
         if kind != Kind::Dir && found.stat.nlink > 1 {
             let key = (found.stat.dev, found.stat.ino);
@@ -112,7 +111,7 @@ impl<'a> Feed<'a> {
                         Ok(file) => open = Some(file),
                         Err(error) => {
                             self.warnings.add(not_archived(&entry, &error));
-                            return Ok(true);
+                            return true;
                         }
                     }
                 }
@@ -120,15 +119,12 @@ impl<'a> Feed<'a> {
             }
         }
         let open = open.map(|file| Arc::new(Held::new(file, Some(&self.held))));
-        let same = match &mut self.previous {
-            Some(previous) => previous.same(&entry)?,
-            None => None,
-        };
+        let same = self.find_same(&entry);
         let big = chunk::is_big(&entry);
         let ends = self.cutter.ends_with(&entry);
         self.items.push(Item { entry, blocks: found.stat.blocks, open, head: None });
         self.same.push(same);
-        Ok(if big { self.end_big() } else { !ends || self.end_run() })
+        if big { self.end_big() } else { !ends || self.end_run() }
     }
 
     /// Ends the stream.
@@ -142,6 +138,18 @@ impl<'a> Feed<'a> {
         let last = self.items.is_empty() || self.end_run();
         if last {
             (self.emit)(Job::End, 1024);
+        }
+    }
+
+    /// A parent whose tables can't be read makes a backup slower, and no worse.
+    fn find_same(&mut self, entry: &Entry) -> Option<Same> {
+        match self.previous.as_mut()?.same(entry) {
+            Ok(same) => same,
+            Err(error) => {
+                self.warnings.add(format!("all files are read from here on: {error:#}"));
+                self.previous = None;
+                None
+            }
         }
     }
 

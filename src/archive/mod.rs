@@ -74,6 +74,7 @@
 //! is read, and stored if its id is new.
 
 mod acl;
+mod budget;
 mod check;
 mod chunk;
 mod codec;
@@ -154,4 +155,14 @@ fn generation_file<'a>(manifest: &'a Manifest, file: &str) -> Result<&'a FileRec
     let name = crate::store::catalog::object(&manifest.generation, file);
     let record = manifest.file.iter().find(|record| record.name == name);
     record.with_context(|| format!("the manifest of {} names no {file}", manifest.generation))
+}
+
+/// How many threads work: as many as there are cores, where none are asked for. More than these need
+/// memory and find no target that is fast enough.
+fn threads(asked: usize) -> usize {
+    const MOST: usize = 16;
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST),
+        asked => asked,
+    }
 }

@@ -12,6 +12,8 @@ use crate::store::{Store, StoreError};
 
 /// A pack is put when it has this much.
 const PACK_BYTES: usize = 32 << 20;
+/// The frame that fills it goes in as a whole.
+const LAST_FRAME_BYTES: usize = 5 << 20;
 
 /// What a pack holds; both are plain zstd frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,9 @@ impl Packer {
         if self.bytes.is_empty() {
             self.number = *numbers;
             *numbers = numbers.checked_add(1).context("counting packs")?;
-            self.bytes.reserve(if self.holds == Holds::Stream { PACK_BYTES } else { 0 });
+            if self.holds == Holds::Stream {
+                self.bytes.reserve(PACK_BYTES + LAST_FRAME_BYTES);
+            }
         }
         let offset = self.bytes.len() as u64;
         self.bytes.extend_from_slice(frame);

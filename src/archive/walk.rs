@@ -42,13 +42,13 @@ pub fn walk(
     root: &Path,
     select: &Select,
     warnings: &Warnings,
-    mut each: impl FnMut(Found) -> Result<bool>,
+    mut each: impl FnMut(Found) -> bool,
 ) -> Result<()> {
     let mut dirs = Dirs::new(root).with_context(|| format!("opening {}", root.display()))?;
     let stat =
         fs::stat_at(dirs.get(b"")?, c"").with_context(|| format!("reading {}", root.display()))?;
     let way = if select.is_tree(b"") { Way::In } else { Way::Towards };
-    if !each(Found { path: Vec::new(), stat })? {
+    if !each(Found { path: Vec::new(), stat }) {
         return Ok(());
     }
     let names = names(&mut dirs, b"").with_context(|| format!("reading {}", root.display()))?;
@@ -83,7 +83,7 @@ pub fn walk(
             stat =
                 below.and_then(|dir| fs::stat_at(dir.as_fd(), &fs::c_name(&name)?)).unwrap_or(stat);
         }
-        if !each(Found { path: path.clone(), stat })? {
+        if !each(Found { path: path.clone(), stat }) {
             return Ok(());
         }
         if !is_dir || way == Way::Out {
