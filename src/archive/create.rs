@@ -81,13 +81,14 @@ pub fn create(
     Ok(Created { files, packs, stats, warnings, parent })
 }
 
-/// What the filesystems of the trees hold: about how much there is to do.
+/// What the filesystems of the trees hold: about how much there is to do. Zero where a tree is only
+/// a part of one.
 fn used_bytes(options: &CreateOptions) -> u64 {
     let used = |tree: &PathBuf| {
-        let below = tree.strip_prefix("/").unwrap_or(tree);
-        fs::used_bytes(&options.root.join(below)).unwrap_or(0)
+        let dir = options.root.join(tree.strip_prefix("/").unwrap_or(tree));
+        fs::is_mount_root(&dir).then(|| fs::used_bytes(&dir).ok()).flatten()
     };
-    options.trees.iter().map(used).sum()
+    options.trees.iter().map(used).sum::<Option<u64>>().unwrap_or(0)
 }
 
 /// Identifies the stream: the BLAKE3 of the ids of all chunks, in order.

@@ -6,8 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// What `statx` says about a file.
@@ -275,6 +274,12 @@ pub fn used_bytes(path: &Path) -> io::Result<u64> {
     Ok(fs.blocks().saturating_sub(fs.blocks_free()).saturating_mul(fs.fragment_size()))
 }
 
+/// Whether a filesystem is mounted at `dir`; false where the kernel (before 5.8) can't say.
+pub fn is_mount_root(dir: &Path) -> bool {
+    let stat = std::fs::File::open(dir).and_then(|dir| stat_at(dir.as_fd(), c""));
+    stat.is_ok_and(|stat| stat.mount_root == Some(true))
+}
+
 /// Lets this process open as many files as the system allows it.
 pub fn raise_open_files_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -291,9 +296,4 @@ pub fn raise_open_files_limit() {
 /// A name for a system call; an error where it holds a NUL.
 pub fn c_name(name: &[u8]) -> io::Result<CString> {
     CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
-}
-
-/// A path for a system call.
-pub fn c_path(path: &Path) -> io::Result<CString> {
-    c_name(path.as_os_str().as_bytes())
 }
