@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::layout::Disk;
-use crate::plan::Plan;
 use crate::plan::step::Release;
+use crate::plan::{self, Plan};
 use crate::sys::run::Cmd;
 use crate::sys::{ioctl, mount, udev};
 
@@ -90,8 +90,8 @@ pub fn check_identity(file: &File, disk: &Disk) -> Result<()> {
         );
     }
     let serial = serial(&disk.name);
-    if let (Some(planned), Some(found)) = (&disk.serial, &serial)
-        && !found.contains(planned.as_str())
+    if let (Some(planned), Some(found)) = (plan::consent::serial(disk), &serial)
+        && !found.contains(planned)
         && !planned.contains(found.as_str())
     {
         bail!(

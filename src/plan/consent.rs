@@ -18,11 +18,11 @@ pub fn check(
     let content = Content::of(recorded, present);
     for DiskMatch { old, new, holds, .. } in disks {
         let named = answers.erase.iter().any(|name| is_called(new, name));
-        let own = same_identity(old, new) || is_recorded(recorded, new) || content.is_own(new);
+        let own = is_recorded(recorded, present, new) || content.is_own(new);
         if named || own || is_blank(present, new) {
             continue;
         }
-        let serial = new.serial.as_ref().unwrap_or(&new.name);
+        let serial = serial(new).unwrap_or(&new.name);
         let switch = if answers.auto {
             format!("rr.erase={serial} on the kernel command line, or --erase {serial}")
         } else {
@@ -43,14 +43,38 @@ pub fn check(
     check_collisions(recorded, present, disks, problems);
 }
 
-fn same_identity(old: &Disk, new: &Disk) -> bool {
-    let same = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
-    same(&old.wwn, &new.wwn) || same(&old.serial, &new.serial)
+/// One of the node's disks, by a WWN or serial number that no other disk has, then or now; perhaps
+/// mapped to the place of another.
+fn is_recorded(recorded: &Layout, present: &Layout, new: &Disk) -> bool {
+    let keys: [fn(&Disk) -> Option<&str>; 2] = [wwn, serial];
+    keys.into_iter().any(|key| {
+        let Some(wanted) = key(new) else { return false };
+        let carriers = |layout: &Layout| -> usize {
+            layout.disk.iter().filter(|d| key(d) == Some(wanted)).count()
+        };
+        let used = recorded.disk.iter().any(|d| !d.unused && key(d) == Some(wanted));
+        used && carriers(recorded) == 1 && carriers(present) == 1
+    })
 }
 
-/// One of the node's disks, perhaps mapped to the place of another.
-fn is_recorded(recorded: &Layout, new: &Disk) -> bool {
-    recorded.disk.iter().any(|old| !old.unused && same_identity(old, new))
+/// The WWN, where it is one.
+pub fn wwn(disk: &Disk) -> Option<&str> {
+    meaningful(disk.wwn.as_deref())
+}
+
+/// The serial number, where it is one.
+pub fn serial(disk: &Disk) -> Option<&str> {
+    meaningful(disk.serial.as_deref())
+}
+
+/// Drivers and cheap controllers make up for a number that they do not have.
+fn meaningful(text: Option<&str>) -> Option<&str> {
+    const FILLERS: &[&str] = &["(null)", "none", "null", "n/a", "unknown", "default string"];
+    let text = text.map(str::trim).filter(|t| t.chars().count() > 2)?;
+    let mut chars = text.chars().filter(|c| c.is_alphanumeric());
+    let first = chars.next()?;
+    let one_letter = chars.all(|c| c == first);
+    (!one_letter && !FILLERS.contains(&text.to_ascii_lowercase().as_str())).then_some(text)
 }
 
 pub fn is_blank(present: &Layout, disk: &Disk) -> bool {
@@ -60,7 +84,7 @@ pub fn is_blank(present: &Layout, disk: &Disk) -> bool {
 /// What people call a disk.
 pub fn name(disk: &Disk) -> String {
     let model = disk.model.as_deref().unwrap_or("unknown model");
-    let serial = disk.serial.as_deref().unwrap_or("none");
+    let serial = serial(disk).unwrap_or("none");
     format!("{model}, serial {serial}, {}", size(disk.size_bytes))
 }
 

@@ -76,8 +76,8 @@ pub fn map(
     let mut mapper =
         Mapper { present, recorded, lost, free, pairs: BTreeMap::new(), needs, content, answers };
     mapper.by_answer(kept, problems);
-    mapper.by_key("the same WWN", |d| d.wwn.clone());
-    mapper.by_key("the same serial number", |d| d.serial.clone());
+    mapper.by_key("the same WWN", consent::wwn);
+    mapper.by_key("the same serial number", consent::serial);
     mapper.by_place_of();
     mapper.by_content();
     mapper.twins("the same model and size", |d| {
@@ -142,10 +142,10 @@ impl<'a> Mapper<'a> {
     }
 
     /// Pairs where exactly one disk on each side has the key.
-    fn by_key(&mut self, why: &str, key: impl Fn(&Disk) -> Option<String>) {
+    fn by_key(&mut self, why: &str, key: fn(&Disk) -> Option<&str>) {
         for old in self.lost.clone() {
-            let Some(wanted) = key(old).filter(|k| !k.trim().is_empty()) else { continue };
-            let has_it = |d: &&Disk| key(d).as_ref() == Some(&wanted);
+            let Some(wanted) = key(old) else { continue };
+            let has_it = |d: &&Disk| key(d) == Some(wanted);
             // Also among those already matched: a serial number that two disks share means nothing.
             let recorded = self.recorded.disk.iter().filter(has_it).count();
             let present = self.present.disk.iter().filter(has_it).count();

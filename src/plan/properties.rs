@@ -40,7 +40,7 @@ fn machine(seeds: &[Seed], prefix: &str) -> Layout {
     for (seed, letter) in seeds.iter().zip('a'..) {
         let name = format!("{prefix}{letter}");
         let mut d = disk(&name, seed.gib * GIB);
-        d.serial = seed.serial.map(|n| format!("S{n}"));
+        d.serial = seed.serial.map(|n| format!("SER{n}"));
         d.path = seed.place.map(|n| format!("pci-{n}"));
         d.model = MODELS[seed.model].map(str::to_owned);
         d.removable = seed.removable;
@@ -78,7 +78,7 @@ proptest! {
         let answers = Answers {
             auto: true,
             map: mapped.iter().map(|(o, n)| (name("sd", *o), name("vd", *n))).collect(),
-            erase: erase.iter().map(|n| format!("S{n}")).collect(),
+            erase: erase.iter().map(|n| format!("SER{n}")).collect(),
             keep: kept
                 .iter()
                 .map(|n| KeptDisk { name: name("vd", *n), why: "is the boot medium".into() })

@@ -251,3 +251,24 @@ fn a_plan_survives_json_and_fits_80_columns() {
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
     assert!(text.starts_with("These disks will be ERASED:"), "{text}");
 }
+
+#[test]
+fn a_made_up_serial_number_is_no_identity() {
+    let mut recorded = raid_node();
+    let mut present = raid_node();
+    gpt(&mut present.disk[0], 99);
+    for filler in ["(null)", "0000000000", "", "unknown"] {
+        recorded.disk[0].serial = Some(filler.into());
+        present.disk[0].serial = Some(filler.into());
+        present.md.clear();
+        present.vg.clear();
+        let text = refused(&recorded, &present, &auto());
+        assert!(text.contains("sda (ACME 20, serial none, 20.0 GiB) would take"), "{text}");
+        assert!(text.contains("rr.erase=sda"), "{text}");
+    }
+    // Nor is one that two disks share.
+    for disk in recorded.disk.iter_mut().chain(&mut present.disk) {
+        disk.serial = Some("QM00001".into());
+    }
+    assert!(refused(&recorded, &present, &auto()).contains("that is not this node's"));
+}

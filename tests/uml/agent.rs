@@ -140,7 +140,9 @@ fn dump() -> Result<String> {
     for (device, kind) in &devices {
         let _ = writeln!(out, "== {device} {kind}");
         let blkid = Cmd::new("blkid").args(["-p", "-o", "export", device]).output()?.text();
-        let mut tags: Vec<_> = blkid.lines().filter(|l| !l.starts_with("DEVNAME")).collect();
+        // The UUID of an array's member (UUID_SUB) is mdadm's to choose.
+        let told = |line: &&str| !line.starts_with("DEVNAME") && !line.starts_with("UUID_SUB");
+        let mut tags: Vec<_> = blkid.lines().filter(told).collect();
         tags.sort_unstable();
         for tag in &tags {
             let _ = writeln!(out, "{device} {tag}");
