@@ -66,7 +66,7 @@ describe() {
 	lsblk --noheadings --raw --paths --output NAME,FSTYPE $disks | sort --unique | while read -r device kind; do
 		case $kind in
 		ext*) echo "== $kind $device" && dumpe2fs -h $device 2>/dev/null |
-			grep -E 'volume name|UUID|features|mount options|[Bb]lock count|Inode count|[Bb]lock size|Inode size|per group|Hash' ;;
+			grep -E 'volume name|UUID|Filesystem features|mount options|[Bb]lock count|Inode count|[Bb]lock size|Inode size|per group|Hash' ;;
 		xfs) echo "== xfs $device" && xfs_db -r -c 'version' -c 'info' -c 'uuid' -c 'label' $device ;;
 		esac
 	done
