@@ -61,8 +61,16 @@ const XSTATE: &str = include_str!("vm/node/uml-xstate.c");
 #[test]
 fn uml_nfs_targets_of_both_versions() {
     const NAME: &str = "uml_nfs_targets_of_both_versions";
-    for needed in ["linux.uml", "cc", "rpc.nfsd", "rpc.mountd", "exportfs", "mount.nfs", "rpcbind"]
-    {
+    for needed in [
+        "linux.uml",
+        "cc",
+        "mkfs.vfat",
+        "rpc.nfsd",
+        "rpc.mountd",
+        "exportfs",
+        "mount.nfs",
+        "rpcbind",
+    ] {
         if rr::sys::tools::find(needed.as_ref()).is_none() {
             eprintln!("{NAME} is skipped: {needed} is not installed");
             return;
@@ -99,16 +107,27 @@ fn uml_nfs_targets_of_both_versions() {
         .unwrap();
     let started = Instant::now();
     while machine.try_wait().unwrap().is_none() {
-        if started.elapsed() > Duration::from_secs(180) {
-            machine.kill().unwrap();
-            machine.wait().unwrap();
-            break;
+        // Some 80 s on an idle machine.
+        if started.elapsed() > Duration::from_secs(600) {
+            end(&mut machine);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
     assert!(log.contains("child ended with 0") && log.contains("1 passed"), "{log}");
     eprintln!("{log}");
+}
+
+/// Ends a machine with the processes that it consists of.
+fn end(machine: &mut std::process::Child) {
+    let pid = machine.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    machine.kill().unwrap();
+    for child in children.unwrap_or_default().split_whitespace() {
+        let child = nix::unistd::Pid::from_raw(child.parse().unwrap());
+        // It may have ended with its parent.
+        let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+    }
 }
 
 fn open(path: &str, options: &str, access: Access) -> anyhow::Result<Arc<dyn Store>> {

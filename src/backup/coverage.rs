@@ -64,6 +64,17 @@ pub fn of_machine(
             coverage.trees.push(mount.path.clone());
         }
     }
+    // A container: its files are worth a backup although there is no machine to recover.
+    let root = mounts.iter().find(|m| m.path == Path::new("/"));
+    if root.is_some_and(|root| root.kind == "overlay") {
+        coverage.trees.push("/".into());
+        coverage.unprotected.push(Unprotected {
+            what: "/".to_owned(),
+            why:
+                "its files are in the backup, but it is an overlay: a recovery does not recreate it"
+                    .to_owned(),
+        });
+    }
     coverage.trees.sort();
     coverage
 }
@@ -144,6 +155,20 @@ mod tests {
         let coverage = of_machine(&mounts, None, place.as_ref(), |_| true);
         assert_eq!(trees(&coverage), ["/"]);
         assert_eq!(coverage.unprotected, []);
+    }
+
+    #[test]
+    fn the_root_of_a_container_is_archived() {
+        let mounts = testing::mounts(&[
+            ("0:40", "/", "/", "overlay"),
+            ("254:0", "/docker/hosts", "/etc/hosts", "ext4"),
+            ("254:0", "/docker/volume", "/data", "ext4"),
+        ]);
+        let is_dir = |path: &Path| path != Path::new("/etc/hosts");
+        let coverage = of_machine(&mounts, None, None, is_dir);
+        assert_eq!(trees(&coverage), ["/", "/data"]);
+        let named: Vec<_> = coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
+        assert_eq!(named, ["/etc/hosts", "/"]);
     }
 
     #[test]
