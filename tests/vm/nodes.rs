@@ -13,6 +13,8 @@ use crate::tree::Tree;
 use crate::uml;
 
 const DISKS: &str = include_str!("node/disks.sh");
+/// No part of how a node is made, and so none of what its name in the cache depends on.
+const READ: &str = include_str!("node/read.sh");
 const NASTY: &str = include_str!("node/nasty.sh");
 
 /// Makes `initrd.img` in the directory `$1` from the tree `$0`, for the node's arrays. On the host,
@@ -123,7 +125,7 @@ impl Node {
 
     /// A shell script for user-mode Linux that has the node's disks.
     pub fn script(&self, work: &str) -> String {
-        format!("{}\n{DISKS}\n{work}\n", self.script)
+        format!("{}\n{DISKS}\n{READ}\n{work}\n", self.script)
     }
 
     /// The directory with this node's disks as they are before anything happens to it: installed,

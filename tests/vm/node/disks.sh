@@ -47,33 +47,3 @@ build() {
 	fi
 	close_disks
 }
-
-# What the disks are, in words that do not change by themselves.
-describe() {
-	for disk in $disks; do
-		echo "== sfdisk $disk" && sfdisk --dump $disk
-	done
-	echo "== blkid" && lsblk --noheadings --raw --paths --output NAME | sort --unique |
-		while read -r device; do blkid --probe --output full "$device" || true; done
-	echo "== lsblk" && lsblk --output NAME,SIZE,TYPE,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PARTTYPE $disks
-	for array in $(lsblk --noheadings --list --paths --output NAME,TYPE $disks | awk '$2 ~ /^raid/ {print $1}' | sort --unique); do
-		echo "== mdadm $array" && mdadm --detail $array |
-			grep -E 'Version|Raid Level|Array Size|Used Dev Size|Raid Devices|Layout|Chunk Size|Bitmap|Name|UUID|/dev/ubd'
-	done
-	echo "== lvm" && pvs --options pv_name,pv_uuid,pv_size,pe_start,vg_name
-	vgs --options vg_name,vg_uuid,vg_extent_size,vg_extent_count
-	lvs --segments --options vg_name,lv_name,lv_uuid,lv_size,segtype,seg_le_ranges,stripes,stripe_size
-	lsblk --noheadings --raw --paths --output NAME,FSTYPE $disks | sort --unique | while read -r device kind; do
-		case $kind in
-		ext*) echo "== $kind $device" && dumpe2fs -h $device 2>/dev/null |
-			grep -E 'volume name|UUID|Filesystem features|mount options|[Bb]lock count|Inode count|[Bb]lock size|Inode size|per group|Hash' ;;
-		xfs) echo "== xfs $device" && xfs_db -r -c 'version' -c 'info' -c 'uuid' -c 'label' $device ;;
-		esac
-	done
-}
-
-# put FILE PATH: copies a file of the shared directory into the node.
-put() {
-	mkdir -p "$(dirname "/mnt/node$2")"
-	cp "$1" "/mnt/node$2"
-}
