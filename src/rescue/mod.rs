@@ -207,7 +207,8 @@ fn add_skeleton(tree: &mut Tree) {
     let files: [(&str, &str); 9] = [
         ("etc/hosts", include_str!("../../rescue/etc/hosts")),
         ("etc/lvm/lvm.conf", include_str!("../../rescue/etc/lvm/lvm.conf")),
-        ("etc/lvm/lvmlocal.conf", "# All is in lvm.conf.\n"),
+        // Without a section LVM refuses the file as soon as --config has a filter.
+        ("etc/lvm/lvmlocal.conf", "local {\n}\n"),
         ("etc/mdadm.conf", include_str!("../../rescue/etc/mdadm.conf")),
         ("etc/mdadm/mdadm.conf", include_str!("../../rescue/etc/mdadm.conf")),
         ("etc/nsswitch.conf", include_str!("../../rescue/etc/nsswitch.conf")),
