@@ -309,7 +309,10 @@ impl Stage<'_> {
             ensure!(failed.trim().is_empty(), "units of the recovered node failed:\n{failed}");
             if self.node().firmware == Firmware::Uefi {
                 let entries = agent.check("efibootmgr --verbose", command_timeout())?;
-                ensure!(entries.contains("debian"), "no boot entry came back:\n{entries}");
+                ensure!(
+                    entries.contains(r"\EFI\grub\grubx64.efi"),
+                    "no boot entry came back:\n{entries}"
+                );
             }
             Ok(())
         })

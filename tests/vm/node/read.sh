@@ -6,7 +6,9 @@ describe() {
 		echo "== sfdisk $disk" && sfdisk --dump $disk
 	done
 	echo "== blkid" && lsblk --noheadings --raw --paths --output NAME | sort --unique |
-		while read -r device; do blkid --probe --output full "$device" || true; done
+		while read -r device; do blkid --probe --output full "$device" || true; done |
+		# mdadm makes up the number of a member anew, and nothing refers to it.
+		sed '/linux_raid_member/s/ UUID_SUB="[^"]*"//'
 	echo "== lsblk" && lsblk --output NAME,SIZE,TYPE,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PARTTYPE $disks
 	for array in $(lsblk --noheadings --list --paths --output NAME,TYPE $disks | awk '$2 ~ /^raid/ {print $1}' | sort --unique); do
 		echo "== mdadm $array" && mdadm --detail $array |
