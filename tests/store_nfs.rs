@@ -273,7 +273,7 @@ fn a_server_that_goes_away_ends_in_an_error() {
         let text = format!("{:#}", open("/export", "", Access::Read).unwrap_err());
         eprintln!("after {:.1?}: {text}", started.elapsed());
         assert!(text.contains("127.0.0.1:/export") && text.contains("\nhint: "), "{text}");
-        assert!(started.elapsed() < Duration::from_secs(35));
+        assert!(started.elapsed() < Duration::from_secs(80));
         Cmd::new("rpc.nfsd")
             .args(["--no-udp", "--grace-time", "10", "--lease-time", "10", "2"])
             .run()

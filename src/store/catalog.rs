@@ -70,7 +70,8 @@ pub struct ArchiveStats {
     /// Chunks in the stream, and how many of them were new.
     pub chunks: u64,
     pub new_chunks: u64,
-    /// BLAKE3 of the whole tar stream, hex.
+    /// Names the whole tar stream: the BLAKE3, hex, of its chunks' ids in order. (The stream itself
+    /// is not hashed: what did not change since the parent is not read.)
     #[serde(default)]
     pub stream_blake3: String,
 }

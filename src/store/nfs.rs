@@ -30,7 +30,7 @@ use crate::sys::{mount, tools};
 
 const OPTIONS: &str = "timeo=600,retrans=4,nolock,retry=0,nosuid,nodev,noexec";
 const CONNECT: Duration = Duration::from_secs(5);
-const MOUNT: Duration = Duration::from_secs(25);
+const MOUNT: Duration = Duration::from_secs(60);
 /// Each process has a mount namespace of its own on it, so that one name is enough.
 const MOUNT_POINT: &str = "/run/rr/target";
 const NFS_PORT: u16 = 2049;

@@ -208,6 +208,8 @@ const MD_EXAMINE: &[&str] = &[
     "Device Role",
     "Internal Bitmap",
 ];
+/// Not the reserved GDT blocks: a filesystem that has grown has fewer than one made at that size,
+/// and all that they tell is how far it could still grow online.
 const EXT: &[&str] = &[
     "Filesystem volume name",
     "Filesystem UUID",
@@ -222,7 +224,6 @@ const EXT: &[&str] = &[
     "Block size",
     "Fragment size",
     "Group descriptor size",
-    "Reserved GDT blocks",
     "Blocks per group",
     "Inodes per group",
     "Inode blocks per group",
