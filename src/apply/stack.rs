@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::wipe::wipe_new;
+use super::wipe::{wipe_data_start, wipe_new};
 use crate::plan::step::{Argv, CreateMd, CreateVg};
 use crate::plan::{Plan, Step};
 use crate::sys::run::Cmd;
@@ -25,6 +25,9 @@ const DM_RULES: &[&str] =
 
 pub fn create_md(step: &Step, create: &CreateMd) -> Result<()> {
     modprobe(&create.md.level);
+    for member in create.members.iter().filter(|member| *member != "missing") {
+        wipe_data_start(member, create.md.data_offset_bytes.unwrap_or(0))?;
+    }
     run_all(&step.commands(""))?;
     let name = &create.md.name;
     let found = wait_for(Path::new(&create.md.dev()))?;

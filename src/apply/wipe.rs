@@ -59,6 +59,16 @@ pub fn wipe_new(name: &str) -> Result<()> {
     udev::settle()
 }
 
+/// Erases where the data of an array will start on this member. What an earlier array held there
+/// would otherwise show as soon as the array appears, and be activated by udev before
+/// [`wipe_new`] gets at it.
+pub fn wipe_data_start(member: &str, data_offset_bytes: u64) -> Result<()> {
+    let name = member.trim_start_matches("/dev/");
+    let file = open(name)?;
+    let left = ioctl::size_bytes(&file)?.saturating_sub(data_offset_bytes);
+    zero_ends(&mut &file, data_offset_bytes, left).with_context(|| format!("erasing /dev/{name}"))
+}
+
 fn open(name: &str) -> Result<File> {
     let dev = Path::new("/dev").join(name);
     File::options()

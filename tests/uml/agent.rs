@@ -80,8 +80,10 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     };
     let present = probe::read(&ui)?;
     if let Expect::Refused(part) = case.expect {
-        // Disks here have a place; it must not help.
-        recorded.disk.iter_mut().for_each(|disk| disk.path = None);
+        // Disks here have a place; it must not help where they are blank.
+        if matches!(case.target, Target::Blank(_)) {
+            recorded.disk.iter_mut().for_each(|disk| disk.path = None);
+        }
         let planned = plan::plan(&recorded, &present, &answers);
         let Err(refusal) = planned else {
             bail!(

@@ -236,7 +236,7 @@ printf 'label: gpt\nsize=400M\ntype=linux\n' | sfdisk /dev/ubdb
 udevadm settle
 mkfs.xfs -q -L system /dev/ubdb1
 mkfs.xfs -q -m rmapbt=1,reflink=0,bigtime=0 -i size=1024 -d agcount=6 -n size=8192 /dev/ubdb2
-mkfs.xfs -q -d sunit=128,swidth=512 -l size=64m /dev/ubdc
+mkfs.xfs -q -d agcount=2,sunit=128,swidth=512 -l size=64m /dev/ubdc
 mount /dev/ubdb1 /node
 mkdir /node/a /node/b
 mount /dev/ubdb2 /node/a
