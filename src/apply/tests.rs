@@ -31,8 +31,13 @@ fn partition(number: u32, kind: PartitionKind, start: u64, size: u64, sector: u6
 }
 
 /// The table on a sparse file of that size.
+/// sfdisk puts a `p` before a partition's number where the name ends in a digit: these never do.
+fn disk_file() -> tempfile::NamedTempFile {
+    tempfile::Builder::new().suffix(".disk").tempfile().unwrap()
+}
+
 fn written(step: &WriteTable) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let mut file = disk_file();
     file.as_file().set_len(step.size_bytes).unwrap();
     for (at, bytes) in image(step, step.size_bytes).unwrap() {
         file.seek(SeekFrom::Start(at)).unwrap();
@@ -108,7 +113,7 @@ fn sfdisk_reads_what_its_script_would_write() {
         };
         let ours = written(&step);
         Cmd::new("sfdisk").arg("--verify").arg(ours.path()).run().unwrap();
-        let theirs = tempfile::NamedTempFile::new().unwrap();
+        let theirs = disk_file();
         theirs.as_file().set_len(step.size_bytes).unwrap();
         let script = crate::plan::render::sfdisk(&step);
         let args = ["--quiet", "--no-reread"];
