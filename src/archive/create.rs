@@ -9,10 +9,10 @@
 //! file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -27,6 +27,7 @@ use super::pack::{Full, Holds, Packer, Putter};
 use super::previous::Previous;
 use super::run::{self, Built};
 use super::select::Select;
+use super::view::View;
 use super::warnings::Warnings;
 use super::{CreateOptions, Created, pax, recipe, walk};
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
@@ -159,6 +160,7 @@ struct Shared<'a> {
     known: Option<RwLock<HashMap<Id, Place>>>,
     budget: Budget,
     failed: &'a AtomicBool,
+    view: Arc<View>,
 }
 
 fn pipeline(
@@ -170,6 +172,9 @@ fn pipeline(
 ) -> Result<Made> {
     let warnings = Warnings::default();
     let failed = AtomicBool::new(false);
+    let root = &options.root;
+    let view = View::of_trees(root, select.trees())
+        .with_context(|| format!("opening {}", root.display()))?;
     let shared = Shared {
         options,
         warnings: &warnings,
@@ -177,6 +182,7 @@ fn pipeline(
         known: index.map(|index| RwLock::new(known_frames(index))),
         budget: Budget::default(),
         failed: &failed,
+        view: Arc::new(view),
     };
     let putter = Putter::new(store, &options.generation, &failed);
     let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
@@ -231,8 +237,6 @@ fn feed(
     jobs: &Sender<Work>,
 ) -> Result<()> {
     let options = shared.options;
-    let root: &Path = &options.root;
-    let dirs = Dirs::new(root).with_context(|| format!("opening {}", root.display()))?;
     let previous = index.filter(|_| !options.full).map(|index| Previous::new(index, store));
     let mut sequence = 0;
     let walked = {
@@ -244,8 +248,9 @@ fn feed(
             sequence += 1;
             jobs.send(Work { sequence, cost, job }).is_ok()
         };
-        let mut feed = Feed::new(dirs, previous, shared.warnings, emit);
-        walk::walk(root, select, shared.warnings, |found| feed.take(found)).map(|()| feed.finish())
+        let mut feed = Feed::new(shared.dirs(), previous, shared.warnings, emit);
+        walk::walk(shared.dirs(), select, shared.warnings, |found| feed.take(found))
+            .map(|()| feed.finish())
     };
     if walked.is_err() {
         shared.fail();
@@ -254,6 +259,10 @@ fn feed(
 }
 
 impl Shared<'_> {
+    fn dirs(&self) -> Dirs {
+        Dirs::new(Arc::clone(&self.view))
+    }
+
     fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.budget.wake();
@@ -324,10 +333,9 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(shared: &'a Shared<'a>) -> Result<Worker<'a>> {
-        let root = &shared.options.root;
         Ok(Worker {
             shared,
-            dirs: Dirs::new(root).with_context(|| format!("opening {}", root.display()))?,
+            dirs: shared.dirs(),
             zstd: compressor(shared.options.level)?,
             plain: Vec::new(),
             frame: Vec::new(),

@@ -1,18 +1,21 @@
 //! Directories by descriptor: how paths of any length are reached without following a symbolic
 //! link anywhere on the way.
 //!
-//! Each part of a path is opened by itself, relative to its parent. The descriptors of the last
-//! path are kept, so that going through a tree in its order opens each directory about once.
+//! Each part of a path is opened by itself, relative to its parent, or is where the [`View`] has a
+//! filesystem. The descriptors of the last path are kept, so that going through a tree in its order
+//! opens each directory about once.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::view::View;
 use crate::sys::fs::{self, XattrOf};
 
 /// How many descriptors are kept. Deeper paths are walked again from the last one kept.
@@ -20,7 +23,7 @@ const KEPT: usize = 64;
 
 #[derive(Debug)]
 pub struct Dirs {
-    root: OwnedFd,
+    view: Arc<View>,
     /// The path whose directories are open below.
     path: Vec<u8>,
     /// One for each part of `path`.
@@ -48,11 +51,31 @@ fn flags() -> OFlag {
 }
 
 impl Dirs {
-    pub fn new(root: &Path) -> io::Result<Dirs> {
-        // The root itself may be reached through symbolic links: the caller named it.
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(root, flags, Mode::empty())?;
-        Ok(Dirs { root, path: Vec::new(), open: Vec::new() })
+    pub fn new(view: Arc<View>) -> Dirs {
+        Dirs { view, path: Vec::new(), open: Vec::new() }
+    }
+
+    /// In the tree below `root` as everybody sees it.
+    pub fn plain(root: &Path) -> io::Result<Dirs> {
+        Ok(Dirs::new(Arc::new(View::plain(root)?)))
+    }
+
+    /// A directory, and the name in it by which `path` is reached; `.` for the root of a filesystem.
+    pub fn at<'p>(&mut self, path: &'p [u8]) -> io::Result<(BorrowedFd<'_>, &'p [u8])> {
+        let Some((parent, name)) = split(path).filter(|_| self.view.mount(path).is_none()) else {
+            return Ok((self.get(path)?, b"."));
+        };
+        Ok((self.get(parent)?, name))
+    }
+
+    pub fn stat(&mut self, path: &[u8]) -> io::Result<fs::Stat> {
+        let (dir, name) = self.at(path)?;
+        fs::stat_at(dir, &fs::c_name(name)?)
+    }
+
+    /// Whether a directory with this status is where a filesystem is mounted.
+    pub fn is_mount(&self, path: &[u8], stat: &fs::Stat, parent_dev: (u32, u32)) -> bool {
+        self.view.is_mount(path, stat, parent_dev)
     }
 
     /// The directory at `path`.
@@ -72,8 +95,8 @@ impl Dirs {
             self.enter(path, make)?;
         }
         // The last one is never let go: the gaps are further up.
-        let last = self.open.last().and_then(Option::as_ref).unwrap_or(&self.root);
-        Ok(last.as_fd())
+        let last = self.open.last().and_then(Option::as_ref);
+        Ok(last.map_or(self.view.root(), AsFd::as_fd))
     }
 
     /// Keeps only what `path` has in common with the path that is open.
@@ -92,9 +115,14 @@ impl Dirs {
     fn enter(&mut self, path: &[u8], make: bool) -> io::Result<()> {
         let from = self.open.len();
         for part in parts(path).skip(from) {
-            let parent = self.open.last().and_then(Option::as_ref).unwrap_or(&self.root);
-            let fd = open_part(parent.as_fd(), part, make)?;
-            self.path = join(&self.path, part);
+            let path = join(&self.path, part);
+            let parent = self.open.last().and_then(Option::as_ref);
+            let parent = parent.map_or(self.view.root(), AsFd::as_fd);
+            let fd = match self.view.mount(&path) {
+                Some(mount) => mount.try_clone_to_owned()?,
+                None => open_part(parent, part, make)?,
+            };
+            self.path = path;
             self.open.push(Some(fd));
             if let Some(old) = self.open.len().checked_sub(KEPT + 1) {
                 self.open[old] = None;
@@ -149,7 +177,7 @@ mod tests {
     #[test]
     fn deep_paths_and_detours_are_reached() {
         let tmp = tempfile::tempdir().unwrap();
-        let mut dirs = Dirs::new(tmp.path()).unwrap();
+        let mut dirs = Dirs::plain(tmp.path()).unwrap();
         let deep = vec!["d".repeat(200); 100].join("/").into_bytes();
         dirs.get_or_make(&deep).unwrap();
         dirs.get_or_make(&join(&deep, b"x")).unwrap();
@@ -160,7 +188,7 @@ mod tests {
             crate::sys::fs::stat_at(fd, c"").unwrap().ino
         };
         let (a, b) = (stat(&mut dirs, up), stat(&mut dirs, &deep));
-        let mut fresh = Dirs::new(tmp.path()).unwrap();
+        let mut fresh = Dirs::plain(tmp.path()).unwrap();
         assert_eq!((a, b), (stat(&mut fresh, up), stat(&mut fresh, &deep)));
         assert_ne!(a, b);
         assert!(dirs.get(b"missing").is_err());
@@ -172,7 +200,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), tmp.path().join("a")).unwrap();
-        let mut dirs = Dirs::new(tmp.path()).unwrap();
+        let mut dirs = Dirs::plain(tmp.path()).unwrap();
         assert!(dirs.get(b"a").is_err());
         dirs.get_or_make(b"a/b").unwrap();
         assert!(tmp.path().join("a").symlink_metadata().unwrap().is_dir());

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::fcntl::readlinkat;
 
 use super::chunk::{self, Cutter};
-use super::dirs::{Dirs, split};
+use super::dirs::Dirs;
 use super::entry::{Entry, Kind, Time, shown};
 use super::index::Chunk;
 use super::pax::{self, padding};
@@ -154,8 +154,7 @@ impl<'a> Feed<'a> {
     }
 
     fn read_link(&mut self, entry: &mut Entry) -> bool {
-        let (dir, name) = split(&entry.path).unwrap_or((b"", b"."));
-        let target = self.dirs.get(dir).and_then(|dir| Ok(readlinkat(dir, name)?));
+        let target = self.dirs.at(&entry.path).and_then(|(dir, name)| Ok(readlinkat(dir, name)?));
         match target {
             Ok(target) => {
                 entry.link = std::os::unix::ffi::OsStringExt::into_vec(target);

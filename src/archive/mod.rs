@@ -100,6 +100,7 @@ mod select;
 mod table;
 mod tar;
 mod verify;
+mod view;
 mod walk;
 mod warnings;
 

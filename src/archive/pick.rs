@@ -134,7 +134,7 @@ pub fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
 }
 
 fn missing_above(paths: &[Vec<u8>], options: &ExtractOptions) -> Result<HashSet<Vec<u8>>> {
-    let mut dirs = Dirs::new(&options.root)?;
+    let mut dirs = Dirs::plain(&options.root)?;
     let mut missing = HashSet::new();
     for path in paths {
         let mut path = path.as_slice();

@@ -38,7 +38,7 @@ pub struct Placer<'a> {
 
 impl<'a> Placer<'a> {
     pub fn new(root: &Path, warnings: &'a Warnings) -> io::Result<Placer<'a>> {
-        Ok(Placer { dirs: Dirs::new(root)?, warnings, is_root: Uid::effective().is_root() })
+        Ok(Placer { dirs: Dirs::plain(root)?, warnings, is_root: Uid::effective().is_root() })
     }
 
     /// A new, empty, private file in place of whatever is there.

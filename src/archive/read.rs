@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::dirs::{Dirs, split};
+use super::dirs::Dirs;
 use super::entry::{Entry, Extra, Kind};
 use super::flags;
 use super::warnings::Warnings;
@@ -21,8 +21,7 @@ const SKIPPED_XATTRS: [&[u8]; 1] = [b"security.evm"];
 
 /// Opens a file or directory for reading, without touching its access time where that is allowed.
 pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
-    let (dir, name) = split(path).unwrap_or((b"", b"."));
-    let dir = dirs.get(dir)?;
+    let (dir, name) = dirs.at(path)?;
     // NONBLOCK: it may have become a fifo meanwhile, which nobody writes to.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let fd = match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {

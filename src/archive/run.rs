@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::codec::Id;
-use super::dirs::{Dirs, split};
+use super::dirs::Dirs;
 use super::entry::{Entry, Kind, shown};
 use super::pax::{self, padding};
 use super::read::{self, Held, Item};
@@ -92,8 +92,8 @@ fn append(
             pax::append_head(plain, entry, &extra);
         }
         Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
-            let (dir, name) = split(&entry.path).unwrap_or((b"", b"."));
-            let extra = read::extra_of_special(dirs.get(dir)?, name)?;
+            let (dir, name) = dirs.at(&entry.path)?;
+            let extra = read::extra_of_special(dir, name)?;
             pax::append_head(plain, entry, &extra);
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn files_that_change_under_the_reader_leave_a_valid_stream() {
         let dir = tempfile::tempdir().unwrap();
-        let mut dirs = Dirs::new(dir.path()).unwrap();
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
         for name in ["grew", "gone", "shrank\n", "steady"] {
             std::fs::write(dir.path().join(name), b"0123456789").unwrap();
         }

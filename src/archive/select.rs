@@ -40,6 +40,10 @@ impl Select {
         Ok(Select { trees, exclude })
     }
 
+    pub fn trees(&self) -> impl Iterator<Item = &[u8]> {
+        self.trees.iter().map(Vec::as_slice)
+    }
+
     pub fn is_tree(&self, path: &[u8]) -> bool {
         self.trees.iter().any(|tree| tree == path)
     }

@@ -6,17 +6,20 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nix::fcntl::readlinkat;
 
-use super::dirs::{Dirs, split};
+use super::dirs::Dirs;
 use super::entry::{Entry, Kind};
 use super::fetch::Sequential;
 use super::index::Index;
 use super::read;
 use super::tar::{self, Head};
+use super::view::View;
 use super::warnings::Warnings;
+use crate::layout::mount::unescape;
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
 use crate::ui::Ui;
@@ -42,7 +45,11 @@ pub fn verify_root(
 ) -> Result<Verified> {
     let index = Index::open(manifest, store)?;
     let progress = ui.progress("verifying", manifest.archive.stream_bytes, Unit::Bytes);
-    let dirs = Dirs::new(root).with_context(|| format!("opening {}", root.display()))?;
+    let trees: Vec<_> = manifest.tree.iter().filter_map(|tree| unescape(tree)).collect();
+    let trees: Vec<_> = trees.iter().map(|tree| tree.strip_prefix(b"/").unwrap_or(tree)).collect();
+    let view = View::of_trees(root, trees);
+    let view = view.with_context(|| format!("opening {}", root.display()))?;
+    let dirs = Dirs::new(Arc::new(view));
     let mut verifier = Verifier { dirs, differences: Warnings::default(), entries: 0, big: None };
     let mut reader = Sequential::new(&index, store);
     for chunk in &index.chunks {
@@ -114,8 +121,7 @@ impl Verifier {
     /// Everything but data. A file is returned for its data to be compared.
     fn compare(&mut self, head: &Head) -> io::Result<Option<Open>> {
         let Head { entry: was, .. } = head;
-        let (parent, name) = split(&was.path).unwrap_or((b"", b"."));
-        let stat = self.dirs.get(parent).and_then(|dir| fs::stat_at(dir, &fs::c_name(name)?));
+        let stat = self.dirs.stat(&was.path);
         let stat = match stat {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.differ(was, "is missing");
@@ -124,8 +130,7 @@ impl Verifier {
             stat => stat?,
         };
         if was.kind == Kind::HardLink {
-            let (parent, name) = split(&was.link).unwrap_or((b"", b"."));
-            let first = fs::stat_at(self.dirs.get(parent)?, &fs::c_name(name)?)?;
+            let first = self.dirs.stat(&was.link)?;
             if (first.dev, first.ino) != (stat.dev, stat.ino) {
                 self.differ(was, "is no hard link any more");
             }
@@ -136,7 +141,7 @@ impl Verifier {
             return Ok(None);
         }
         let mut is = Entry::new(was.path.clone(), was.kind, &stat);
-        let dir = self.dirs.get(parent)?;
+        let (dir, name) = self.dirs.at(&was.path)?;
         let is_fat = fs::is_fat(dir);
         if was.kind == Kind::Symlink {
             is.link = std::os::unix::ffi::OsStringExt::into_vec(readlinkat(dir, name)?);
@@ -147,7 +152,10 @@ impl Verifier {
         };
         let extra = match &file {
             Some(file) => read::extra(file, &is, u64::MAX)?,
-            None => read::extra_of_special(self.dirs.get(parent)?, name)?,
+            None => {
+                let (dir, name) = self.dirs.at(&was.path)?;
+                read::extra_of_special(dir, name)?
+            }
         };
         let close = |a: i64, b: i64| a.abs_diff(b) <= 2;
         let same_time = was.mtime == is.mtime || is_fat && close(was.mtime.sec, is.mtime.sec);

@@ -1,12 +1,9 @@
 //! Goes through the trees in the order of the stream: a directory, then what is in it, by the
 //! bytes of the names.
 //!
-//! Other filesystems are not entered, unless they are a tree of the backup themselves; what they
-//! are mounted on is archived as an empty directory. So each path comes once, and the order does
-//! not depend on where filesystems are mounted.
-
-use std::os::fd::AsFd;
-use std::path::Path;
+//! Other filesystems are not entered, unless they are a tree of the backup themselves: the
+//! [`View`] shows what is below them. So each path comes once, and the order does not depend on where
+//! filesystems are mounted.
 
 use anyhow::{Context, Result};
 use nix::dir::Dir;
@@ -17,7 +14,7 @@ use super::dirs::{Dirs, join};
 use super::entry::shown;
 use super::select::{Select, Way};
 use super::warnings::Warnings;
-use crate::sys::fs::{self, Stat};
+use crate::sys::fs::Stat;
 
 /// A file that the walk came to.
 #[derive(Debug)]
@@ -34,24 +31,22 @@ struct Level {
     names: std::vec::IntoIter<Vec<u8>>,
 }
 
-/// Calls `each` for everything that `select` selects below `root`, until it says false.
+/// Calls `each` for everything that `select` selects in `dirs`, until it says false.
 ///
 /// # Errors
 /// When the root can't be read. Anything else that can't be read is a warning.
 pub fn walk(
-    root: &Path,
+    mut dirs: Dirs,
     select: &Select,
     warnings: &Warnings,
     mut each: impl FnMut(Found) -> bool,
 ) -> Result<()> {
-    let mut dirs = Dirs::new(root).with_context(|| format!("opening {}", root.display()))?;
-    let stat =
-        fs::stat_at(dirs.get(b"")?, c"").with_context(|| format!("reading {}", root.display()))?;
+    let stat = dirs.stat(b"").context("reading the root")?;
     let way = if select.is_tree(b"") { Way::In } else { Way::Towards };
     if !each(Found { path: Vec::new(), stat }) {
         return Ok(());
     }
-    let names = names(&mut dirs, b"").with_context(|| format!("reading {}", root.display()))?;
+    let names = names(&mut dirs, b"").context("reading the root")?;
     let mut levels = vec![Level { path: Vec::new(), way, dev: stat.dev, names: names.into_iter() }];
     while let Some(level) = levels.last_mut() {
         let Some(name) = level.names.next() else {
@@ -65,8 +60,7 @@ pub fn walk(
         if level.way == Way::Towards && !select.is_tree(&path) && !select.leads_to_tree(&path) {
             continue;
         }
-        let stat = dirs.get(&level.path).and_then(|dir| fs::stat_at(dir, &fs::c_name(&name)?));
-        let mut stat = match stat {
+        let stat = match dirs.stat(&path) {
             Ok(stat) => stat,
             Err(error) => {
                 warnings.add(format!("{} is not archived: {error}", shown(&path)));
@@ -74,15 +68,8 @@ pub fn walk(
             }
         };
         let is_dir = stat.mode & libc::S_IFMT == libc::S_IFDIR;
-        let mount_root = is_dir && stat.mount_root.unwrap_or(stat.dev != level.dev);
-        let way = select.way(&path, level.way, mount_root);
-        if mount_root && way == Way::Out {
-            // Only what is mounted is not archived. The directory below has an owner, a mode and a
-            // time of its own, and is what a recovered node starts with.
-            let below = dirs.get(&level.path).and_then(fs::without_mounts);
-            stat =
-                below.and_then(|dir| fs::stat_at(dir.as_fd(), &fs::c_name(&name)?)).unwrap_or(stat);
-        }
+        let is_mount = is_dir && dirs.is_mount(&path, &stat, level.dev);
+        let way = select.way(&path, level.way, is_mount);
         if !each(Found { path: path.clone(), stat }) {
             return Ok(());
         }

@@ -11,8 +11,6 @@ pub const VOLATILE: &[(&str, &str)] = &[
     ("/tmp", "its own time changes with what is in it"),
     ("/var/tmp/", "not backed up"),
     ("/var/tmp", "its own time changes with what is in it"),
-    ("/dev/", "below the mount point of the running node's devtmpfs, where nobody sees it"),
-    ("/run/", "below the mount point of the running node's tmpfs, where nobody sees it"),
     ("/var/log", "rr makes its directory in it"),
     ("/var/log/wtmp", "the shutdown after the backup is recorded in it"),
     ("/var/log/rr/", "rr's own logs: of the backup while it ran, and of the recovery"),

@@ -1,0 +1,121 @@
+//! What an archive sees of a machine: each chosen filesystem whole, and nothing that is mounted over
+//! it. What lies below `/dev` or below a dead NFS mount is seen as it is on the disk, and the mount is
+//! never asked anything.
+//!
+//! Every chosen filesystem is a mount of its own ([`fs::without_mounts`]) that only we have. That
+//! needs Linux 5.2 and `CAP_SYS_ADMIN`; without them the tree is seen as everybody sees it, and what
+//! is below foreign mounts stays hidden.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use super::dirs::{Dirs, split};
+use crate::sys::fs;
+
+#[derive(Debug)]
+pub struct View {
+    root: OwnedFd,
+    /// Filesystems that are in the view besides the root's: the chosen ones, and those on the way to
+    /// them. By path, as in [`super::entry::Entry::path`].
+    mounts: BTreeMap<Vec<u8>, OwnedFd>,
+    is_clean: bool,
+}
+
+impl View {
+    /// The tree below `root` as everybody sees it.
+    pub fn plain(root: &Path) -> io::Result<View> {
+        // The root itself may be reached through symbolic links: the caller named it.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(root, flags, Mode::empty())?;
+        Ok(View { root, mounts: BTreeMap::new(), is_clean: false })
+    }
+
+    /// The filesystem of `root`, and those mounted at one of `trees` or on the way there.
+    pub fn of_trees<'a>(
+        root: &Path,
+        trees: impl IntoIterator<Item = &'a [u8]>,
+    ) -> io::Result<View> {
+        let plain = View::plain(root)?;
+        let clean = match fs::without_mounts(plain.root.as_fd()) {
+            Ok(clean) => clean,
+            Err(error) if is_not_ours_to_do(&error) => {
+                log::info!("what is below other filesystems' mount points is not seen: {error}");
+                return Ok(plain);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut dirs = Dirs::new(Arc::new(plain));
+        let mut mounts = BTreeMap::new();
+        for path in trees.into_iter().flat_map(prefixes) {
+            if !mounts.contains_key(path)
+                && let Some(mount) = mount_at(&mut dirs, path)?
+            {
+                mounts.insert(path.to_vec(), mount);
+            }
+        }
+        Ok(View { root: clean, mounts, is_clean: true })
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The root of the filesystem that is mounted at `path` in this view.
+    pub fn mount(&self, path: &[u8]) -> Option<BorrowedFd<'_>> {
+        self.mounts.get(path).map(AsFd::as_fd)
+    }
+
+    /// Whether a directory with this status is where a filesystem is mounted, in this view.
+    pub fn is_mount(&self, path: &[u8], stat: &fs::Stat, parent_dev: (u32, u32)) -> bool {
+        if self.is_clean {
+            return self.mounts.contains_key(path);
+        }
+        stat.mount_root.unwrap_or(stat.dev != parent_dev)
+    }
+}
+
+/// An old kernel, a user who may not, a sandbox.
+fn is_not_ours_to_do(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL))
+}
+
+/// `a`, `a/b` and `a/b/c` of `a/b/c`.
+fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at);
+    slashes.chain([path.len()]).map(move |end| &path[..end]).filter(|path| !path.is_empty())
+}
+
+/// A mount of our own of the filesystem that is mounted at `path`. None when there is none: a tree
+/// may be any directory or file, or missing.
+fn mount_at(dirs: &mut Dirs, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+    let parent = split(path).map_or(&b""[..], |(parent, _)| parent);
+    let Ok(parent) = dirs.get(parent).and_then(|dir| fs::stat_at(dir, c"")) else {
+        return Ok(None);
+    };
+    let Ok(dir) = dirs.get(path) else { return Ok(None) };
+    let stat = fs::stat_at(dir, c"")?;
+    if !stat.mount_root.unwrap_or(stat.dev != parent.dev) {
+        return Ok(None);
+    }
+    fs::without_mounts(dir).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_filesystems_on_the_way_are_thought_of() {
+        let found: Vec<_> = prefixes(b"run/media/disk").collect();
+        assert_eq!(found, [&b"run"[..], b"run/media", b"run/media/disk"]);
+        assert_eq!(prefixes(b"").count(), 0);
+    }
+}
