@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::wipe::{wipe_data_start, wipe_new};
 use crate::plan::step::{Argv, CreateMd, CreateVg};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Step, fscmd};
 use crate::sys::run::Cmd;
 use crate::sys::{ioctl, udev};
 
@@ -87,7 +87,13 @@ pub fn modprobe(module: &str) {
 }
 
 pub fn run_all(commands: &[Argv]) -> Result<()> {
-    commands.iter().try_for_each(|argv| command(argv)?.run())
+    commands.iter().try_for_each(|argv| {
+        let result = command(argv)?.run();
+        match fscmd::for_older_tool(argv) {
+            Some(older) if result.is_err() => command(&older)?.run(),
+            _ => result,
+        }
+    })
 }
 
 fn command(argv: &[String]) -> Result<Cmd> {

@@ -107,6 +107,9 @@ const XFS_V4_FLAGS: &[(&str, &[&str])] =
 
 fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
     let mut argv = words(&["mkfs.xfs", "-q", "-f"]);
+    if fs.xfs.as_ref().is_some_and(is_made_no_more) {
+        argv.push(UNSUPPORTED.into());
+    }
     push_if(&mut argv, "-L", &fs.label);
     let Some(xfs) = &fs.xfs else {
         if !fs.uuid.is_empty() {
@@ -148,6 +151,26 @@ fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
     }
     argv.push(dev.into());
     argv
+}
+
+/// mkfs.xfs since 5.19 makes with this alone what older ones made: filesystems of less than 300 MB,
+/// with a log of less than 64 MB or a single allocation group. The kernel still takes them all.
+const UNSUPPORTED: &str = "--unsupported";
+const XFS_LEAST_BYTES: u64 = 300 << 20;
+const XFS_LEAST_LOG_BYTES: u64 = 64 << 20;
+
+fn is_made_no_more(xfs: &XfsOptions) -> bool {
+    let bytes = |blocks: u64| blocks.saturating_mul(xfs.block_bytes);
+    bytes(xfs.blocks) < XFS_LEAST_BYTES
+        || bytes(xfs.log_blocks) < XFS_LEAST_LOG_BYTES
+        || xfs.agcount < 2
+}
+
+/// The same command for a program that is too old for a switch in it. Such a program ends before
+/// it writes anything.
+pub fn for_older_tool(argv: &Argv) -> Option<Argv> {
+    let older: Argv = argv.iter().filter(|word| *word != UNSUPPORTED).cloned().collect();
+    (argv.first().is_some_and(|program| program == "mkfs.xfs") && older != *argv).then_some(older)
 }
 
 fn xfs_data(xfs: &XfsOptions) -> Vec<String> {

@@ -48,7 +48,8 @@ fn machine(seeds: &[Seed], prefix: &str) -> Layout {
             gpt(&mut d, guid + 1);
             let part = partition(&name, 1, MIB, GIB / 2);
             let fs = fs(&part.id, "ext4", GIB / 2);
-            layout.mount.push(mount(&format!("/{name}"), &fs.id));
+            let path = if layout.mount.is_empty() { "/".to_owned() } else { format!("/{name}") };
+            layout.mount.push(mount(&path, &fs.id));
             layout.fs.push(fs);
             layout.partition.push(part);
         }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::step::{MountFs, Release, Step, Wipe, WriteTable};
-use super::{Plan, Problem, consent};
+use super::step::{Argv, MountFs, Release, Step, Wipe, WriteTable};
+use super::{Plan, Problem, consent, fscmd};
 use crate::layout::units::size;
 use crate::layout::{PartitionKind, Table};
 
@@ -170,9 +170,10 @@ pub(super) fn script(plan: &Plan) -> String {
 }
 
 fn commands(step: &Step, metadata: &str, out: &mut String) {
+    let line = |argv: &Argv| argv.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" ");
     for argv in step.commands(metadata) {
-        let words: Vec<_> = argv.iter().map(|w| quote(w)).collect();
-        let _ = writeln!(out, "{}", words.join(" "));
+        let older = fscmd::for_older_tool(&argv).map(|older| format!(" || {}", line(&older)));
+        let _ = writeln!(out, "{}{}", line(&argv), older.unwrap_or_default());
     }
 }
 

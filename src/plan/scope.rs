@@ -59,9 +59,27 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     layout.swap.retain(|s| stays(&s.on));
     layout.mount.retain(|m| !m.target && stays(&m.fs));
     layout.fs.retain(|f| stays(&f.on));
+    check_root(recorded, &layout, problems);
     drop_unknown_filesystems(&mut layout, &mut notes, problems);
     check_kinds(&layout, problems);
     Scope { layout, notes }
+}
+
+/// Files that are restored to a place where nothing is mounted would land in the rescue system.
+fn check_root(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) {
+    let is_root = |m: &&Mount| m.path.as_path() == std::path::Path::new("/");
+    if scope.mount.iter().any(|m| is_root(&m)) {
+        return;
+    }
+    let why = match recorded.mount.iter().find(is_root) {
+        Some(mount) if mount.target => "the filesystem of / is marked as the backup's own",
+        Some(_) => "what / is on does not come back",
+        None => "the recorded layout mounts nothing at /",
+    };
+    problems.push(Problem::new(
+        format!("{why}: there is no machine to rebuild"),
+        "restore files alone with rr restore --to DIR, or correct layout.toml",
+    ));
 }
 
 /// Used by the node, and not only to hold the backup.

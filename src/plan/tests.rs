@@ -229,6 +229,37 @@ fn damaged_layouts_are_refused() {
 }
 
 #[test]
+fn a_machine_without_a_root_is_refused() {
+    let mut recorded = raid_node();
+    recorded.mount.retain(|m| m.path.as_path() != std::path::Path::new("/"));
+    let text = refused(&recorded, &recorded, &auto());
+    assert!(text.contains("the recorded layout mounts nothing at /"), "{text}");
+    let mut recorded = raid_node();
+    recorded.mount.iter_mut().for_each(|m| m.target = true);
+    let text = refused(&recorded, &recorded, &auto());
+    assert!(text.contains("marked as the backup's own"), "{text}");
+}
+
+#[test]
+fn an_xfs_that_is_made_no_more_is_made_all_the_same() {
+    let mut recorded = raid_node();
+    let fs = &mut recorded.fs[0];
+    let xfs = crate::layout::XfsOptions {
+        block_bytes: 4096,
+        blocks: 40_000,
+        agcount: 4,
+        log_blocks: 1368,
+        ..crate::layout::XfsOptions::default()
+    };
+    (fs.kind, fs.size_bytes, fs.xfs) = ("xfs".into(), 40_000 * 4096, Some(xfs));
+    let script = plan(&recorded, &recorded, &auto()).unwrap().render_script();
+    let line = script.lines().find(|l| l.starts_with("mkfs.xfs")).unwrap();
+    let (new, old) = line.split_once(" || ").unwrap();
+    assert!(new.contains(" --unsupported ") && new.contains("-l size=1368b"), "{line}");
+    assert_eq!(new.replace(" --unsupported", ""), old);
+}
+
+#[test]
 fn without_metadata_volumes_are_created_anew_and_the_change_is_told() {
     let mut recorded = raid_node();
     recorded.vg[0].metadata = String::new();

@@ -58,7 +58,7 @@ fn script(text: &str) -> Result<()> {
 fn build(dir: &Path, case: &Case) -> Result<()> {
     script(case.build)?;
     let ui = Ui::detect(false);
-    let layout = probe::read(&ui)?;
+    let layout = recover::as_a_node(probe::read(&ui)?);
     fs::write(dir.join("layout.toml"), schema::render(&layout)?)?;
     for what in &layout.unprotected {
         eprintln!("unprotected: {} {}", what.what, what.why);

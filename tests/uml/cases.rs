@@ -244,6 +244,21 @@ mount /dev/ubdc /node/b
 "#,
         ),
         blank(
+            "xfs_made_no_more",
+            &[800],
+            r#"
+printf 'label: gpt\nsize=200M\nsize=100M\ntype=linux\n' | sfdisk /dev/ubdb
+udevadm settle
+mkfs.xfs -q --unsupported -L boot /dev/ubdb1
+mkfs.xfs -q --unsupported -d agcount=1 -l size=8m /dev/ubdb2
+mkfs.xfs -q --unsupported -l size=10m /dev/ubdb3
+mount /dev/ubdb3 /node
+mkdir /node/boot /node/a
+mount /dev/ubdb1 /node/boot
+mount /dev/ubdb2 /node/a
+"#,
+        ),
+        blank(
             "xfs_grown",
             &[1200],
             r#"

@@ -131,7 +131,7 @@ fn back_up(dir: &Path) -> Result<()> {
 }
 
 /// The layout of a node whose root is what is mounted on [`NODE`].
-fn as_a_node(mut layout: Layout) -> Layout {
+pub fn as_a_node(mut layout: Layout) -> Layout {
     for mount in &mut layout.mount {
         if let Ok(inside) = mount.path.as_path().strip_prefix(NODE) {
             mount.path = BytesPath(Path::new("/").join(inside));
