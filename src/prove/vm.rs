@@ -16,6 +16,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The token with which a guest says that it has failed.
 const FAILED: &str = "failed";
 const TAIL_LINES: usize = 25;
+/// An emulated guest reads its keyboard slowly, and a key that it has not read is lost.
+const KEY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The directory of a machine's sockets; short, because a socket's path is limited to 107 bytes.
 #[derive(Debug)]
@@ -131,6 +133,15 @@ impl Vm {
         self.qmp.ask("send-key", json!({ "keys": keys })).map(drop)
     }
 
+    /// Types a line on the keyboard: what is on the keys of an American one, unshifted.
+    pub fn type_line(&mut self, text: &str) -> Result<()> {
+        for letter in text.chars() {
+            self.press(&key_of(letter)?)?;
+            std::thread::sleep(KEY_PAUSE);
+        }
+        self.press("ret")
+    }
+
     /// Presses the power button.
     pub fn press_power(&mut self) -> Result<()> {
         self.qmp.ask("system_powerdown", json!({})).map(drop)
@@ -178,6 +189,19 @@ impl Vm {
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// QEMU's name for the key with this letter on it.
+fn key_of(letter: char) -> Result<String> {
+    Ok(match letter {
+        'a'..='z' | '0'..='9' => letter.to_string(),
+        ' ' => "spc".to_owned(),
+        '-' => "minus".to_owned(),
+        '.' => "dot".to_owned(),
+        '/' => "slash".to_owned(),
+        '=' => "equal".to_owned(),
+        other => bail!("no key is known for {other:?}"),
+    })
 }
 
 impl Drop for Vm {

@@ -1,6 +1,7 @@
 //! Whole recoveries in virtual machines, one scenario a matrix point: see README.md beside this.
 //!
 //! * [`scenario`] what happens in one, and the comparison at its end
+//! * [`day`] how a recovery goes: unattended, asked, with a server that dies
 //! * [`nodes`] the machines that are backed up, and how their disks are made
 //! * [`tree`] the Debian trees they are made of
 //! * [`uml`] user-mode Linux, in which disks are made and read at native speed
@@ -11,6 +12,7 @@
 //! The same program is its own helper: as `vm treecheck DIRECTORY...` it runs in user-mode Linux.
 
 mod compare;
+mod day;
 mod demo;
 mod lab;
 mod nfs;

@@ -12,6 +12,10 @@ const CUSTOMIZE: &str = include_str!("node/customize.sh");
 const AGENT: &str = include_str!("node/agent.sh");
 const UML_INIT: &str = include_str!("node/uml-init.sh");
 
+/// Of the releases themselves. The archive of security updates forgets files that its lists name,
+/// above all those of old releases.
+const MIRROR: &str = "http://deb.debian.org/debian";
+
 /// The initramfs is made when the kernel is installed: for any hardware, and fast to unpack.
 const INITRAMFS: &str = "mkdir -p \"$1/etc/initramfs-tools/conf.d\"; \
     printf 'COMPRESS=lz4\\nRESUME=none\\n' >\"$1/etc/initramfs-tools/conf.d/lab\"";
@@ -82,6 +86,7 @@ fn make(dir: &Path, suite: &str) -> Result<()> {
         .arg(format!("--customize-hook=sh {} \"$1\" {}", customize.display(), agent.display()))
         .arg(suite)
         .arg(dir.join("tree.tar"))
+        .arg(MIRROR)
         .run()?;
     let root = dir.join("root");
     lab::make_dir(&root)?;
