@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::layout::Disk;
 use crate::plan::step::Release;
 use crate::plan::{self, Plan};
+use crate::sys::mount::MountInfo;
 use crate::sys::run::Cmd;
 use crate::sys::{ioctl, mount, udev};
 
@@ -195,7 +196,8 @@ fn unmount(devices: &BTreeSet<String>) -> Result<()> {
         numbers.insert(number.trim().to_owned());
     }
     let mounts = mount::mounts()?;
-    let roots: Vec<_> = mounts.iter().filter(|m| numbers.contains(&m.device)).collect();
+    let is_on = |m: &&MountInfo| numbers.contains(&format!("{}:{}", m.device.0, m.device.1));
+    let roots: Vec<_> = mounts.iter().filter(is_on).collect();
     if roots.iter().any(|m| m.path == Path::new("/")) {
         bail!(
             "the running system is on a disk that is to be erased\n\

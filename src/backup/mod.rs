@@ -116,7 +116,7 @@ pub(crate) mod testing {
                 format!("1 1 {device} {root} {path} rw shared:1 - {kind} /dev/x rw\n")
             })
             .collect();
-        crate::probe::mounts::parse(text.as_bytes())
+        crate::sys::mount::parse(text.as_bytes())
     }
 
     /// `/` and `/srv` on sda, `/mnt/usb` on sdb, `/data` nowhere.

@@ -136,7 +136,7 @@ pub fn missing_mount(dir: &Path, fstab: &str, mounts: &[MountInfo]) -> Option<Pa
         .map(str::trim)
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_whitespace().nth(1))
-        .map(|field| crate::probe::mounts::unescape_octal(field.as_bytes()))
+        .map(|field| crate::sys::mount::unescape_octal(field.as_bytes()))
         .map(|bytes| {
             PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
         })

@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, sync};
 
 use super::console;
+use crate::sys::mount::mounts;
 
 /// What lives in memory only and may stay.
 const IN_MEMORY: &[&str] = &[
@@ -62,45 +63,19 @@ pub fn power(name: &str) -> ! {
 
 /// Unmounts what is on disks and networks, the newest first. What stays busy becomes read-only.
 fn unmount_all() {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for (kind, path) in mounts.lines().rev().filter_map(parse) {
-        if IN_MEMORY.contains(&kind) {
-            continue;
-        }
-        if let Err(errno) = umount2(path.as_str(), MntFlags::UMOUNT_NOFOLLOW) {
-            console::say(&format!("rr: unmounting {path}: {errno}"));
+    let mounts = mounts().unwrap_or_else(|error| {
+        console::say(&format!("rr: {error:#}"));
+        Vec::new()
+    });
+    for found in mounts.iter().rev().filter(|found| !IN_MEMORY.contains(&found.kind.as_str())) {
+        let path = found.path.as_path();
+        if let Err(errno) = umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
+            console::say(&format!("rr: unmounting {}: {errno}", path.display()));
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
             let none = None::<&str>;
-            if mount(none, path.as_str(), none, flags, none).is_err() {
-                let _ = umount2(path.as_str(), MntFlags::MNT_DETACH);
+            if mount(none, path, none, flags, none).is_err() {
+                let _ = umount2(path, MntFlags::MNT_DETACH);
             }
         }
-    }
-}
-
-/// The kind and the mount point of a line of /proc/self/mounts; blanks stand as `\040` there.
-fn parse(line: &str) -> Option<(&str, String)> {
-    let mut words = line.split(' ').skip(1);
-    let path = words.next()?;
-    let kind = words.next()?;
-    let path = path
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\");
-    Some((kind, path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_read_with_their_blanks() {
-        assert_eq!(
-            parse("/dev/vda1 /mnt/rr/a\\040b ext4 rw,relatime 0 0"),
-            Some(("ext4", "/mnt/rr/a b".to_owned()))
-        );
-        assert_eq!(parse(""), None);
     }
 }

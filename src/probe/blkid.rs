@@ -53,7 +53,7 @@ pub fn parse(text: &str) -> Content {
 }
 
 /// blkid puts a backslash before what a shell would take for its own.
-fn unescape(value: &str) -> String {
+pub fn unescape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     let mut chars = value.chars();
     while let Some(c) = chars.next() {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::mounts::unescape_octal;
+use crate::sys::mount::unescape_octal;
 
 /// A line of `/proc/swaps`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -107,7 +107,8 @@ fn udev_answers_for_several_devices_at_once() {
 
 #[test]
 fn mounts_and_swaps_are_understood() {
-    let mounts = mounts::parse(&std::fs::read(path("debian12/mountinfo")).unwrap());
+    let parse_mounts = crate::sys::mount::parse;
+    let mounts = parse_mounts(&std::fs::read(path("debian12/mountinfo")).unwrap());
     let local: Vec<_> = mounts.iter().filter(|m| m.is_local()).collect();
     assert_eq!(local.len(), 3);
     assert_eq!(local[0].path, Path::new("/mnt/a b"));
@@ -115,12 +116,12 @@ fn mounts_and_swaps_are_understood() {
     assert_eq!(local[1].options, "rw,relatime,attr2,inode64,logbufs=8,logbsize=32k,noquota");
     assert_eq!((local[2].root.as_path(), local[2].kind.as_str()), (Path::new("/sub"), "xfs"));
     let nfs = b"36 1 0:43 / /srv rw shared:1 master:2 - nfs4 host:/a\\040b rw,vers=4.2\n";
-    let nfs = mounts::parse(nfs).remove(0);
+    let nfs = parse_mounts(nfs).remove(0);
     assert!(!nfs.is_local());
     assert_eq!(nfs.source, Path::new("host:/a b"));
     let fuse =
         b"37 1 0:44 / /x rw - fuse.sshfs me@host: rw\n38 1 8:1 / /y rw - fuseblk /dev/sda1 rw\n";
-    let fuse: Vec<bool> = mounts::parse(fuse).iter().map(MountInfo::is_local).collect();
+    let fuse: Vec<bool> = parse_mounts(fuse).iter().map(MountInfo::is_local).collect();
     assert_eq!(fuse, [false, true]);
     let swaps = swaps::parse(&std::fs::read(path("debian12/swaps")).unwrap());
     assert_eq!(swaps, [swaps::Active { path: "/dev/dm-1".into(), file: false }]);

@@ -171,8 +171,7 @@ impl Machine {
             );
         };
         if !self.variables.exists() {
-            std::fs::copy(empty, &self.variables)
-                .with_context(|| format!("copying {empty} to {}", self.variables.display()))?;
+            crate::sys::fs::copy(Path::new(empty), &self.variables)?;
         }
         Ok(vec![
             "-drive".into(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::probe::blkid::unescape;
 use crate::sys::run::Cmd;
 
 /// What `blkid` says about one device.
@@ -91,16 +92,6 @@ fn parse(text: &str) -> Vec<Found> {
         }
     }
     all
-}
-
-/// Undoes the backslash before characters that a shell would take for its own.
-fn unescape(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    let mut chars = value.chars();
-    while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
-    }
-    out
 }
 
 /// Undoes udev's `\x20` in the names of links.

@@ -40,8 +40,11 @@ mod tests {
             ("/mnt/rrr", "tmpfs"),
         ]
         .map(|(path, source)| MountInfo {
-            device: String::new(),
+            device: (8, 1),
+            root: "/".into(),
             path: path.into(),
+            options: "rw".into(),
+            kind: "ext4".into(),
             source: source.into(),
         })
         .into();

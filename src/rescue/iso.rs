@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::menu::Menu;
 use crate::layout::Firmware;
+use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
 
 /// GRUB modules that the menu uses, or grub-mkrescue's own start (`part_*`), and every platform has.
@@ -176,12 +177,6 @@ fn link(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     copy(from, to)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::copy(from, to)
-        .map(drop)
-        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
 #[cfg(test)]

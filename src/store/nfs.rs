@@ -12,7 +12,10 @@
 //!   gives up is no danger: every object is synced, and an error then ends the run, before it gets
 //!   its name. Kernels before 5.1 take `soft`, which says EIO.
 //! * `nolock`: rr takes no file locks, and so a rescue system needs no rpc.statd for NFSv3.
-//! * no `vers`: mount.nfs(8) goes from 4.2 down to what the server has, 3 included.
+//! * `vers=4.1`, and where the server has no 4.1, what mount.nfs(8) finds, 3 included. Of what 4.2
+//!   adds rr needs nothing, and one thing does harm: kernels from 6.6 on read by READ_PLUS, and
+//!   NFS-Ganesha up to 7 answers it with wrong bytes. (Found by a manifest whose hash did not fit,
+//!   Linux 6.12 with Ganesha 4.3.) Who gives `vers` gets it.
 //! * `retry=0`: no second attempts in mount.nfs; its time is limited here.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -139,18 +142,14 @@ fn exports(path: &str) -> Vec<(&str, &str)> {
 
 /// Gives what the server says where it refuses this very path; other failures are errors.
 fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> {
-    let ask = format!("\nhint: is the NFS service up there? rpcinfo -p {host}");
+    let hint = format!("is the NFS service up there? rpcinfo -p {host}");
     let mut said = String::new();
-    for soft in ["softerr", "soft"] {
-        let options = match options.trim() {
-            "" => format!("{soft},{OPTIONS}"),
-            more => format!("{soft},{OPTIONS},{more}"),
-        };
+    for attempt in attempts(options) {
         let output = Cmd::new("mount.nfs")
-            .args([&format!("{host}:{export}"), MOUNT_POINT, "-n", "-o", &options])
+            .args([&format!("{host}:{export}"), MOUNT_POINT, "-n", "-o", &attempt])
             .timeout(MOUNT)
             .output()
-            .map_err(|error| anyhow!("mounting {host}:{export}: {error:#}{ask}"))?;
+            .map_err(|error| anyhow!("mounting {host}:{export}: {error:#}\nhint: {hint}"))?;
         if output.success() {
             return Ok(None);
         }
@@ -158,18 +157,44 @@ fn mount_one(host: &str, export: &str, options: &str) -> Result<Option<String>> 
         if is_refusal(&said) {
             return Ok(Some(said));
         }
-        if said.contains("No such device") {
-            bail!(
-                "mounting {host}:{export}: {said}\nhint: this kernel has no NFS client (modprobe nfs)"
-            );
+        if !is_about_options(&said) {
+            break;
         }
-        if !said.contains("incorrect mount option") {
-            bail!("mounting {host}:{export}: {said}{ask}");
+        log::info!("{host}:{export} can't be mounted with {attempt}: {said}");
+    }
+    let hint = if said.contains("No such device") {
+        "this kernel has no NFS client (modprobe nfs)".to_owned()
+    } else if is_about_options(&said) {
+        format!("target_options.nfs is {options:?}; nfs(5) lists what it can hold")
+    } else {
+        hint
+    };
+    bail!("mounting {host}:{export}: {said}\nhint: {hint}")
+}
+
+/// The mount options to try, the best first.
+fn attempts(options: &str) -> Vec<String> {
+    let has_version = options.split(',').map(str::trim).any(|option| {
+        ["vers=", "nfsvers=", "minorversion="].iter().any(|name| option.starts_with(name))
+            || matches!(option, "v3" | "v4" | "v4.0" | "v4.1" | "v4.2")
+    });
+    let versions: &[&str] = if has_version { &[""] } else { &["vers=4.1", ""] };
+    let mut all = Vec::new();
+    for version in versions {
+        for soft in ["softerr", "soft"] {
+            let parts = [soft, OPTIONS, version, options.trim()];
+            let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            all.push(parts.join(","));
         }
     }
-    bail!(
-        "mounting {host}:{export}: {said}\nhint: target_options.nfs is {options:?}; nfs(5) lists what it can hold"
-    )
+    all
+}
+
+/// Whether mount.nfs(8) says that the kernel does not know an option, or the server the version.
+fn is_about_options(said: &str) -> bool {
+    ["incorrect mount option", "rotocol not supported", "not supported", "rogram not registered"]
+        .iter()
+        .any(|text| said.contains(text))
 }
 
 /// Whether mount.nfs(8) says that the server does not give this path, or not to us.
@@ -198,6 +223,16 @@ mod tests {
     fn the_whole_path_is_tried_first_then_its_parents() {
         assert_eq!(exports("/a/b/c"), [("/a/b/c", ""), ("/a/b", "c"), ("/a", "b/c")]);
         assert_eq!(exports("/a"), [("/a", "")]);
+    }
+
+    #[test]
+    fn version_4_1_comes_first_unless_one_is_given() {
+        let tried = attempts("port=20490");
+        assert_eq!(tried.len(), 4);
+        assert_eq!(tried[0], format!("softerr,{OPTIONS},vers=4.1,port=20490"));
+        assert_eq!(tried[3], format!("soft,{OPTIONS},port=20490"));
+        assert_eq!(attempts("port=1,vers=3").len(), 2);
+        assert_eq!(attempts("")[2], format!("softerr,{OPTIONS}"));
     }
 
     #[test]

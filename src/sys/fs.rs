@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use anyhow::Context;
+
 /// What `statx` says about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -83,6 +85,13 @@ pub fn without_mounts(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: the call just gave this descriptor to us alone.
     #[allow(unsafe_code)]
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Copies the bytes and the mode of a file.
+pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
 /// How an extended attribute's file is named.

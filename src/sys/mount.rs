@@ -1,5 +1,7 @@
 //! Mounting, and undoing it.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -99,42 +101,77 @@ pub fn unmount(path: &Path) -> Result<()> {
 /// A mount as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
-    /// The device's number: `8:1`.
-    pub device: String,
+    /// Device number of the filesystem: of its block device where it has one.
+    pub device: (u32, u32),
+    /// What of the filesystem is mounted.
+    pub root: PathBuf,
     pub path: PathBuf,
-    /// What was given as the device.
+    /// The options of the mount and of the superblock, each once.
+    pub options: String,
+    pub kind: String,
     pub source: PathBuf,
 }
 
 /// Every mount of this process's namespace, in the order in which they were made.
 pub fn mounts() -> Result<Vec<MountInfo>> {
     let text = std::fs::read("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    Ok(text.split(|b| *b == b'\n').filter_map(parse_mountinfo).collect())
+    Ok(parse(&text))
 }
 
-/// A line of mountinfo, see proc(5).
-fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
-    let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
-    let dash = words.iter().position(|w| *w == b"-")?;
+/// Parses mountinfo, see proc(5); lines that are not understood are skipped.
+pub fn parse(text: &[u8]) -> Vec<MountInfo> {
+    text.split(|b| *b == b'\n').filter_map(parse_line).collect()
+}
+
+/// `ID PARENT MAJOR:MINOR ROOT PATH OPTIONS [TAG...] - KIND SOURCE SUPER_OPTIONS`
+fn parse_line(line: &[u8]) -> Option<MountInfo> {
+    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let dash = fields.iter().skip(6).position(|f| *f == b"-")? + 6;
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape_octal(field)).into_owned();
+    let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescape_octal(field)));
+    let (major, minor) = std::str::from_utf8(fields[2]).ok()?.split_once(':')?;
+    let options = text(fields[5]);
+    let super_options = text(fields.get(dash + 3)?);
     Some(MountInfo {
-        device: String::from_utf8_lossy(words.get(2)?).into_owned(),
-        path: unescape_octal(words.get(4)?),
-        source: unescape_octal(words.get(dash + 2)?),
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        root: path(fields[3]),
+        path: path(fields[4]),
+        options: join_options(&options, &super_options),
+        kind: text(fields.get(dash + 1)?),
+        source: path(fields.get(dash + 2)?),
     })
 }
 
-/// `\040` is a blank.
-fn unescape_octal(word: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut out = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
-        let code = octal.and_then(|d| u8::from_str_radix(d, 8).ok()).filter(|_| byte == b'\\');
-        out.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &tail[3..] } else { tail };
+/// `ro` or `rw` is the mount's; of the superblock's options those are added that are new.
+fn join_options(mount: &str, superblock: &str) -> String {
+    let mut joined: Vec<&str> = mount.split(',').collect();
+    for option in superblock.split(',') {
+        if !matches!(option, "rw" | "ro") && !joined.contains(&option) {
+            joined.push(option);
+        }
     }
-    PathBuf::from(std::ffi::OsString::from_vec(out))
+    joined.join(",")
+}
+
+/// The kernel writes blank, tab, newline and backslash as `\NNN`.
+pub fn unescape_octal(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let code = (byte == b'\\')
+            .then(|| tail.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        if let Some(code) = code {
+            out.push(code);
+            rest = &tail[3..];
+        } else {
+            out.push(byte);
+            rest = tail;
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -144,10 +181,10 @@ mod tests {
     #[test]
     fn lines_of_mountinfo_are_read() {
         let line = br"36 35 98:0 / /mnt/a\040b\134 rw,noatime shared:1 - ext4 /dev/ubda rw";
-        let found = parse_mountinfo(line).unwrap();
+        let found = parse_line(line).unwrap();
         assert_eq!(
-            (found.device.as_str(), found.path, found.source),
-            ("98:0", PathBuf::from(r"/mnt/a b\"), PathBuf::from("/dev/ubda"))
+            (found.device, found.path, found.source),
+            ((98, 0), PathBuf::from(r"/mnt/a b\"), PathBuf::from("/dev/ubda"))
         );
         assert!(mounts().unwrap().iter().any(|m| m.path == Path::new("/")));
     }

@@ -78,7 +78,7 @@ impl Server {
         let Server { port, mount_port, .. } = self;
         let options = match self.version {
             Version::V3 => format!("vers=3,port={port},mountport={mount_port},mountproto=tcp"),
-            Version::V4 => format!("vers=4.2,port={port}"),
+            Version::V4 => format!("port={port}"),
         };
         format!(
             "target = \"nfs://10.0.2.2/work001\"\n\

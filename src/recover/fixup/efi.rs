@@ -13,6 +13,7 @@ use super::super::devices::Devices;
 use super::super::sysfs::{self, Slot, Sysfs};
 use crate::layout::{Boot, EfiEntry, Id, Layout};
 use crate::probe::boot;
+use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
 
@@ -202,12 +203,6 @@ fn names_of_loaders(dir: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(names)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::copy(from, to)
-        .map(drop)
-        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
 #[cfg(test)]

@@ -25,5 +25,5 @@ make_disks() {
 	lvcreate --quiet --yes --name root --size 1700m vg0
 	lvcreate --quiet --yes --name swap --size 200m vg0
 	mkfs.xfs -q -L root -m uuid=0b10a11e-0002-4000-8000-000000000001 /dev/vg0/root
-	mkswap --quiet --uuid 0b10a11e-0002-4000-8000-000000000005 /dev/vg0/swap
+	mkswap >/dev/null --uuid 0b10a11e-0002-4000-8000-000000000005 /dev/vg0/swap
 }

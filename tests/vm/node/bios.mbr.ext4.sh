@@ -15,7 +15,7 @@ make_disks() {
 		/dev/ubda6 : start=3926016, size=614400, type=83
 	EOF
 	mkfs.ext4 -q -L root -U 0b10a11e-0001-4000-8000-000000000001 /dev/ubda1
-	mkswap --quiet --label swap --uuid 0b10a11e-0001-4000-8000-000000000005 /dev/ubda5
+	mkswap >/dev/null --label swap --uuid 0b10a11e-0001-4000-8000-000000000005 /dev/ubda5
 	mkfs.ext4 -q -m 1 -I 512 -U 0b10a11e-0001-4000-8000-000000000006 /dev/ubda6
 	echo 'type=linux' | sfdisk --quiet --label gpt /dev/ubdb
 	mkfs.ext4 -q -L backup -U 0b10a11e-0001-4000-8000-0000000000bb /dev/ubdb1

@@ -22,5 +22,5 @@ make_disks() {
 	lvcreate --quiet --yes --name swap --size 200m system
 	mkfs.ext4 -q -L root -U 0b10a11e-0003-4000-8000-000000000001 /dev/system/root
 	mkfs.ext4 -q -O ^has_journal -U 0b10a11e-0003-4000-8000-000000000003 /dev/system/home
-	mkswap --quiet --uuid 0b10a11e-0003-4000-8000-000000000005 /dev/system/swap
+	mkswap >/dev/null --uuid 0b10a11e-0003-4000-8000-000000000005 /dev/system/swap
 }

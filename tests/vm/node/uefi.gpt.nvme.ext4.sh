@@ -15,7 +15,7 @@ make_disks() {
 	EOF
 	mkfs.vfat -F 32 -i 0B100004 /dev/ubda1 >/dev/null
 	mkfs.ext4 -q -U 0b10a11e-0004-4000-8000-000000000001 /dev/ubda2
-	mkswap --quiet --uuid 0b10a11e-0004-4000-8000-000000000005 /dev/ubda3
+	mkswap >/dev/null --uuid 0b10a11e-0004-4000-8000-000000000005 /dev/ubda3
 	echo 'type=linux' | sfdisk --quiet --label gpt /dev/ubdb
 	mkfs.ext4 -q -L backup -U 0b10a11e-0004-4000-8000-0000000000bb /dev/ubdb1
 }
