@@ -47,14 +47,26 @@ pub fn to_text(binary: &[u8]) -> Option<String> {
 
 /// The inverse of [`to_text`]; ids must be numbers.
 pub fn from_text(text: &str) -> Option<Vec<u8>> {
-    let mut binary = VERSION.to_le_bytes().to_vec();
-    for line in text.split(['\n', ',']).map(str::trim).filter(|line| !line.is_empty()) {
+    from_text_with(text, |_, _| None)
+}
+
+/// As [`from_text`]. What is no number is looked up: whether it is a user's name, and the name.
+pub fn from_text_with(
+    text: &str,
+    mut look_up: impl FnMut(bool, &str) -> Option<u32>,
+) -> Option<Vec<u8>> {
+    let mut entries = Vec::new();
+    let lines = text.split('\n').map(|line| line.split('#').next().unwrap_or(line));
+    for line in lines.flat_map(|line| line.split(',')).map(str::trim).filter(|l| !l.is_empty()) {
         let mut fields = line.split(':');
         let (name, id, perm) = (fields.next()?, fields.next()?, fields.next()?);
         // libarchive puts the number of a named id into a fourth field.
         let id = fields.next().unwrap_or(id);
         let (tag, ..) = TAGS.iter().find(|(_, n, has)| *n == name && *has != id.is_empty())?;
-        let id = if id.is_empty() { NO_ID } else { id.parse().ok()? };
+        let id = match id {
+            "" => NO_ID,
+            id => id.parse().ok().or_else(|| look_up(name == "user", id))?,
+        };
         let mut bits = 0u16;
         for c in perm.chars() {
             bits |= match c {
@@ -65,6 +77,12 @@ pub fn from_text(text: &str) -> Option<Vec<u8>> {
                 _ => return None,
             };
         }
+        entries.push((*tag, bits, id));
+    }
+    // libarchive tells named ids last; the kernel takes tags in their order only.
+    entries.sort_by_key(|(tag, ..)| *tag);
+    let mut binary = VERSION.to_le_bytes().to_vec();
+    for (tag, bits, id) in entries {
         binary.extend_from_slice(&tag.to_le_bytes());
         binary.extend_from_slice(&bits.to_le_bytes());
         binary.extend_from_slice(&id.to_le_bytes());
@@ -88,6 +106,8 @@ mod tests {
             assert_eq!(to_text(bad), None);
         }
         assert_eq!(from_text("user:root:rwx"), None);
+        let libarchive = from_text("user::rw-,group::r--,other::---,user:x:r--:7,mask::rwx");
+        assert_eq!(libarchive, from_text("user::rw-,user:7:r--,group::r--,mask::rwx,other::---"));
         assert_eq!(from_text("mask::q"), None);
     }
 }

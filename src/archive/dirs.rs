@@ -101,6 +101,10 @@ impl Dirs {
 
     /// Keeps only what `path` has in common with the path that is open.
     fn leave_to(&mut self, path: &[u8]) {
+        let goes_on = path.strip_prefix(self.path.as_slice()).is_some_and(|rest| rest[0] == b'/');
+        if goes_on && matches!(self.open.last(), Some(Some(_))) {
+            return; // the usual way: down
+        }
         let same = parts(&self.path).zip(parts(path)).take_while(|(a, b)| a == b).count();
         let len: usize = parts(path).take(same).map(|part| part.len() + 1).sum();
         self.path.truncate(len.saturating_sub(1));

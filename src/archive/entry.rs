@@ -3,6 +3,10 @@
 use crate::layout::mount::escape;
 use crate::sys::fs::Stat;
 
+/// Longer paths are refused, and not archived: 16 times what the kernel takes in one call. What is
+/// made to be deep would take memory and time by the square of it.
+pub const PATH_LIMIT_BYTES: usize = 64 << 10;
+
 /// Seconds since 1970 and the nanoseconds after that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time {

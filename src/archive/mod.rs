@@ -3,6 +3,7 @@
 //! ```text
 //! create:   select -> walk -> feed -> run (read, pax) -> chunks -> pack -> store
 //! extract:  store -> fetch -> tar -> pick -> place
+//! foreign:  others' tar archives -> members -> head -> place
 //! ```
 //!
 //! # The stream
@@ -86,7 +87,9 @@ mod extract;
 mod feed;
 mod fetch;
 mod flags;
+mod foreign;
 mod index;
+mod late;
 mod list;
 mod pack;
 mod pax;
@@ -113,6 +116,7 @@ pub use create::create;
 pub use entry::{Entry, Kind, Time};
 pub use export::export;
 pub use extract::{ExtractOptions, Extracted, extract};
+pub use foreign::{TarOptions, restore_tar};
 pub use list::{Change, diff, list};
 pub use recipe::restore_text;
 pub use verify::{Verified, verify_root};

@@ -1,6 +1,7 @@
 //! Which entries and chunks an extraction wants.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
@@ -40,7 +41,7 @@ impl Pick {
             chunks: vec![false; index.chunks.len()],
             ..Chosen::default()
         };
-        some.above = missing_above(&some.paths, options)?;
+        some.above = missing_above(&some.paths, &options.root)?;
         let mut found = vec![false; some.paths.len()];
         for run in index.runs(store) {
             let (number, rows) = run?;
@@ -133,8 +134,9 @@ pub fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
         || path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
-fn missing_above(paths: &[Vec<u8>], options: &ExtractOptions) -> Result<HashSet<Vec<u8>>> {
-    let mut dirs = Dirs::plain(&options.root)?;
+/// Directories above the paths that are not there yet.
+pub fn missing_above(paths: &[Vec<u8>], root: &Path) -> Result<HashSet<Vec<u8>>> {
+    let mut dirs = Dirs::plain(root)?;
     let mut missing = HashSet::new();
     for path in paths {
         let mut path = path.as_slice();

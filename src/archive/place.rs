@@ -53,9 +53,7 @@ impl<'a> Placer<'a> {
     /// A file whose data is here: `data` is what the stream holds of it.
     pub fn place_file(&mut self, entry: &Entry, extra: &Extra, data: &[u8]) -> io::Result<()> {
         let mut file = self.create_file(&entry.path)?;
-        if extra.flags & flags::NOCOW != 0 {
-            let _ = fs::set_inode_flags(file.as_fd(), flags::NOCOW); // tried again at the end
-        }
+        prepare_file(&file, extra)?;
         match &extra.sparse {
             None => file.write_all(data)?,
             Some(map) => {
@@ -128,8 +126,22 @@ impl<'a> Placer<'a> {
         self.dress(dir.as_fd(), entry, extra, extra.flags)
     }
 
+    pub fn dirs(&mut self) -> &mut Dirs {
+        &mut self.dirs
+    }
+
+    /// Sets one more attribute of what is in place.
+    pub fn set_attribute(&mut self, entry: &Entry, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let (parent, name) = split(&entry.path).unwrap_or((b"", b"."));
+        let name = fs::c_name(name)?;
+        fs::set_xattr(XattrOf::At(self.dirs.get(parent)?, &name), &fs::c_name(key)?, value)
+    }
+
     /// Another name for `first`, which is in place already.
     pub fn place_link(&mut self, first: &[u8], path: &[u8]) -> io::Result<()> {
+        if first == path {
+            return Err(io::Error::other("it says that it is another name of itself"));
+        }
         let (parent, name) = split(first).unwrap_or((b"", b"."));
         let from = self.dirs.get(parent)?.try_clone_to_owned()?;
         self.create(path, |dir, new| linkat(&from, name, dir, new, LinkatFlags::empty()))
@@ -138,8 +150,7 @@ impl<'a> Placer<'a> {
     /// Sets the flags that no change is possible after.
     pub fn lock(&mut self, path: &[u8], flags: u32) -> io::Result<()> {
         let (parent, name) = split(path).unwrap_or((b"", b"."));
-        let flag = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let file = openat(self.dirs.get(parent)?, name, flag, Mode::empty())?;
+        let file = open_file(self.dirs.get(parent)?, name)?;
         fs::set_inode_flags(file.as_fd(), fs::inode_flags(file.as_fd())? | flags)
     }
 
@@ -188,6 +199,15 @@ impl<'a> Placer<'a> {
         }
         Ok(())
     }
+}
+
+/// What only an empty file takes: set before its data.
+pub fn prepare_file(file: &File, extra: &Extra) -> io::Result<()> {
+    if extra.flags & flags::NOCOW != 0 {
+        let result = fs::set_inode_flags(file.as_fd(), flags::NOCOW); // tried again at the end
+        return result.or_else(|error| if is_fatal(&error) { Err(error) } else { Ok(()) });
+    }
+    Ok(())
 }
 
 fn set_xattrs(
@@ -242,15 +262,23 @@ fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(Errno::EISDIR) => Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?),
         Err(Errno::EPERM) => {
-            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-            if let Ok(file) = openat(dir, name, flags, Mode::empty()) {
-                unlock(&File::from(file))?;
+            if let Ok(file) = open_file(dir, name) {
+                unlock(&file)?;
             }
             unlock(&open_dir(dir)?)?;
             Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
         }
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Opens a file to see its flags. Never a device: that could do anything.
+fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    if Kind::of_mode(fs::stat_at(dir, &fs::c_name(name)?)?.mode) != Some(Kind::File) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    Ok(File::from(openat(dir, name, flags, Mode::empty())?))
 }
 
 /// Makes a file that refuses changes accept them.

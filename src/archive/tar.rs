@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::acl;
-use super::entry::{Entry, Extra, Kind, Time, shown};
+use super::entry::{Entry, Extra, Kind, PATH_LIMIT_BYTES, Time, shown};
 use super::flags;
 use super::pax::{BLOCK, FFLAGS, XATTR, padding};
 
@@ -61,13 +61,13 @@ pub fn read_head(chunk: &[u8], at: usize) -> Result<Option<Head>> {
         entry.rdev =
             (number(&header[329..337])?.try_into()?, number(&header[337..345])?.try_into()?);
     }
-    let mut stored = number(&header[124..136])?;
     let mut extra = Extra::default();
-    let mut sparse = Sparse::default();
+    let mut numbers = Numbers { stored_bytes: number(&header[124..136])?, ..Numbers::default() };
     for (key, value) in &records {
-        apply(key, value, &mut entry, &mut extra, &mut stored, &mut sparse)
+        apply(key, value, &mut entry, &mut extra, &mut numbers)
             .with_context(|| format!("reading the head of {}", shown(&entry.path)))?;
     }
+    let mut stored = numbers.stored_bytes;
     entry.path = clean_path(&entry.path)?;
     if kind == Kind::HardLink {
         entry.link = clean_path(&entry.link)?;
@@ -76,10 +76,10 @@ pub fn read_head(chunk: &[u8], at: usize) -> Result<Option<Head>> {
         ensure!(stored == 0, "{} has data but is no file", entry.shown());
     }
     entry.size_bytes = stored;
-    if sparse.is_1_0() {
+    if numbers.is_sparse_1_0() {
         let (map, len) = read_map(chunk, next)
             .with_context(|| format!("reading the holes of {}", entry.shown()))?;
-        entry.size_bytes = sparse.real_size_bytes.context("a sparse file tells no size")?;
+        entry.size_bytes = numbers.real_size_bytes.context("a sparse file tells no size")?;
         check_map(&map, entry.size_bytes)?;
         next += len;
         stored = stored.checked_sub(len as u64).context("a sparse map exceeds its entry")?;
@@ -138,7 +138,7 @@ fn number(field: &[u8]) -> Result<u64> {
 }
 
 /// `LEN KEY=VALUE\n`, any number of times. Values hold any bytes; only LEN says where they end.
-fn read_records(mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
+pub fn read_records(mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let space = bytes.iter().take(20).position(|&b| b == b' ').context("a pax record lies")?;
@@ -153,38 +153,40 @@ fn read_records(mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
     Ok(records)
 }
 
-#[derive(Default)]
-struct Sparse {
-    major: Option<u64>,
-    minor: Option<u64>,
+/// What records tell about the data behind a head.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    stored_bytes: u64,
+    sparse_major: Option<u64>,
+    sparse_minor: Option<u64>,
     real_size_bytes: Option<u64>,
 }
 
-impl Sparse {
-    fn is_1_0(&self) -> bool {
-        (self.major, self.minor) == (Some(1), Some(0))
+impl Numbers {
+    fn is_sparse_1_0(&self) -> bool {
+        (self.sparse_major, self.sparse_minor) == (Some(1), Some(0))
     }
 }
 
-fn apply(
+/// Applies one pax record. Keys that are not known are passed over.
+pub fn apply(
     key: &[u8],
     value: &[u8],
     entry: &mut Entry,
     extra: &mut Extra,
-    stored: &mut u64,
-    sparse: &mut Sparse,
+    numbers: &mut Numbers,
 ) -> Result<()> {
     let decimal = || -> Result<u64> { Ok(std::str::from_utf8(value)?.parse()?) };
     match key {
         b"path" | b"GNU.sparse.name" => entry.path = value.to_vec(),
         b"linkpath" => entry.link = value.to_vec(),
-        b"size" => *stored = decimal()?,
+        b"size" => numbers.stored_bytes = decimal()?,
         b"uid" => entry.uid = decimal()?.try_into()?,
         b"gid" => entry.gid = decimal()?.try_into()?,
         b"mtime" => entry.mtime = read_time(std::str::from_utf8(value)?)?,
-        b"GNU.sparse.major" => sparse.major = Some(decimal()?),
-        b"GNU.sparse.minor" => sparse.minor = Some(decimal()?),
-        b"GNU.sparse.realsize" => sparse.real_size_bytes = Some(decimal()?),
+        b"GNU.sparse.major" => numbers.sparse_major = Some(decimal()?),
+        b"GNU.sparse.minor" => numbers.sparse_minor = Some(decimal()?),
+        b"GNU.sparse.realsize" => numbers.real_size_bytes = Some(decimal()?),
         FFLAGS => extra.flags = flags::from_text(std::str::from_utf8(value)?),
         _ => {
             if let Some(name) = key.strip_prefix(XATTR) {
@@ -215,7 +217,7 @@ fn xattr_name(key: &[u8]) -> Vec<u8> {
 
 fn read_time(text: &str) -> Result<Time> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let digits = fraction.chars().chain(std::iter::repeat('0')).take(9).collect::<String>();
     let nsec: u32 = digits.parse().with_context(|| format!("{text:?} is no time"))?;
     let sec: i64 = whole.parse().with_context(|| format!("{text:?} is no time"))?;
     if !whole.starts_with('-') || nsec == 0 {
@@ -248,7 +250,8 @@ fn read_map(chunk: &[u8], at: usize) -> Result<(Vec<(u64, u64)>, usize)> {
     Ok((map, len))
 }
 
-fn check_map(map: &[(u64, u64)], size_bytes: u64) -> Result<()> {
+/// Whether ranges are in order and inside of the file.
+pub fn check_map(map: &[(u64, u64)], size_bytes: u64) -> Result<()> {
     let mut at = 0;
     for &(offset, len) in map {
         let end = offset.checked_add(len).filter(|end| *end <= size_bytes && offset >= at);
@@ -266,6 +269,7 @@ fn clean_path(path: &[u8]) -> Result<Vec<u8>> {
     if inner == b"." {
         return Ok(Vec::new());
     }
+    ensure!(inner.len() <= PATH_LIMIT_BYTES, "a path of {} bytes is too long", inner.len());
     let bad = |part: &[u8]| part.is_empty() || part == b"." || part == b".." || part.contains(&0);
     if inner.split(|&b| b == b'/').any(bad) {
         bail!("the path {} is not one that an archive may hold", shown(path));

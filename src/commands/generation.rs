@@ -129,18 +129,24 @@ pub(super) fn prune(
 }
 
 pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> {
-    let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, args.generation.as_deref())?;
-    std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))?;
-    let options = archive::ExtractOptions {
-        root: args.to,
-        paths: args.paths,
-        threads: session.config.backup.threads,
+    let make_root = || {
+        std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))
     };
-    let restored = archive::extract(&manifest, &*store, &options, session.ui)?;
-    for warning in &restored.warnings {
-        session.ui.warn(warning);
-    }
+    let restored = if let Some(file) = args.from_tar {
+        make_root()?;
+        let options = archive::TarOptions { file, root: args.to, paths: args.paths };
+        archive::restore_tar(&options, session.ui)?
+    } else {
+        let store = session.store(Access::Read)?;
+        let manifest = Session::generation(&*store, args.generation.as_deref())?;
+        make_root()?;
+        let options = archive::ExtractOptions {
+            root: args.to,
+            paths: args.paths,
+            threads: session.config.backup.threads,
+        };
+        archive::extract(&manifest, &*store, &options, session.ui)?
+    };
     session.ui.success(format!("{} entries restored, {}", restored.entries, size(restored.bytes)));
     Ok(Exit::Done)
 }

@@ -1,0 +1,298 @@
+//! `rr restore --from-tar`: restores what others wrote, an old backup of ReaR for example.
+//!
+//! ```text
+//! source (file, gzip, zstd, xz) -> members (headers, pax, sparse maps) -> head -> place
+//! ```
+//!
+//! Files are created as those of a generation are, by [`super::place`]: nothing is ever written
+//! through a symbolic link, no path leaves the root, and what is in the way is replaced. Owners are
+//! numbers; names count only in ACLs, where the files restored say who they are. As with GNU tar,
+//! root gets devices and the suid bits that the archive tells of: an archive that is not trusted is
+//! for a directory of its own, on a filesystem mounted `nodev,nosuid`.
+//!
+//! Of members with the same name the last one counts.
+
+pub mod head;
+pub mod members;
+mod names;
+mod source;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::unistd::{Uid, ftruncate};
+
+use super::entry::{Entry, Extra, Kind, shown};
+use super::extract::Extracted;
+use super::late::DirTree;
+use super::pick::{is_at_or_below, missing_above};
+use super::place::{LOCKING, Placer, is_fatal, prepare_file, signed};
+use super::select::relative;
+use super::warnings::Warnings;
+use crate::ui::Ui;
+use crate::ui::progress::{Progress, Unit};
+use head::ForeignHead;
+use members::{Member, Members};
+
+const COPY_BYTES: usize = 256 << 10;
+
+#[derive(Debug, Clone, Default)]
+pub struct TarOptions {
+    /// The archive; `-` is standard input.
+    pub file: PathBuf,
+    /// Where the files go, which must be there.
+    pub root: PathBuf,
+    /// Only these and what is below them; none: all.
+    pub paths: Vec<PathBuf>,
+}
+
+/// Restores a tar archive below `options.root`.
+///
+/// # Errors
+/// When the archive is damaged or ends too early (what was restored by then stays), or the
+/// filesystem is full or fails. What can't be kept of a single file is a warning.
+pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
+    let source = source::open(&options.file)?;
+    let progress = ui.progress("extracting", source.total_bytes, Unit::Bytes);
+    let mut told = 0;
+    let done = std::sync::Arc::clone(&source.done);
+    let tick = |progress: &Progress| {
+        let now = done.load(Ordering::Relaxed);
+        progress.add(now - std::mem::replace(&mut told, now));
+    };
+    let warnings = Warnings::default();
+    let extracted = restore(Members::new(source.reader), options, &warnings, &progress, tick);
+    drop(progress);
+    let (entries, bytes) =
+        extracted.with_context(|| format!("restoring {}", options.file.display()))?;
+    let warnings = warnings.into_vec();
+    for warning in &warnings {
+        ui.warn(warning);
+    }
+    Ok(Extracted { entries, bytes, warnings })
+}
+
+fn restore<R: Read>(
+    mut members: Members<R>,
+    options: &TarOptions,
+    warnings: &Warnings,
+    progress: &Progress,
+    mut tick: impl FnMut(&Progress),
+) -> Result<(u64, u64)> {
+    if !Uid::effective().is_root() {
+        warnings.add("owners, devices and system attributes are not restored: this is not root");
+    }
+    let wanted = Wanted::new(options)?;
+    let root = &options.root;
+    let placer =
+        Placer::new(root, warnings).with_context(|| format!("opening {}", root.display()))?;
+    let mut restorer = Restorer { placer, warnings, wanted, late: Late::default(), counts: (0, 0) };
+    while let Some(member) = members.next()? {
+        restorer.take(&member, &mut members)?;
+        tick(progress);
+    }
+    if !members.ended_well {
+        warnings.add("the archive has no end mark: it may be cut off");
+    }
+    // What was restored is known to be right only when the checksums at the end are read.
+    members.drain().context("reading the archive to its end")?;
+    restorer.finish()
+}
+
+/// What is to be restored.
+struct Wanted {
+    paths: Vec<Vec<u8>>,
+    found: Vec<bool>,
+    /// Directories above the paths that are not there yet.
+    above: HashSet<Vec<u8>>,
+}
+
+impl Wanted {
+    fn new(options: &TarOptions) -> Result<Wanted> {
+        let paths: Vec<_> = options.paths.iter().map(|path| relative(path)).collect();
+        let above = missing_above(&paths, &options.root)?;
+        Ok(Wanted { found: vec![false; paths.len()], paths, above })
+    }
+
+    fn selects(&mut self, path: &[u8]) -> bool {
+        let mut selected = self.paths.is_empty();
+        for (wanted, found) in self.paths.iter().zip(&mut self.found) {
+            if is_at_or_below(path, wanted) {
+                selected = true;
+                *found = true;
+            }
+        }
+        selected
+    }
+
+    fn check_found(&self) -> Result<()> {
+        let missing = self.paths.iter().zip(&self.found).filter(|(_, found)| !**found);
+        let missing: Vec<_> = missing.map(|(path, _)| shown(path)).collect();
+        if !missing.is_empty() {
+            bail!("not in the archive: {}\nhint: tar -tf lists what is", missing.join(", "));
+        }
+        Ok(())
+    }
+}
+
+/// What is done when all files are there.
+#[derive(Default)]
+struct Late {
+    dirs: DirTree,
+    acls: Vec<(Entry, &'static [u8], String)>,
+    locks: Vec<(Vec<u8>, u32)>,
+}
+
+struct Restorer<'a> {
+    placer: Placer<'a>,
+    warnings: &'a Warnings,
+    wanted: Wanted,
+    late: Late,
+    /// Entries, and bytes of data.
+    counts: (u64, u64),
+}
+
+impl Restorer<'_> {
+    fn take<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<()> {
+        let head = match head::read(member) {
+            Ok(head) => head,
+            Err(error) => {
+                let path = member.header.path_bytes();
+                self.warnings.add(format!("{} is not restored: {error:#}", shown(&path)));
+                return Ok(());
+            }
+        };
+        let entry = &head.entry;
+        let above = entry.kind == Kind::Dir && self.wanted.above.contains(&entry.path);
+        if !self.wanted.selects(&entry.path) && !above {
+            return Ok(());
+        }
+        let path = entry.path.clone();
+        match self.place(head, members)? {
+            Ok(()) => self.counts.0 += 1,
+            Err(error) if is_fatal(&error) => bail!("extracting {}: {error}", shown(&path)),
+            Err(error) => self.warnings.add(format!("{} is not restored: {error}", shown(&path))),
+        }
+        Ok(())
+    }
+
+    /// The outer error is the archive's, the inner one the filesystem's.
+    fn place<R: Read>(
+        &mut self,
+        head: ForeignHead,
+        members: &mut Members<R>,
+    ) -> Result<io::Result<()>> {
+        let ForeignHead { entry, extra, named_acls } = head;
+        let placed = match entry.kind {
+            Kind::File => match self.placer.create_file(&entry.path) {
+                Ok(file) => self.fill(&file, &entry, &extra, members)?,
+                Err(error) => Err(error),
+            },
+            Kind::Dir if entry.path.is_empty() => Ok(()),
+            Kind::Dir => self.placer.make_dir(&entry.path),
+            Kind::HardLink => self.place_link(&entry),
+            _ => self.placer.place_special(&entry, &extra),
+        };
+        if placed.is_err() {
+            return Ok(placed);
+        }
+        for (attribute, text) in named_acls {
+            self.late.acls.push((entry.clone(), attribute, text));
+        }
+        match entry.kind {
+            Kind::Dir => self.late.dirs.add(entry, extra),
+            Kind::HardLink => {}
+            _ if extra.flags & LOCKING != 0 => {
+                self.late.locks.push((entry.path, extra.flags & LOCKING));
+            }
+            _ => {}
+        }
+        Ok(placed)
+    }
+
+    fn place_link(&mut self, entry: &Entry) -> io::Result<()> {
+        self.placer.place_link(&entry.link, &entry.path).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                let first = shown(&entry.link);
+                return io::Error::other(format!(
+                    "it is another name of {first}, which is not there"
+                ));
+            }
+            error
+        })
+    }
+
+    fn fill<R: Read>(
+        &mut self,
+        file: &File,
+        entry: &Entry,
+        extra: &Extra,
+        members: &mut Members<R>,
+    ) -> Result<io::Result<()>> {
+        if let Err(error) = prepare_file(file, extra) {
+            return Ok(Err(error));
+        }
+        let whole = [(0, entry.size_bytes)];
+        if extra.sparse.is_some() {
+            let made = signed(entry.size_bytes).and_then(|size| Ok(ftruncate(file, size)?));
+            if let Err(error) = made {
+                return Ok(Err(error));
+            }
+        }
+        let mut buffer = vec![0; COPY_BYTES];
+        for &(start, len) in extra.sparse.as_deref().unwrap_or(&whole) {
+            let (mut at, end) = (start, start + len);
+            while at < end {
+                let most = usize::try_from(end - at).map_or(COPY_BYTES, |n| n.min(COPY_BYTES));
+                let got = members
+                    .read_data(&mut buffer[..most])
+                    .with_context(|| format!("reading the data of {}", entry.shown()))?;
+                if let Err(error) = file.write_all_at(&buffer[..got], at) {
+                    return Ok(Err(error));
+                }
+                at += got as u64;
+                self.counts.1 += got as u64;
+            }
+        }
+        Ok(self.placer.finish_file(file, entry, extra))
+    }
+
+    /// ACLs with names, directories (the deepest first) and locks.
+    fn finish(mut self) -> Result<(u64, u64)> {
+        let late = std::mem::take(&mut self.late);
+        let warnings = self.warnings;
+        let told = |path: &[u8], result: io::Result<()>| match result {
+            Err(error) if is_fatal(&error) => Err(anyhow!("finishing {}: {error}", shown(path))),
+            Err(error) => {
+                warnings.add(format!("{} is not restored in full: {error}", shown(path)));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        };
+        if !late.acls.is_empty() {
+            let names = names::Names::read(self.placer.dirs());
+            for (entry, attribute, text) in &late.acls {
+                match names.acl(text) {
+                    Ok(binary) => {
+                        let set = self.placer.set_attribute(entry, attribute, &binary);
+                        told(&entry.path, set)?;
+                    }
+                    Err(why) => told(&entry.path, Err(io::Error::other(why)))?,
+                }
+            }
+        }
+        for (path, flags) in &late.locks {
+            told(path, self.placer.lock(path, *flags))?;
+        }
+        late.dirs.for_each_deepest_first(|entry, extra| {
+            told(&entry.path, self.placer.finish_dir(entry, extra))
+        })?;
+        self.wanted.check_found()?;
+        Ok(self.counts)
+    }
+}

@@ -1,0 +1,292 @@
+//! What other programs wrote: archives made by the real tools when the test runs.
+
+use std::path::{Path, PathBuf};
+
+use rr::archive::{self, TarOptions};
+use rr::sys::run::Cmd;
+use tempfile::TempDir;
+
+use super::{FIRST, Target, Unlock, assert_same, differences, nasty, options, skipped, ui};
+
+const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/archive/hostile.py");
+
+/// A tree that every format can hold: short names, small numbers, whole seconds.
+fn modest() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "
+        mkdir -p d/e empty; chmod 1777 empty; chmod 2750 d/e
+        seq 100000 > d/big; printf x > d/e/one; : > none; chmod 4755 d/e/one; chmod 000 none
+        head -c 1536 /dev/urandom > d/blocks
+        ln -s ../nowhere link; ln d/big d/linked; chown 1000:2000 d/blocks; chown -h 7:8 link
+        n=$(printf %090d 7); mkdir $n; echo long > $n/file
+        find . -depth -exec touch -h -d @1234567890 {} +; touch -d @7 d; touch -d @1 .";
+    Cmd::new("sh").args(["-ec", script]).dir(dir.path()).run().unwrap();
+    dir
+}
+
+/// The archive that `script` writes to standard output in the directory `tree`.
+fn archive(tree: &Path, script: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("archive");
+    let script = format!("exec > {}; {script}", file.display());
+    // GNU tar ends with 2 when it leaves out what its format can't hold.
+    Cmd::new("bash").args(["-o", "pipefail", "-c", &script]).dir(tree).output().unwrap();
+    (dir, file)
+}
+
+fn restore(file: &Path, paths: &[&str]) -> (TempDir, Vec<String>) {
+    let to = tempfile::tempdir().unwrap();
+    let options = TarOptions {
+        file: file.to_owned(),
+        root: to.path().to_owned(),
+        paths: paths.iter().map(PathBuf::from).collect(),
+    };
+    let restored = archive::restore_tar(&options, &ui()).unwrap();
+    (to, restored.warnings)
+}
+
+/// The archive that a script writes comes back as the tree that it was made of.
+#[track_caller]
+fn comes_back(tree: &Path, script: &str, skip: &[&str]) {
+    let (_dir, file) = archive(tree, script);
+    let (to, warnings) = restore(&file, &[]);
+    let _unlock = Unlock(to.path());
+    assert_eq!(warnings, Vec::<String>::new(), "{script}");
+    let differences = differences(tree, to.path(), &[], skip);
+    assert!(differences.is_empty(), "{script}\n{}", differences.join("\n"));
+}
+
+#[test]
+fn all_formats_of_gnu_tar_bsdtar_and_python_come_back() {
+    if skipped() {
+        return;
+    }
+    let tree = modest();
+    for format in ["v7", "ustar", "oldgnu", "gnu", "pax"] {
+        comes_back(tree.path(), &format!("tar -cf - --format={format} ."), &[]);
+    }
+    for format in ["v7", "ustar", "gnutar", "pax"] {
+        comes_back(tree.path(), &format!("bsdtar -cf - --format={format} ."), &[]);
+    }
+    for format in ["USTAR", "GNU", "PAX"] {
+        let script = format!(
+            "python3 -c 'import sys, tarfile
+t = tarfile.open(fileobj=sys.stdout.buffer, mode=\"w|\", format=tarfile.{format}_FORMAT)
+t.add(\".\")
+t.close()'"
+        );
+        comes_back(tree.path(), &script, &[]);
+    }
+}
+
+#[test]
+fn every_compression_comes_back_in_one_piece_or_many() {
+    if skipped() {
+        return;
+    }
+    let tree = modest();
+    for script in [
+        "tar -czf - .",
+        "tar -cJf - .",
+        "tar -c --zstd -f - .",
+        // Joined from pieces, as parallel compressors write; with the padding of a tape.
+        "tar -cf - . | split -b 100000 --filter='gzip -c' -; head -c 10240 /dev/zero",
+        "tar -cf - . | split -b 100000 --filter='zstd -q -c' -",
+        "tar -cf - . | split -b 100000 --filter='xz -c' -",
+    ] {
+        comes_back(tree.path(), script, &[]);
+    }
+}
+
+#[test]
+fn gnu_tars_four_ways_to_store_holes_come_back() {
+    if skipped() {
+        return;
+    }
+    let tree = tempfile::tempdir().unwrap();
+    // More parts than the first header and one extension hold; data up to the end, and a hole there.
+    let script = "
+        for n in $(seq 0 80); do printf $n | dd of=islands bs=1 seek=$((n * 65536)) conv=notrunc; done
+        truncate -s 3G hole; truncate -s 5M mixed; echo end >> mixed; echo solid > solid
+        cp --sparse=always islands islands-2; truncate -s +1M islands-2
+        truncate -s 1T terabyte; echo middle | dd of=terabyte bs=1M seek=500000 conv=notrunc
+        touch -d @1234567890 *; touch -d @1 .";
+    Cmd::new("sh").args(["-ec", script]).dir(tree.path()).run().unwrap();
+    for format in ["oldgnu", "gnu", "pax --sparse-version=0.0", "pax --sparse-version=0.1", "pax"] {
+        comes_back(tree.path(), &format!("tar -cSf - --format={format} ."), &[]);
+    }
+    comes_back(tree.path(), "bsdtar -cf - --format=pax .", &[]);
+}
+
+#[test]
+fn what_pax_archives_of_gnu_tar_tell_comes_back_whole() {
+    if skipped() {
+        return;
+    }
+    // GNU tar knows no inode flags, and reads no path of more than 4096 bytes.
+    let script = "tar -cSf - --format=pax --xattrs --xattrs-include='*' --acls --exclude=./deep .";
+    let (_dir, file) = archive(nasty(), script);
+    let (to, warnings) = restore(&file, &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let differences = differences(nasty(), to.path(), &["b'/deep"], &["flags"]);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn what_bsdtar_tells_comes_back() {
+    if skipped() {
+        return;
+    }
+    let script = "bsdtar -cf - --format=pax --acls --xattrs --fflags --exclude=./deep .";
+    let (_dir, file) = archive(nasty(), script);
+    let (to, warnings) = restore(&file, &[]);
+    let _unlock = Unlock(to.path());
+    assert_eq!(warnings, Vec::<String>::new());
+    // What libarchive 3.6 writes wrong: fractions of seconds before 1970, ids of ACLs above 2^31.
+    let without =
+        ["b'/deep", "b'/empty' ", "b'/metadata/negative'", "b'/metadata/old'", "b'/metadata/acl"];
+    let differences = differences(nasty(), to.path(), &without, &[]);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn an_export_comes_back_through_a_pipe() {
+    if skipped() {
+        return;
+    }
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(nasty(), FIRST), None);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("export.tar");
+    let mut out = std::fs::File::create(&file).unwrap();
+    archive::export(&manifest, target.store.as_ref(), &mut out).unwrap();
+    let to = dir.path().join("to");
+    let _unlock = Unlock(dir.path());
+    let script = "cat \"$1\" | \"$2\" restore --from-tar - --to \"$3\"";
+    let rr = env!("CARGO_BIN_EXE_rr");
+    Cmd::new("sh").args(["-ec", script, "sh"]).arg(&file).arg(rr).arg(&to).run().unwrap();
+    assert_same(nasty(), &to, &[]);
+}
+
+/// As ReaR calls GNU tar; names in ACLs are those of the machine that was backed up.
+#[test]
+fn an_old_backup_of_rear_comes_back() {
+    if skipped() {
+        return;
+    }
+    let tree = tempfile::tempdir().unwrap();
+    let script = "
+        mkdir -p etc srv; echo 'daemon:x:4242:1::/:/bin/sh' > etc/passwd; echo 'sys:x:77:' > etc/group
+        echo 1 > srv/file; setfacl -m u:daemon:rw,g:sys:r srv/file; setfacl -d -m u:7:r srv
+        setfattr -n user.note -v hello srv/file; truncate -s 40M srv/hole; touch -d @1 srv
+        cp /bin/true ping; setcap cap_net_raw+ep ping";
+    Cmd::new("sh").args(["-ec", script]).dir(tree.path()).run().unwrap();
+    let script = "tar --sparse --block-number --totals --anchored --one-file-system --xattrs \
+        --xattrs-include='*' --acls --gzip -c -f - .";
+    let (_dir, file) = archive(tree.path(), script);
+    let (to, warnings) = restore(&file, &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let acl = Cmd::new("getfacl").args(["-n", "srv/file"]).dir(to.path()).text().unwrap();
+    assert!(acl.contains("user:4242:rw-") && acl.contains("group:77:r--"), "{acl}");
+    // The names are other people here: they are what the test is about.
+    let differences = differences(tree.path(), to.path(), &["b'/srv/file'"], &[]);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn some_paths_of_an_archive_come_back_alone() {
+    if skipped() {
+        return;
+    }
+    let tree = modest();
+    let (_dir, file) = archive(tree.path(), "tar -cf - --sort=name d none");
+    let (to, warnings) = restore(&file, &["/d/e"]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let found = Cmd::new("find").args([".", "-printf", "%p %m %T@\n"]).dir(to.path()).text();
+    let found = found.unwrap();
+    assert!(found.contains("./d 755 7.0") && found.contains("./d/e/one 4755"), "{found}");
+    assert!(!found.contains("big") && !found.contains("none"), "{found}");
+    // d/linked is another name of d/big.
+    let (_to, warnings) = restore(&file, &["d/linked"]);
+    assert!(warnings[0].contains("another name of /d/big"), "{warnings:?}");
+
+    let missing =
+        TarOptions { file, root: to.path().to_owned(), paths: vec!["/d/no".into(), "none".into()] };
+    let said = format!("{:#}", archive::restore_tar(&missing, &ui()).unwrap_err());
+    assert!(said.contains("not in the archive: /d/no\n"), "{said}");
+}
+
+#[test]
+fn an_archive_that_is_cut_off_or_damaged_is_said_to_be() {
+    if skipped() {
+        return;
+    }
+    let tree = modest();
+    let (_dir, file) = archive(tree.path(), "tar -cf - --sort=name .");
+    let good = std::fs::read(&file).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let restore = |bytes: &[u8]| {
+        let file = dir.path().join("bad");
+        std::fs::write(&file, bytes).unwrap();
+        let root = dir.path().join("to");
+        std::fs::create_dir_all(&root).unwrap();
+        archive::restore_tar(&TarOptions { file, root, paths: Vec::new() }, &ui())
+    };
+    let data = good.windows(8).position(|w| w == b"\n1000\n10").unwrap();
+    for cut in [100, 512 * 3 + 1, data] {
+        let said = format!("{:#}", restore(&good[..cut]).unwrap_err());
+        assert!(said.contains("ends in the middle"), "{said}");
+    }
+    let end = good.iter().rposition(|&b| b != 0).unwrap();
+    let said = restore(&good[..(end / 512 + 1) * 512]).unwrap().warnings;
+    assert!(said[0].contains("may be cut off"), "{said:?}");
+    for (at, expected) in [(0, "this is no tar archive"), (1024, "wrong checksum")] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        let said = restore(&bad).map_or_else(|e| format!("{e:#}"), |_| String::new());
+        assert!(said.contains(expected), "{at}: {said}");
+    }
+}
+
+/// `tests/fixtures/archive/hostile.py` makes archives each of which wants to get out of its root.
+#[test]
+fn no_archive_leaves_its_root() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    let names = Cmd::new("python3").args([HOSTILE, "names"]).text().unwrap();
+    assert!(names.lines().count() > 10, "{names}");
+    for name in names.lines() {
+        let _ = std::fs::remove_dir_all(&outside);
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("precious"), "precious").unwrap();
+        let file = dir.path().join("archive");
+        let bytes = Cmd::new("python3").args([HOSTILE, name]).arg(&outside).stdout().unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(&root).unwrap();
+        let before = Cmd::new("find").arg(".").args(["-ls"]).dir(&outside).text().unwrap();
+        let restored = archive::restore_tar(
+            &TarOptions { file, root: root.clone(), paths: Vec::new() },
+            &ui(),
+        );
+        let after = Cmd::new("find").arg(".").args(["-ls"]).dir(&outside).text().unwrap();
+        assert_eq!(before, after, "{name}");
+        assert_eq!(std::fs::read(outside.join("precious")).unwrap(), b"precious", "{name}");
+        let beside: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(beside.len(), 3, "{name} made something: {beside:?}");
+        // Each of them has one good file, behind the bad ones; or is refused as a whole.
+        match restored {
+            Ok(restored) => {
+                assert_eq!(std::fs::read(root.join("good")).unwrap(), b"good", "{name}");
+                let quiet = name.starts_with("quiet");
+                assert!(quiet || !restored.warnings.is_empty(), "{name} made no warning");
+            }
+            Err(error) => assert!(name.starts_with("broken"), "{name}: {error:#}"),
+        }
+        Cmd::new("rm").arg("-rf").arg(&root).run().unwrap();
+    }
+}
