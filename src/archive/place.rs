@@ -1,7 +1,7 @@
 //! Puts one entry into a filesystem: created anew, then data, owner, mode, attributes, times, and
 //! flags, in this order, as each of them can undo what comes before it in a wrong one.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -102,10 +102,8 @@ impl<'a> Placer<'a> {
         let c_name = fs::c_name(name)?;
         set_xattrs(XattrOf::At(dir, &c_name), extra, self.is_root, &report)?;
         let flag = UtimensatFlags::NoFollowSymlink;
-        report.check(
-            "its time",
-            utimensat(dir, name, &TimeSpec::UTIME_OMIT, &time(entry.mtime), flag),
-        )
+        let set = utimensat(dir, name, &TimeSpec::UTIME_OMIT, &time(entry.mtime), flag);
+        report.check("its time", set.map_err(Into::into).and_then(|()| kept(dir, &c_name, entry)))
     }
 
     /// Makes a directory; what else it has is set by [`Placer::finish_dir`].
@@ -191,7 +189,8 @@ impl<'a> Placer<'a> {
         }
         report.check("its mode", fchmod(fd, mode_of(entry)))?;
         set_xattrs(XattrOf::Fd(fd), extra, self.is_root, &report)?;
-        report.check("its time", futimens(fd, &TimeSpec::UTIME_OMIT, &time(entry.mtime)))?;
+        let set = futimens(fd, &TimeSpec::UTIME_OMIT, &time(entry.mtime));
+        report.check("its time", set.map_err(Into::into).and_then(|()| kept(fd, c"", entry)))?;
         if flags != 0 {
             let result = fs::inode_flags(fd)
                 .and_then(|old| fs::set_inode_flags(fd, old & !flags::settable(u32::MAX) | flags));
@@ -306,6 +305,15 @@ fn mode_of(entry: &Entry) -> Mode {
 
 fn time(time: Time) -> TimeSpec {
     TimeSpec::new(time.sec, time.nsec.into())
+}
+
+/// Whether a filesystem kept a time that not all of them can. It is not asked for others.
+fn kept(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry) -> io::Result<()> {
+    let sec = entry.mtime.sec;
+    if i32::try_from(sec).is_ok() || fs::stat_at(dir, name)?.mtime.0 == sec {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("this filesystem keeps no time so far from 1970: second {sec}")))
 }
 
 pub fn signed(size_bytes: u64) -> io::Result<i64> {

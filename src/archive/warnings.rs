@@ -4,13 +4,18 @@ use std::sync::{Mutex, PoisonError};
 
 /// More than these are counted and not kept: a list that nobody reads must not fill the memory.
 const KEPT: usize = 1000;
+/// In characters. Paths can be longer than anybody reads.
+const LONGEST: usize = 4 << 10;
 
 #[derive(Debug, Default)]
 pub struct Warnings(Mutex<(Vec<String>, usize)>);
 
 impl Warnings {
     pub fn add(&self, text: impl Into<String>) {
-        let text = text.into();
+        let mut text = text.into();
+        if text.len() > LONGEST {
+            text = text.chars().take(LONGEST).chain("...".chars()).collect();
+        }
         log::warn!("{text}");
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.1 += 1;

@@ -2,6 +2,8 @@
 //!
 //! The tree is made and listed by a Python program that shares no code with rr.
 
+mod damage;
+mod filesystems;
 mod foreign;
 mod there_and_back;
 
@@ -111,6 +113,9 @@ impl Target {
         let text = archive::restore_text(&manifest);
         let put =
             catalog::put(self.store.as_ref(), &manifest.generation, "RESTORE.txt", text.as_bytes());
+        manifest.file.push(put.unwrap());
+        let layout = b"version = 1\n[node]\nhostname = \"node001\"\n";
+        let put = catalog::put(self.store.as_ref(), &manifest.generation, "layout.toml", layout);
         manifest.file.push(put.unwrap());
         catalog::publish(self.store.as_ref(), &manifest).unwrap();
         (created, manifest)

@@ -131,80 +131,17 @@ fn changes_between_two_backups_are_found() {
     assert!(second.stats.stored_bytes < 6_000_000, "{:?}", second.stats);
     let (to, _) = target.extract(&manifest, &[]);
     assert_same(root, to.path(), &[]);
+
+    // With nothing but what the RESTORE text says that one needs.
     let script = target.node_dir().join(format!("generations/{SECOND}/RESTORE.txt"));
-    let to = tempfile::tempdir().unwrap();
-    Cmd::new("sh").arg(&script).arg(to.path()).run().unwrap();
+    let (to, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for program in ["sh", "dd", "zstd", "tar"] {
+        let found = rr::sys::tools::find(program.as_ref()).unwrap();
+        std::os::unix::fs::symlink(found, bin.path().join(program)).unwrap();
+    }
+    let restore = Cmd::new(bin.path().join("sh")).arg(&script).arg(to.path());
+    restore.env("PATH", bin.path()).run().unwrap();
     assert_same(root, to.path(), &[]);
-}
-
-#[test]
-fn one_wrong_bit_one_missing_byte_and_one_missing_object_are_named() {
-    if skipped() {
-        return;
-    }
-    let source = tempfile::tempdir().unwrap();
-    std::fs::write(source.path().join("a"), vec![b'a'; 3 << 20]).unwrap();
-    let target = Target::new();
-    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
-    let check =
-        || archive::check(&manifest, target.store.as_ref(), &ui()).map_err(|e| format!("{e:#}"));
-    check().unwrap();
-    let objects = manifest.file.iter().chain(&manifest.pack);
-    for name in objects.map(|record| record.name.as_str()) {
-        let path = target.node_dir().join(name);
-        let good = std::fs::read(&path).unwrap();
-        for at in [0, good.len() / 2, good.len() - 1] {
-            let mut bad = good.clone();
-            bad[at] ^= 4;
-            std::fs::write(&path, bad).unwrap();
-            let said = check().unwrap_err();
-            assert!(said.contains(&format!("{name} is damaged")), "{said}");
-        }
-        std::fs::write(&path, &good[..good.len() - 1]).unwrap();
-        let said = check().unwrap_err();
-        assert!(
-            said.contains(&format!("{name} is truncated: it has {}", good.len() - 1)),
-            "{said}"
-        );
-        std::fs::remove_file(&path).unwrap();
-        let said = check().unwrap_err();
-        assert!(said.contains(&format!("{name} is missing")), "{said}");
-        std::fs::write(&path, good).unwrap();
-    }
-    check().unwrap();
-}
-
-#[test]
-fn a_damaged_chunk_is_never_written_to_disk() {
-    if skipped() {
-        return;
-    }
-    let source = tempfile::tempdir().unwrap();
-    std::fs::write(source.path().join("file"), b"precious").unwrap();
-    let target = Target::new();
-    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
-    let pack = &manifest.pack.iter().find(|pack| pack.name.ends_with(".tar.zst")).unwrap().name;
-    let path = target.node_dir().join(pack);
-    let good = std::fs::read(&path).unwrap();
-    for at in 0..good.len() {
-        let mut bad = good.clone();
-        bad[at] ^= 0x20;
-        std::fs::write(&path, bad).unwrap();
-        let to = tempfile::tempdir().unwrap();
-        let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
-        let result = archive::extract(&manifest, target.store.as_ref(), &options, &ui());
-        let file = std::fs::read(to.path().join("file")).ok();
-        // A bit that zstd does not look at may be wrong; bytes that come out never are.
-        assert!(file.is_none_or(|bytes| bytes == b"precious"), "byte {at}");
-        if let Err(error) = result {
-            assert!(format!("{error:#}").contains(pack), "{error:#}");
-        }
-    }
-    // What RESTORE.txt says of a pack that is cut off.
-    std::fs::write(&path, &good[..good.len() - 1]).unwrap();
-    let script = target.node_dir().join(format!("generations/{FIRST}/RESTORE.txt"));
-    let said = Cmd::new("sh").arg(script).arg(source.path()).run().unwrap_err();
-    assert!(format!("{said:#}").contains("is truncated"), "{said:#}");
 }
 
 #[test]
@@ -388,4 +325,44 @@ fn loop_fat_takes_files_without_complaints() {
     let verified = archive::verify_root(&manifest, target.store.as_ref(), &mnt, &ui()).unwrap();
     assert_eq!(verified.differences, Vec::<String>::new());
     guard.close().unwrap();
+}
+
+#[test]
+fn caches_and_what_needs_no_dump_are_left_out_on_request() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let script = "
+        mkdir -p cache/sub no-dump not-a-cache; echo 1 > cache/sub/file; echo 1 > no-dump/file
+        echo 'Signature: 8a477f597d28d172789f06886806bc55 # by hand' > cache/CACHEDIR.TAG
+        echo 'Signature: other' > not-a-cache/CACHEDIR.TAG; echo 1 > not-a-cache/file
+        echo 1 > flagged; chattr +d flagged no-dump";
+    Cmd::new("sh").args(["-ec", script]).dir(source.path()).run().unwrap();
+    let target = Target::new();
+    let listed = |options: &CreateOptions| {
+        let (_, manifest) = target.create(options, None);
+        let mut found = Vec::new();
+        let each = |entry: &archive::Entry| {
+            found.push(entry.shown());
+            Ok(())
+        };
+        archive::list(&manifest, target.store.as_ref(), &[], each).unwrap();
+        found
+    };
+    assert_eq!(listed(&options(source.path(), FIRST)).len(), 11);
+    let options = CreateOptions {
+        exclude_nodump: true,
+        exclude_caches: true,
+        ..options(source.path(), SECOND)
+    };
+    let expected = [
+        "/",
+        "/cache",
+        "/cache/CACHEDIR.TAG",
+        "/not-a-cache",
+        "/not-a-cache/CACHEDIR.TAG",
+        "/not-a-cache/file",
+    ];
+    assert_eq!(listed(&options), expected);
 }

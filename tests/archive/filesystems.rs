@@ -1,0 +1,151 @@
+//! There and back on the filesystems that nodes have, on loop devices: each keeps other things.
+
+use std::path::Path;
+
+use rr::archive::{self, CreateOptions, ExtractOptions};
+use rr::sys::mount::MountGuard;
+use rr::sys::run::Cmd;
+
+use super::{FIRST, NASTY, Target, Unlock, assert_same, differences, options, skipped, ui};
+
+/// Mounts a new filesystem at `dir`; None where that can't be done here.
+fn mount(mkfs: &str, image: &Path, dir: &Path) -> Option<MountGuard> {
+    std::fs::create_dir_all(dir).unwrap();
+    let mounted = if mkfs == "tmpfs" {
+        MountGuard::mount(&["-t", "tmpfs", "tmpfs"], dir)
+    } else {
+        let script = format!("truncate -s 2G {0}; {mkfs} {0}", image.display());
+        Cmd::new("sh")
+            .args(["-ec", &script])
+            .run()
+            .and_then(|()| MountGuard::mount(&["-o", "loop", &image.to_string_lossy()], dir))
+    };
+    if let Err(error) = &mounted {
+        eprintln!("skipped: can't mount what {mkfs} makes: {error:#}");
+    }
+    mounted.ok()
+}
+
+/// The tree of nasty.py from and to such a filesystem, by rr and by GNU tar.
+fn there_and_back_on(mkfs: &str) {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount(mkfs, &dir.path().join("image"), &mnt) else { return };
+    let unlock = Unlock(&mnt);
+    let (source, to, by_tar) = (mnt.join("source"), mnt.join("to"), mnt.join("by-tar"));
+    for dir in [&to, &by_tar] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    Cmd::new("python3").args([NASTY, "make"]).arg(&source).run().unwrap();
+    Cmd::new("sync").arg("-f").arg(&mnt).run().unwrap();
+    let target = Target::new();
+    let store = target.store.as_ref();
+    let (created, manifest) = target.create(&options(&source, FIRST), None);
+    assert_eq!(created.warnings, Vec::<String>::new());
+    let options_to = ExtractOptions { root: to.clone(), ..ExtractOptions::default() };
+    let extracted = archive::extract(&manifest, store, &options_to, &ui()).unwrap();
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    assert_same(&source, &to, &[]);
+    let verified = archive::verify_root(&manifest, store, &to, &ui()).unwrap();
+    assert_eq!(verified.differences, Vec::<String>::new());
+
+    // GNU tar creates no paths of more than 4096 bytes, and knows no inode flags.
+    let short = CreateOptions { exclude: vec!["/deep".into()], ..options(&source, FIRST) };
+    let target = Target::new();
+    target.create(&short, None);
+    let script = target.node_dir().join(format!("generations/{FIRST}/RESTORE.txt"));
+    Cmd::new("sh").arg(&script).arg(&by_tar).run().unwrap();
+    let differences = differences(&source, &by_tar, &["b'/deep"], &["flags"]);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    drop(unlock);
+    guard.close().unwrap();
+}
+
+#[test]
+fn loop_ext4_there_and_back() {
+    there_and_back_on("mkfs.ext4 -q");
+}
+
+#[test]
+fn loop_xfs_there_and_back() {
+    there_and_back_on("mkfs.xfs -q");
+}
+
+#[test]
+fn loop_btrfs_there_and_back() {
+    there_and_back_on("mkfs.btrfs -q");
+}
+
+#[test]
+fn loop_tmpfs_there_and_back() {
+    there_and_back_on("tmpfs");
+}
+
+#[test]
+fn loop_what_a_smaller_filesystem_can_not_keep_is_said() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    // Times in 32 bits.
+    let Some(guard) = mount("mkfs.ext4 -q -I 128", &dir.path().join("image"), &mnt) else { return };
+    let source = tempfile::tempdir().unwrap();
+    let script = "touch -d @5000000000 future; touch -d @1234567890 now; mkdir d; touch -d @-9 old
+        touch -d @5000000001 d";
+    Cmd::new("sh").args(["-c", script]).dir(source.path()).run().unwrap();
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
+    let to = ExtractOptions { root: mnt.clone(), ..ExtractOptions::default() };
+    let extracted = archive::extract(&manifest, target.store.as_ref(), &to, &ui()).unwrap();
+    let said = extracted.warnings;
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("/d: its time can't be set"), "{said:?}");
+    assert!(said[1].starts_with("/future: its time can't be set"), "{said:?}");
+    guard.close().unwrap();
+}
+
+#[test]
+fn loop_a_hundred_thousand_names_of_one_file() {
+    const LINKS: u64 = 100_000;
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("tmpfs", &dir.path().join("image"), &mnt) else { return };
+    let (source, to) = (mnt.join("source"), mnt.join("to"));
+    for dir in [&source, &to] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let first = source.join("0");
+    std::fs::write(&first, "one of many").unwrap();
+    for n in 1..LINKS {
+        std::fs::hard_link(&first, source.join(n.to_string())).unwrap();
+    }
+    let target = Target::new();
+    let (created, manifest) = target.create(&options(&source, FIRST), None);
+    assert_eq!(created.stats.entries, LINKS + 1);
+    let options = ExtractOptions { root: to.clone(), ..ExtractOptions::default() };
+    archive::extract(&manifest, target.store.as_ref(), &options, &ui()).unwrap();
+    let found = std::fs::metadata(to.join("99999")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&found), LINKS);
+    assert_eq!(std::fs::read(to.join("50000")).unwrap(), b"one of many");
+    guard.close().unwrap();
+}
+
+#[test]
+fn sockets_are_named() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(source.path().join("listens")).unwrap();
+    let target = Target::new();
+    let (created, _) = target.create(&options(source.path(), FIRST), None);
+    let [warning] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
+    assert!(warning.starts_with("1 sockets are not archived") && warning.contains("/listens"));
+}
