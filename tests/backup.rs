@@ -274,3 +274,32 @@ fn a_killed_run_costs_nothing() {
     assert_eq!(catalog::generations(&*open(target.path())).unwrap(), [last.generation.unwrap()]);
     assert_nothing_is_left_over(target.path());
 }
+
+/// A hook that kills rr the hard way: the other hook still runs.
+#[test]
+fn the_last_command_runs_even_when_rr_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, tree) = (dir.path().join("log"), dir.path().join("tree"));
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::create_dir(dir.path().join("target")).unwrap();
+    let config = format!(
+        "target = \"file://{0}/target\"\nnode = \"n\"\n[backup]\nnice = 5\nionice = \"idle\"\n\
+         pre = [\"nice > {0}/log; ionice >> {0}/log; kill -9 $PPID\"]\n\
+         post = [\"echo post $RR_RESULT >> {0}/log\"]\n",
+        dir.path().display()
+    );
+    let file = dir.path().join("rr.toml");
+    std::fs::write(&file, config).unwrap();
+    let rr = Cmd::new(env!("CARGO_BIN_EXE_rr")).arg("--config").arg(&file);
+    let output = rr.arg("mkbackuponly").arg("--include").arg(&tree).output().unwrap();
+    assert_eq!(output.code(), None, "{}", String::from_utf8_lossy(&output.stderr));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let said = loop {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        if said.contains("post") || Instant::now() > deadline {
+            break said;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(said, "5\nidle\npost killed\n");
+}

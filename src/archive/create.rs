@@ -51,7 +51,9 @@ pub fn create(
     ui: &Ui,
 ) -> Result<Created> {
     fs::raise_open_files_limit();
-    let select = Select::new(&options.trees, &options.exclude)?;
+    let mut select = Select::new(&options.trees, &options.exclude)?;
+    select.leaves_nodump = options.exclude_nodump;
+    select.leaves_caches = options.exclude_caches;
     let previous = parent.and_then(|manifest| {
         let index = Index::open(manifest, store);
         let told = |error| ui.warn(format!("{} is not built upon: {error:#}", manifest.generation));

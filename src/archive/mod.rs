@@ -133,6 +133,10 @@ pub struct CreateOptions {
     pub trees: Vec<PathBuf>,
     /// Globs on absolute paths, as the node names them; see [`select::Select::new`].
     pub exclude: Vec<String>,
+    /// Leave out files and directories with the `nodump` inode flag.
+    pub exclude_nodump: bool,
+    /// Leave out what is in directories that a CACHEDIR.TAG marks as caches.
+    pub exclude_caches: bool,
     pub generation: String,
     pub node: String,
     pub level: i32,

@@ -20,6 +20,10 @@ pub struct Select {
     /// Relative to the root, as in [`super::entry::Entry::path`].
     trees: Vec<Vec<u8>>,
     exclude: GlobSet,
+    /// Leave out what has the `nodump` inode flag, and all below it.
+    pub leaves_nodump: bool,
+    /// Leave out what is in a directory with a CACHEDIR.TAG, but for the tag.
+    pub leaves_caches: bool,
 }
 
 impl Select {
@@ -37,7 +41,7 @@ impl Select {
         }
         let exclude = set.build().context("reading the exclude patterns")?;
         let trees = trees.iter().map(|tree| relative(tree.as_ref())).collect();
-        Ok(Select { trees, exclude })
+        Ok(Select { trees, exclude, leaves_nodump: false, leaves_caches: false })
     }
 
     pub fn trees(&self) -> impl Iterator<Item = &[u8]> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::hooks::Hooks;
 use super::preflight::Job;
 use crate::archive::{self, CreateOptions};
 use crate::layout::schema;
@@ -25,6 +26,8 @@ pub(super) fn archive(
         root: "/".into(),
         trees: job.coverage.trees.clone(),
         exclude: job.exclude.clone(),
+        exclude_nodump: job.config.backup.exclude_nodump,
+        exclude_caches: job.config.backup.exclude_caches,
         generation: generation.to_owned(),
         node: job.node.clone(),
         level: job.config.backup.level,
@@ -32,7 +35,12 @@ pub(super) fn archive(
         full: job.options.full,
     };
     let parent = newest_good(guard, ui)?;
-    let created = ui.step("Archiving", || archive::create(&options, store, parent.as_ref(), ui))?;
+    let created = ui.step("Archiving", || {
+        let hooks = Hooks::start(&job.config.backup, &job.node, generation, ui)?;
+        let created = archive::create(&options, store, parent.as_ref(), ui);
+        hooks.finish(created.is_ok(), ui);
+        created
+    })?;
     let mut manifest = Manifest {
         version: MANIFEST_VERSION,
         generation: generation.to_owned(),

@@ -15,11 +15,12 @@
 //!
 //! * [`preflight`] what has to be known before
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
-//! * [`halves`] the two halves
+//! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first
 //! * [`report`] what was done
 
 pub mod coverage;
 mod halves;
+mod hooks;
 pub mod place;
 mod preflight;
 pub mod report;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::config::Config;
+use crate::config::schema::IoClass;
 use crate::store::{Store, catalog, lock, retain};
 use crate::ui::Ui;
 use preflight::Job;
@@ -76,6 +78,7 @@ pub fn backup(config: &Config, options: &Options, ui: &Ui) -> Result<Report> {
 }
 
 fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
+    be_nice(job.config, ui);
     let store: Arc<dyn Store> = Arc::clone(job.store()?);
     let guard = lock::lock(&store, ui)?;
     retain::sweep(&guard, ui).context("removing what runs left that did not end")?;
@@ -101,6 +104,24 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets others go first, if the configuration says so. Threads and programs inherit it.
+fn be_nice(config: &Config, ui: &Ui) {
+    let backup = &config.backup;
+    if backup.nice != 0
+        && let Err(error) = crate::sys::priority::set_nice(backup.nice)
+    {
+        ui.warn(format!("backup.nice can't be set: {error}"));
+    }
+    let class = match backup.ionice {
+        IoClass::None => return,
+        IoClass::BestEffort => crate::sys::priority::IoClass::LowestBestEffort,
+        IoClass::Idle => crate::sys::priority::IoClass::Idle,
+    };
+    if let Err(error) = crate::sys::priority::set_io_class(class) {
+        ui.warn(format!("backup.ionice can't be set: {error}"));
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,21 @@ pub struct BackupConfig {
     /// Globs of paths that are not archived, besides what is never archived (other machines'
     /// filesystems, /proc, /sys, /run ...).
     pub exclude: Vec<String>,
+    /// Leave out files and directories that have the `nodump` inode flag (`chattr +d`).
+    pub exclude_nodump: bool,
+    /// Leave out what is in directories that a CACHEDIR.TAG marks as caches.
+    pub exclude_caches: bool,
+    /// Shell commands that run before files are read, in this order: one that fails stops the backup.
+    pub pre: Vec<String>,
+    /// Shell commands that run when the files are read, whatever happened since `pre` began: a
+    /// failure, a panic, a kill.
+    pub post: Vec<String>,
+    /// How long each of them may take. 0: for ever.
+    pub hook_timeout_seconds: u64,
+    /// As nice(1): 0 to 19.
+    pub nice: i32,
+    /// As ionice(1): `none` (leave it as it is), `best-effort` (the lowest of it) or `idle`.
+    pub ionice: IoClass,
     /// zstd level.
     pub level: i32,
     /// 0: as many as there are cores.
@@ -48,11 +63,28 @@ impl Default for BackupConfig {
                 "/var/tmp/*".into(),
                 "/var/cache/apt/archives/*.deb".into(),
             ],
+            exclude_nodump: false,
+            exclude_caches: false,
+            pre: Vec::new(),
+            post: Vec::new(),
+            hook_timeout_seconds: 600,
+            nice: 0,
+            ionice: IoClass::None,
             level: 1,
             threads: 0,
             keep_last: 7,
         }
     }
+}
+
+/// How disks serve a backup when others want them too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoClass {
+    #[default]
+    None,
+    BestEffort,
+    Idle,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -117,6 +149,9 @@ impl Config {
         }
         if !(1..=19).contains(&self.backup.level) {
             bail!("{}: {} is not between 1 and 19", set_in("backup.level"), self.backup.level);
+        }
+        if !(0..=19).contains(&self.backup.nice) {
+            bail!("{}: {} is not between 0 and 19", set_in("backup.nice"), self.backup.nice);
         }
         if self.backup.keep_last == 0 {
             bail!("{}: at least one generation is kept", set_in("backup.keep_last"));

@@ -95,7 +95,6 @@ pub fn fs(on: &Id, kind: &str, size_bytes: u64) -> Fs {
         ext: None,
         xfs: None,
         vfat: None,
-        btrfs: None,
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Stat {
     pub ctime: (i64, u32),
     /// Whether it is the root of a mount; None where the kernel (before 5.8) can't say.
     pub mount_root: Option<bool>,
+    /// Whether it has the inode flag that says that backups may pass it by.
+    pub nodump: bool,
 }
 
 /// `statx` of `name` in `dir`, or of `dir` itself where `name` is empty. Follows no symbolic link.
@@ -49,6 +51,7 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
         return Err(io::Error::last_os_error());
     }
     let root_bit = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).unwrap_or(0);
+    let nodump_bit = u64::try_from(libc::STATX_ATTR_NODUMP).unwrap_or(0);
     Ok(Stat {
         mode: u32::from(x.stx_mode),
         uid: x.stx_uid,
@@ -63,6 +66,7 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
         ctime: (x.stx_ctime.tv_sec, x.stx_ctime.tv_nsec),
         mount_root: (x.stx_attributes_mask & root_bit != 0)
             .then_some(x.stx_attributes & root_bit != 0),
+        nodump: x.stx_attributes & nodump_bit != 0,
     })
 }
 

@@ -3,15 +3,19 @@
 //! No other module starts a process or holds `unsafe`.
 //!
 //! * [`run`] external programs
+//! * [`at_end`] programs that run whatever happens to this one
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
+//! * [`priority`] letting others go first
 //! * [`udev`] waiting for and asking udev
 
+pub mod at_end;
 pub mod fs;
 pub mod ioctl;
 pub mod mount;
+pub mod priority;
 pub mod run;
 pub mod tools;
 pub mod udev;

@@ -106,6 +106,7 @@ fn back_up(dir: &Path) -> Result<()> {
         level: 1,
         threads: 2,
         full: true,
+        ..CreateOptions::default()
     };
     let created = archive::create(&options, store.as_ref(), None, &ui)?;
     let mut manifest = Manifest {

@@ -1,0 +1,117 @@
+//! The admin's own commands around the reading of files: `pre` brings a database to rest, `post`
+//! wakes it up again, whatever happened in between.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::config::schema::BackupConfig;
+use crate::sys::at_end::AtEnd;
+use crate::sys::run::Cmd;
+use crate::ui::Ui;
+
+/// What has to be run when the files are read.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    post: Option<AtEnd>,
+}
+
+impl Hooks {
+    /// Runs `pre`.
+    ///
+    /// # Errors
+    /// One of its commands failed. `post` has run by then.
+    pub fn start(config: &BackupConfig, node: &str, generation: &str, ui: &Ui) -> Result<Hooks> {
+        let timeout = match config.hook_timeout_seconds {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        };
+        // Before `pre`: what half of it did has to be undone, too.
+        let post = (!config.post.is_empty()).then(|| {
+            let env = [("RR_NODE", node), ("RR_GENERATION", generation)];
+            AtEnd::new(&config.post, &env, timeout)
+        });
+        let hooks = Hooks { post: post.transpose().context("preparing backup.post")? };
+        for command in &config.pre {
+            ui.info(format!("Running {command}"));
+            let mut shell = Cmd::new("sh")
+                .args(["-c", command])
+                .env("RR_NODE", node)
+                .env("RR_GENERATION", generation);
+            if let Some(timeout) = timeout {
+                shell = shell.timeout(timeout);
+            }
+            if let Err(error) = shell.run() {
+                hooks.finish(false, ui);
+                return Err(anyhow!("{error:#}\nhint: backup.pre in rr.toml says to run it")
+                    .context("running what must be done before the backup"));
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// Runs `post`. What fails there does not make the backup a worse one.
+    pub fn finish(self, is_good: bool, ui: &Ui) {
+        let Some(post) = self.post else { return };
+        ui.info("Running backup.post");
+        if let Err(error) = post.run(if is_good { "ok" } else { "failed" }) {
+            ui.warn(format!("backup.post failed: {error:#}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::Style;
+
+    fn hooks(pre: &[&str], post: &[&str]) -> (tempfile::TempDir, BackupConfig) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = format!(" >> {}/log", dir.path().display());
+        let with_log =
+            |commands: &[&str]| commands.iter().map(|c| c.replace(" LOG", &log)).collect();
+        let config = BackupConfig {
+            pre: with_log(pre),
+            post: with_log(post),
+            hook_timeout_seconds: 20,
+            ..BackupConfig::default()
+        };
+        (dir, config)
+    }
+
+    fn log(dir: &tempfile::TempDir) -> String {
+        std::fs::read_to_string(dir.path().join("log")).unwrap_or_default()
+    }
+
+    #[test]
+    fn post_runs_after_a_good_backup_and_is_told_so() {
+        let ui = Ui::new(Style::Plain);
+        let post = ["false", "echo post $RR_RESULT $RR_GENERATION LOG"];
+        let (dir, config) = hooks(&["echo pre $RR_NODE LOG"], &post);
+        let hooks = Hooks::start(&config, "n1", "g1", &ui).unwrap();
+        assert_eq!(log(&dir), "pre n1\n");
+        hooks.finish(true, &ui);
+        assert_eq!(log(&dir), "pre n1\npost ok g1\n", "in spite of one that fails");
+        assert_eq!(ui.warnings().len(), 1, "{:?}", ui.warnings());
+    }
+
+    #[test]
+    fn a_pre_that_fails_stops_the_backup_and_post_undoes_it() {
+        let ui = Ui::new(Style::Plain);
+        let (dir, config) = hooks(
+            &["echo 1 LOG", "echo oops >&2; exit 3", "echo no LOG"],
+            &["echo $RR_RESULT LOG"],
+        );
+        let said = format!("{:#}", Hooks::start(&config, "n1", "g1", &ui).unwrap_err());
+        assert!(said.contains("oops"), "{said}");
+        assert_eq!(log(&dir), "1\nfailed\n");
+    }
+
+    #[test]
+    fn post_runs_when_its_owner_is_gone_without_a_word() {
+        let ui = Ui::new(Style::Plain);
+        let (dir, config) = hooks(&[], &["echo $RR_RESULT LOG"]);
+        drop(Hooks::start(&config, "n1", "g1", &ui).unwrap());
+        assert_eq!(log(&dir), "killed\n");
+    }
+}
