@@ -2,17 +2,44 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use super::stack::{run_all, wait_for};
+use super::stack::{modprobe, run_all, wait_for};
 use crate::plan::Step;
-use crate::plan::step::{MakeFs, MakeSwap};
+use crate::plan::step::{MakeFs, MakeSubvolumes, MakeSwap};
+use crate::sys::mount::MountGuard;
 use crate::sys::run::Cmd;
 use crate::sys::udev;
 
 pub fn make_fs(step: &Step, make: &MakeFs) -> Result<()> {
+    for dev in &make.more_devs {
+        wait_for(Path::new(dev))?;
+        Cmd::new("wipefs").args(["--all", "--force", dev]).run()?;
+    }
     make_on(step, &make.dev)?;
     verify(&make.dev, &make.fs.kind, &make.fs.uuid, &make.fs.label)
+}
+
+/// Creates the subvolumes below the top of the filesystem, which is mounted for that alone.
+pub fn make_subvolumes(make: &MakeSubvolumes) -> Result<()> {
+    modprobe("btrfs");
+    let top = tempfile::tempdir().context("making a directory to mount the filesystem on")?;
+    let options = make.mount_options();
+    let args = ["-t", "btrfs", "-o", &options, &make.dev];
+    let mounted = MountGuard::mount(&args, top.path())?;
+    for path in &make.paths {
+        let path = top.path().join(path.as_path());
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("creating {}", parent.display()))?;
+        }
+        Cmd::new("btrfs").args(["subvolume", "create"]).arg(&path).run()?;
+    }
+    if let Some(path) = &make.default {
+        let path = top.path().join(path.as_path());
+        Cmd::new("btrfs").args(["subvolume", "set-default"]).arg(path).run()?;
+    }
+    mounted.close()
 }
 
 pub fn make_swap(step: &Step, make: &MakeSwap) -> Result<()> {

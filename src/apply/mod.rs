@@ -77,6 +77,7 @@ fn run(plan: &Plan, step: &Step, root: &Path, held: &mut Held) -> Result<()> {
         Step::CreateVg(create) => stack::create_vg(step, create),
         Step::CreateLv(_) => stack::create_lv(step),
         Step::MakeFs(make) => content::make_fs(step, make),
+        Step::MakeSubvolumes(make) => content::make_subvolumes(make),
         Step::MakeSwap(make) => content::make_swap(step, make),
         Step::Mount(mount) => tree::mount(mount, root),
     }

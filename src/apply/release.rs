@@ -196,8 +196,17 @@ fn unmount(devices: &BTreeSet<String>) -> Result<()> {
         numbers.insert(number.trim().to_owned());
     }
     let mounts = mount::mounts()?;
-    let is_on = |m: &&MountInfo| numbers.contains(&format!("{}:{}", m.device.0, m.device.1));
-    let roots: Vec<_> = mounts.iter().filter(is_on).collect();
+    // btrfs has a number of its own: its source is one of its devices.
+    let is_from = |source: &Path| {
+        let real = fs::canonicalize(source).unwrap_or_default();
+        let name = real.strip_prefix("/dev").ok().and_then(Path::to_str);
+        name.is_some_and(|name| devices.contains(name))
+    };
+    let on_them = |m: &&MountInfo| {
+        numbers.contains(&format!("{}:{}", m.device.0, m.device.1))
+            || (m.device.0 == 0 && is_from(&m.source))
+    };
+    let roots: Vec<_> = mounts.iter().filter(on_them).collect();
     if roots.iter().any(|m| m.path == Path::new("/")) {
         bail!(
             "the running system is on a disk that is to be erased\n\

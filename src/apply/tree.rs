@@ -12,19 +12,6 @@ use crate::plan::step::MountFs;
 use crate::plan::{Plan, Step};
 use crate::sys::mount as sys_mount;
 
-/// The options that change what names and modes a vfat shows: as they were when it was archived.
-const VFAT_OPTIONS: &[&str] = &[
-    "codepage=",
-    "iocharset=",
-    "shortname=",
-    "utf8",
-    "uid=",
-    "gid=",
-    "fmask=",
-    "dmask=",
-    "umask=",
-];
-
 pub fn mount(step: &MountFs, root: &Path) -> Result<()> {
     let path = below(root, step.path.as_path());
     let dev = Path::new(&step.dev);
@@ -34,9 +21,7 @@ pub fn mount(step: &MountFs, root: &Path) -> Result<()> {
     }
     fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
     modprobe(&step.kind);
-    let options = options(step);
-    // Nothing that the node's own options forbid (noexec, ro, quota) may stand in the way of the
-    // restore: only what changes the view of the files is taken over.
+    let options = step.data_options();
     let result = nix::mount::mount(
         Some(dev),
         &path,
@@ -45,19 +30,6 @@ pub fn mount(step: &MountFs, root: &Path) -> Result<()> {
         (!options.is_empty()).then_some(OsStr::new(&options)),
     );
     result.with_context(|| format!("mounting {} at {}", step.dev, path.display()))
-}
-
-fn options(step: &MountFs) -> String {
-    if step.kind != "vfat" {
-        return String::new();
-    }
-    let mut options: Vec<&str> = step
-        .options
-        .split(',')
-        .filter(|o| VFAT_OPTIONS.iter().any(|known| o.starts_with(known)))
-        .collect();
-    options.dedup();
-    options.join(",")
 }
 
 /// Unmounts everything below `root`, the last mounted first.

@@ -11,7 +11,29 @@ use crate::probe::mounts::MountInfo;
 pub struct Coverage {
     /// Mount points whose filesystems are archived, each filesystem once.
     pub trees: Vec<PathBuf>,
+    /// btrfs: paths below the trees where snapshots show, and subvolumes for a second time.
+    pub exclude: Vec<String>,
     pub unprotected: Vec<Unprotected>,
+}
+
+/// The subvolume that is mounted: all of those of one filesystem have the same device number.
+fn subvolume(mount: &MountInfo) -> Option<&str> {
+    mount.options.split(',').find(|option| option.starts_with("subvolid="))
+}
+
+/// Subvolumes that show below others are trees of their own; snapshots are left out.
+fn add_subvolumes(coverage: &mut Coverage, layout: &Layout, of_target: impl Fn(&Path) -> bool) {
+    for fs in layout.fs.iter().filter(|fs| fs.btrfs.is_some()) {
+        if layout.mount.iter().any(|m| m.fs == fs.id && of_target(m.path.as_path())) {
+            continue;
+        }
+        let places = layout.subvolume_places(fs).into_iter().filter_map(|(_, place)| place);
+        coverage.trees.extend(places);
+        let again = layout.shown_again(fs).into_iter();
+        coverage.exclude.extend(again.filter_map(|p| Some(globset::escape(p.to_str()?))));
+    }
+    coverage.trees.sort();
+    coverage.trees.dedup();
 }
 
 /// Decides for each mount. `is_dir` says whether a mount point is a directory: a bind mount can be
@@ -30,6 +52,7 @@ pub fn of_machine(
     for (at, mount) in local.iter().enumerate() {
         let shown_elsewhere = local.iter().enumerate().any(|(other_at, other)| {
             other.device == mount.device
+                && subvolume(other) == subvolume(mount)
                 && mount.root.starts_with(&other.root)
                 // Of two that show the same, the one with the shorter path counts, then the first.
                 && (other.root != mount.root
@@ -76,6 +99,13 @@ pub fn of_machine(
         });
     }
     coverage.trees.sort();
+    if let Some(layout) = layout {
+        let of_target = |path: &Path| {
+            let place = place.filter(|place| place.kind == PlaceKind::Own);
+            local.iter().any(|m| m.path == path && place.is_some_and(|p| p.device == m.device))
+        };
+        add_subvolumes(&mut coverage, layout, of_target);
+    }
     coverage
 }
 
@@ -99,7 +129,7 @@ pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
         what: "everything else".to_owned(),
         why: format!("this is a backup of just {}", named.join(", ")),
     };
-    Coverage { trees, unprotected: vec![unprotected] }
+    Coverage { trees, exclude: Vec::new(), unprotected: vec![unprotected] }
 }
 
 /// The patterns of `exclude` that would not throw out a tree as a whole: who names a tree wants it.
@@ -146,6 +176,30 @@ mod tests {
         assert_eq!(trees(&coverage), ["/", "/data", "/data/home", "/srv"]);
         let named: Vec<_> = coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
         assert_eq!(named, ["/dev/sdz", "/mnt/usb", "/data", "/data/home", "/etc/hosts"]);
+    }
+
+    #[test]
+    fn subvolumes_are_archived_once_and_snapshots_not_at_all() {
+        let text = include_str!("../../tests/fixtures/layout/btrfs.toml");
+        let layout = crate::layout::schema::parse(text).unwrap();
+        let line = |id: u32, root: &str, path: &str| {
+            format!("1 1 0:41 {root} {path} rw - btrfs /dev/ubdb2 rw,subvolid={id},subvol={root}\n")
+        };
+        let text = [line(256, "/@", "/"), line(257, "/@home", "/home"), line(5, "/", "/top")];
+        let mounts = crate::sys::mount::parse(text.concat().as_bytes());
+        let coverage = of_machine(&mounts, Some(&layout), None, |_| true);
+        assert_eq!(trees(&coverage), ["/", "/home", "/top", "/top/@spare", "/var/lib/ports"]);
+        assert_eq!(
+            coverage.exclude,
+            [
+                "/top/@",
+                "/top/@/var/lib/ports",
+                "/top/@home",
+                "/.snapshots/1",
+                "/top/@/.snapshots/1"
+            ]
+        );
+        assert_eq!(coverage.unprotected, []);
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     } else {
         coverage::of_trees(&include, &mounts)
     };
+    job.exclude.extend(job.coverage.exclude.iter().cloned());
     job.exclude.extend(coverage::excludes_for(&include, &config.backup.exclude));
     if options.rescue {
         job.check_rescue();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Id;
+use super::{BtrfsOptions, Id};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +27,8 @@ pub struct Fs {
     pub xfs: Option<XfsOptions>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vfat: Option<VfatOptions>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub btrfs: Option<Box<BtrfsOptions>>,
 }
 
 /// What `dumpe2fs -h` tells and mke2fs(8) and tune2fs(8) take.

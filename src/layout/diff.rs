@@ -17,6 +17,7 @@ const VOLATILE: &[&str] = &[
     "id",
     "name",
     "used_bytes",
+    "snapshot",
     "signatures",
     "read_only",
     "target",
@@ -142,6 +143,8 @@ fn rename(layout: &mut Layout, ids: &BTreeMap<Id, Id>, names: &BTreeMap<Id, Stri
     let mut contents = BTreeMap::new();
     for fs in &mut layout.fs {
         set(&mut fs.on);
+        let devices = fs.btrfs.iter_mut().flat_map(|btrfs| &mut btrfs.device);
+        devices.for_each(|device| set(&mut device.on));
         contents.insert(std::mem::take(&mut fs.id), Id::content("fs", &fs.on));
         fs.id = Id::content("fs", &fs.on);
     }

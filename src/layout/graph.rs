@@ -21,7 +21,7 @@ impl Layout {
             return vec![lv.vg.clone()];
         }
         if let Some(fs) = self.fs.iter().find(|fs| fs.id == *id) {
-            return vec![fs.on.clone()];
+            return fs.devices();
         }
         if let Some(swap) = self.swap.iter().find(|swap| swap.id == *id) {
             return vec![swap.on.clone()];

@@ -9,7 +9,7 @@
 //! function of two layouts.
 //!
 //! * [`device`] disks, partitions, md arrays, volume groups
-//! * [`content`] filesystems and swap
+//! * [`content`] filesystems and swap, [`btrfs`] what only that one has
 //! * [`mount`] where filesystems are mounted
 //! * [`boot`] firmware and boot loader
 //! * [`net`] network interfaces
@@ -19,6 +19,7 @@
 //! * [`units`] sizes as people read them
 
 pub mod boot;
+pub mod btrfs;
 pub mod content;
 pub mod device;
 pub mod diff;
@@ -32,6 +33,7 @@ pub mod units;
 use serde::{Deserialize, Serialize};
 
 pub use boot::{Boot, EfiEntry, Firmware};
+pub use btrfs::{BtrfsDevice, BtrfsOptions, Subvolume};
 pub use content::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
 pub use device::{Disk, Lv, LvSegment, Md, MdMember, Partition, PartitionKind, Pv, Table, Vg};
 pub use diff::differences;

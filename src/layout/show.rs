@@ -147,12 +147,19 @@ impl Tree<'_> {
         if let Some(swap) = layout.swap.iter().find(|swap| swap.on == *id) {
             return Some(format!("swap{}", label(&swap.label)));
         }
-        let fs = layout.fs.iter().find(|fs| fs.on == *id)?;
+        let fs = layout.fs.iter().find(|fs| fs.devices().contains(id))?;
         let mut words = format!("{}{}", fs.kind, label(&fs.label));
+        if fs.on != *id {
+            words.push_str(" with ");
+            words.push_str(&layout.dev(&fs.on).unwrap_or_default());
+            return Some(words);
+        }
         for mount in layout.mount.iter().filter(|m| m.fs == fs.id) {
             words.push_str(&format!(" {}", mount.path));
-            if mount.root.is_some() {
-                words.push_str(" (bind)");
+            match fs.subvolume_of(mount).map(|subvolume| subvolume.display().to_string()) {
+                Some(name) if !name.is_empty() => words.push_str(&format!(" ({name})")),
+                None if mount.root.is_some() => words.push_str(" (bind)"),
+                _ => {}
             }
         }
         Some(words)

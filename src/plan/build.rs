@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
-    CreateLv, CreateMd, CreateVg, MakeFs, MakeSwap, MountFs, Release, Step, Wipe, WriteTable,
+    CreateLv, CreateMd, CreateVg, MakeFs, MakeSubvolumes, MakeSwap, MountFs, Release, Step, Wipe,
+    WriteTable,
 };
 use super::{IdentityChange, Problem, partition_name};
-use crate::layout::{Id, Layout, LvSegment, Md, Mount, Table, Vg};
+use crate::layout::{BytesPath, Fs, Id, Layout, LvSegment, Md, Mount, Table, Vg};
 
 #[derive(Debug)]
 pub struct Built {
@@ -274,10 +275,15 @@ fn content(layout: &Layout, todo: &mut Vec<Todo>) {
         let dev = layout.dev(&fs.on).unwrap_or_default();
         todo.push(Todo {
             what: format!("{} on {dev}", fs.kind),
-            needs: vec![fs.on.clone()],
+            needs: fs.devices(),
             gives: vec![fs.id.clone()],
-            step: Some(Step::MakeFs(MakeFs { dev, fs: fs.clone() })),
+            step: Some(Step::MakeFs(MakeFs {
+                dev: dev.clone(),
+                more_devs: more_devs(layout, fs),
+                fs: fs.clone(),
+            })),
         });
+        todo.extend(subvolumes(layout, fs, dev));
     }
     for swap in &layout.swap {
         let dev = layout.dev(&swap.on).unwrap_or_default();
@@ -288,6 +294,25 @@ fn content(layout: &Layout, todo: &mut Vec<Todo>) {
             step: Some(Step::MakeSwap(MakeSwap { dev, swap: swap.clone() })),
         });
     }
+}
+
+fn more_devs(layout: &Layout, fs: &Fs) -> Vec<String> {
+    fs.devices().iter().skip(1).filter_map(|id| layout.dev(id)).collect()
+}
+
+fn subvolumes(layout: &Layout, fs: &Fs, dev: String) -> Option<Todo> {
+    let btrfs = fs.btrfs.as_ref().filter(|btrfs| !btrfs.subvolume.is_empty())?;
+    Some(Todo {
+        what: format!("the subvolumes on {dev}"),
+        needs: vec![fs.id.clone()],
+        gives: Vec::new(),
+        step: Some(Step::MakeSubvolumes(MakeSubvolumes {
+            more_devs: more_devs(layout, fs),
+            paths: btrfs.subvolume.iter().map(|s| s.path.clone()).collect(),
+            default: btrfs.default_subvolume.clone(),
+            dev,
+        })),
+    })
 }
 
 /// Moves what has all it needs to `steps`, until nothing is left.
@@ -312,21 +337,25 @@ fn sort(
     }
 }
 
-/// All mounts of whole filesystems, parents first.
+/// All mounts of whole filesystems and subvolumes, parents first.
 fn mounts(layout: &Layout) -> Vec<MountFs> {
-    let whole =
-        |m: &&Mount| m.root.as_ref().is_none_or(|root| root.as_path() == std::path::Path::new("/"));
+    let whole = |fs: &Fs, m: &Mount| {
+        let is_top = |root: &BytesPath| root.as_path() == std::path::Path::new("/");
+        m.root.as_ref().is_none_or(is_top) || fs.subvolume_of(m).is_some()
+    };
     let mut mounts: Vec<_> = layout
         .mount
         .iter()
-        .filter(whole)
         .filter_map(|m| {
-            let fs = layout.fs.iter().find(|f| f.id == m.fs)?;
+            let fs = layout.fs.iter().find(|f| f.id == m.fs).filter(|fs| whole(fs, m))?;
+            let subvolume = || BytesPath::from(fs.subvolume_of(m).unwrap_or("".as_ref()));
             Some(MountFs {
                 dev: layout.dev(&fs.on)?,
                 kind: fs.kind.clone(),
                 path: m.path.clone(),
                 options: m.options.clone(),
+                subvolume: fs.btrfs.is_some().then(subvolume),
+                more_devs: more_devs(layout, fs),
             })
         })
         .collect();

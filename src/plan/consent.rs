@@ -115,7 +115,7 @@ pub fn holds(present: &Layout, disk: &Disk) -> Vec<String> {
     for md in present.md.iter().filter(|m| on_it(&m.id)) {
         words.push(format!("array {}", md.array_name.as_deref().unwrap_or(&md.name)));
     }
-    for fs in present.fs.iter().filter(|f| on_it(&f.on)) {
+    for fs in present.fs.iter().filter(|f| on_it(&f.id)) {
         let label = if fs.label.is_empty() { String::new() } else { format!(" {:?}", fs.label) };
         words.push(format!("{}{label}", fs.kind));
     }
@@ -178,9 +178,9 @@ impl Content {
     }
 }
 
-/// Marks of arrays are on all of their members.
+/// Marks of arrays are on all of their members, and of filesystems on all of their devices.
 fn is_shared(mark: &str) -> bool {
-    mark.starts_with("md ")
+    mark.starts_with("md ") || mark.starts_with("multi ")
 }
 
 /// The identifiers on a disk that are as good as unique in the world.
@@ -211,8 +211,9 @@ fn marks(layout: &Layout, disk: &Disk) -> BTreeSet<String> {
     for md in layout.md.iter().filter(|m| on_it(&m.id)) {
         marks.insert(format!("md {}", md.uuid));
     }
-    for fs in layout.fs.iter().filter(|f| f.on == disk.id && f.uuid.len() > 16) {
-        marks.insert(format!("fs {}", fs.uuid));
+    for fs in layout.fs.iter().filter(|f| f.devices().contains(&disk.id) && f.uuid.len() > 16) {
+        let kind = if fs.devices().len() > 1 { "multi" } else { "fs" };
+        marks.insert(format!("{kind} {}", fs.uuid));
     }
     marks
 }
@@ -222,7 +223,9 @@ fn check_spans(present: &Layout, disks: &[DiskMatch], problems: &mut Vec<Problem
     let erased: BTreeSet<Id> = disks.iter().map(|m| m.new.id.clone()).collect();
     let vgs = present.vg.iter().map(|v| (&v.id, format!("volume group {}", v.name)));
     let mds = present.md.iter().map(|m| (&m.id, format!("array {}", m.name)));
-    for (id, what) in vgs.chain(mds) {
+    let several = present.fs.iter().filter(|f| f.devices().len() > 1);
+    let fs = several.map(|f| (&f.id, format!("{} {:?} {}", f.kind, f.label, f.uuid)));
+    for (id, what) in vgs.chain(mds).chain(fs) {
         let below = present.disks_below(id);
         let others: Vec<_> = below.difference(&erased).map(|id| disk_name(present, id)).collect();
         if below.is_disjoint(&erased) || others.is_empty() {

@@ -1,7 +1,7 @@
 //! The command lines that make filesystems and swap as they were.
 
-use super::step::Argv;
-use crate::layout::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
+use super::step::{Argv, MakeFs};
+use crate::layout::{BtrfsOptions, ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
 
 /// Features that mke2fs(8) does not take: the state of a mounted filesystem.
 const EXT_STATE: &[&str] = &["needs_recovery", "orphan_present", "journal_needs_recovery"];
@@ -10,12 +10,15 @@ pub fn tools(kind: &str) -> &'static [&'static str] {
     match kind {
         "xfs" => &["mkfs.xfs"],
         "vfat" => &["mkfs.vfat"],
+        "btrfs" => &["mkfs.btrfs"],
         _ => &["mke2fs", "tune2fs"],
     }
 }
 
-pub fn make_fs(dev: &str, fs: &Fs) -> Vec<Argv> {
+pub fn make_fs(make: &MakeFs) -> Vec<Argv> {
+    let MakeFs { dev, more_devs, fs } = make;
     match fs.kind.as_str() {
+        "btrfs" => vec![mkfs_btrfs(dev, more_devs, fs)],
         "xfs" => vec![mkfs_xfs(dev, fs)],
         "vfat" => vec![mkfs_vfat(dev, fs)],
         _ => make_ext(dev, fs),
@@ -209,6 +212,49 @@ fn mkfs_vfat(dev: &str, fs: &Fs) -> Argv {
     push_if(&mut argv, "-i", &fs.uuid.replace('-', ""));
     push_if(&mut argv, "-n", &fs.label);
     argv.push(dev.into());
+    argv
+}
+
+fn mkfs_btrfs(dev: &str, more_devs: &[String], fs: &Fs) -> Argv {
+    let mut argv = words(&["mkfs.btrfs", "--quiet", "--force"]);
+    push_if(&mut argv, "--uuid", &fs.uuid);
+    push_if(&mut argv, "--label", &fs.label);
+    if let Some(btrfs) = &fs.btrfs {
+        argv.extend(btrfs_options(btrfs));
+        // One size is for each of several devices.
+        if let [only] = &btrfs.device[..] {
+            argv.extend(words(&["--byte-count", &only.size_bytes.to_string()]));
+        }
+    }
+    argv.push(dev.into());
+    argv.extend(more_devs.iter().cloned());
+    argv
+}
+
+/// What mkfs.btrfs chooses by itself according to its version, and what the superblock calls it.
+const BTRFS_FEATURES: &[(&str, &str)] = &[
+    ("extref", "extended_iref"),
+    ("skinny-metadata", "skinny_metadata"),
+    ("no-holes", "no_holes"),
+];
+
+fn btrfs_options(btrfs: &BtrfsOptions) -> Argv {
+    let has = |name: &str| btrfs.features.iter().any(|feature| feature == name);
+    let mut argv = words(&["--nodesize", &btrfs.node_bytes.to_string()]);
+    argv.extend(words(&["--sectorsize", &btrfs.sector_bytes.to_string()]));
+    argv.extend(words(&["--checksum", &btrfs.checksum]));
+    argv.extend(words(&["--data", &btrfs.data_profile, "--metadata", &btrfs.metadata_profile]));
+    if has("mixed_groups") {
+        argv.push("--mixed".into());
+    }
+    let on = |name: &str, has: bool| if has { name.to_owned() } else { format!("^{name}") };
+    let mut features: Vec<_> =
+        BTRFS_FEATURES.iter().map(|(name, known)| on(name, has(known))).collect();
+    if has("block_group_tree") {
+        features.push("block-group-tree".into());
+    }
+    argv.extend(words(&["--features", &features.join(",")]));
+    argv.extend(words(&["-R", &on("free-space-tree", has("free_space_tree"))]));
     argv
 }
 

@@ -339,7 +339,10 @@ pub fn need(layout: &Layout, disk: &Disk) -> u64 {
         Some(Table::Mbr { .. }) | None => 0,
     };
     let pv = layout.vg.iter().flat_map(|v| &v.pv).filter(|p| p.on == disk.id).map(|p| p.size_bytes);
-    let fs = layout.fs.iter().filter(|f| f.on == disk.id).map(|f| f.size_bytes);
+    let on_one = layout.fs.iter().filter(|f| f.on == disk.id && f.btrfs.is_none());
+    let btrfs = layout.fs.iter().filter_map(|f| f.btrfs.as_ref()).flat_map(|b| &b.device);
+    let btrfs = btrfs.filter(|d| d.on == disk.id).map(|d| d.size_bytes);
+    let fs = on_one.map(|f| f.size_bytes).chain(btrfs);
     let swap = layout.swap.iter().filter(|s| s.on == disk.id).map(|s| s.size_bytes);
     let md =
         layout.md.iter().filter(|m| m.member.iter().any(|m| m.on == disk.id)).map(|m| {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::step::{Argv, MountFs, Release, Step, Wipe, WriteTable};
+use super::step::{Argv, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
 use super::{Plan, Problem, consent, fscmd};
 use crate::layout::units::size;
 use crate::layout::{PartitionKind, Table};
@@ -80,7 +80,11 @@ fn tree(plan: &Plan, out: &mut String) {
     let layout = &plan.layout;
     let content = |id: &crate::layout::Id| -> String {
         let mut words = Vec::new();
-        for fs in layout.fs.iter().filter(|f| f.on == *id) {
+        for fs in layout.fs.iter().filter(|f| f.devices().contains(id)) {
+            if fs.on != *id {
+                words.push(format!("-> {}", layout.dev(&fs.on).unwrap_or_default()));
+                continue;
+            }
             words.push(fs.kind.clone());
             if !fs.label.is_empty() {
                 words.push(format!("{:?}", fs.label));
@@ -153,6 +157,7 @@ pub(super) fn script(plan: &Plan) -> String {
                 let _ = writeln!(out, "{}END\nudevadm settle", sfdisk(s));
             }
             Step::Mount(s) => mount(s, &mut out),
+            Step::MakeSubvolumes(s) => subvolumes(s, &mut out),
             Step::CreateVg(s) if s.restore => {
                 let file = format!("/tmp/{}.vg", s.vg.name);
                 let _ = writeln!(
@@ -213,7 +218,29 @@ fn wipe(step: &Wipe, out: &mut String) {
 fn mount(step: &MountFs, out: &mut String) {
     let path = quote_path(step.path.as_path());
     let _ = writeln!(out, "mkdir -p \"$ROOT\"{path}");
-    let _ = writeln!(out, "mount -t {} {} \"$ROOT\"{path}", step.kind, quote(&step.dev));
+    let options = match step.data_options() {
+        options if options.is_empty() => String::new(),
+        options => format!(" -o {}", quote(&options)),
+    };
+    let dev = quote(&step.dev);
+    let _ = writeln!(out, "mount -t {}{options} {dev} \"$ROOT\"{path}", step.kind);
+}
+
+fn subvolumes(step: &MakeSubvolumes, out: &mut String) {
+    let (dev, options) = (quote(&step.dev), quote(&step.mount_options()));
+    let _ = writeln!(out, "TOP=$(mktemp -d)\nmount -t btrfs -o {options} {dev} \"$TOP\"");
+    for path in &step.paths {
+        let name = quote_path(path.as_path());
+        if let Some(parent) = path.as_path().parent().filter(|p| !p.as_os_str().is_empty()) {
+            let _ = writeln!(out, "mkdir -p \"$TOP\"/{}", quote_path(parent));
+        }
+        let _ = writeln!(out, "btrfs subvolume create \"$TOP\"/{name}");
+    }
+    if let Some(path) = &step.default {
+        let name = quote_path(path.as_path());
+        let _ = writeln!(out, "btrfs subvolume set-default \"$TOP\"/{name}");
+    }
+    let _ = writeln!(out, "umount \"$TOP\"");
 }
 
 /// The table as sfdisk(8) reads it.

@@ -9,7 +9,7 @@ use super::Problem;
 use crate::layout::{Disk, Id, Layout, Mount};
 
 /// The filesystems that can be made.
-const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
+const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "btrfs"];
 const MD_LEVELS: &[&str] = &["raid0", "raid1", "raid4", "raid5", "raid6", "raid10", "linear"];
 const LV_KINDS: &[&str] = &["linear", "striped"];
 
@@ -58,7 +58,7 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     layout.lv.retain(|l| stays(&l.id));
     layout.swap.retain(|s| stays(&s.on));
     layout.mount.retain(|m| !m.target && stays(&m.fs));
-    layout.fs.retain(|f| stays(&f.on));
+    layout.fs.retain(|f| stays(&f.id));
     check_root(recorded, &layout, problems);
     drop_unknown_filesystems(&mut layout, &mut notes, problems);
     check_kinds(&layout, problems);
@@ -119,6 +119,21 @@ fn drop_unknown_filesystems(
 }
 
 fn check_kinds(layout: &Layout, problems: &mut Vec<Problem>) {
+    for fs in &layout.fs {
+        let Some(btrfs) = &fs.btrfs else { continue };
+        let known = u64::try_from(btrfs.device.len()).unwrap_or(u64::MAX);
+        if known < btrfs.devices {
+            problems.push(Problem::new(
+                format!(
+                    "the {} {} lacks {} of its devices",
+                    fs.kind,
+                    fs.uuid,
+                    btrfs.devices - known
+                ),
+                "replace them on the node (btrfs replace, btrfs device remove), and back up again",
+            ));
+        }
+    }
     for md in layout.md.iter().filter(|m| !MD_LEVELS.contains(&m.level.as_str())) {
         problems.push(Problem::new(
             format!("{} is an md array of level {}, which rr can't make", md.name, md.level),

@@ -20,6 +20,7 @@ pub enum Step {
     CreateVg(CreateVg),
     CreateLv(CreateLv),
     MakeFs(MakeFs),
+    MakeSubvolumes(MakeSubvolumes),
     MakeSwap(MakeSwap),
     Mount(MountFs),
 }
@@ -88,7 +89,20 @@ pub struct CreateLv {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MakeFs {
     pub dev: String,
+    /// The further devices of a btrfs that has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_devs: Vec<String>,
     pub fs: Fs,
+}
+
+/// Creates the subvolumes of a btrfs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MakeSubvolumes {
+    pub dev: String,
+    pub more_devs: Vec<String>,
+    /// From the top, parents first.
+    pub paths: Vec<BytesPath>,
+    pub default: Option<BytesPath>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +118,63 @@ pub struct MountFs {
     /// As it was on the node; it is mounted at the same path below the root of the recovery.
     pub path: BytesPath,
     pub options: String,
+    /// btrfs: the subvolume, and the devices besides `dev`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<BytesPath>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_devs: Vec<String>,
+}
+
+/// The options that change what is seen, and how it is written: as they were when it was archived.
+const VIEW_OPTIONS: &[(&str, &[&str])] = &[
+    (
+        "vfat",
+        &[
+            "codepage=",
+            "iocharset=",
+            "shortname=",
+            "utf8",
+            "uid=",
+            "gid=",
+            "fmask=",
+            "dmask=",
+            "umask=",
+        ],
+    ),
+    ("btrfs", &["compress=", "compress-force="]),
+];
+
+impl MountFs {
+    /// What mount(8) takes after `-o`. Nothing that the node's own options forbid (noexec, ro, quota)
+    /// may stand in the way of the restore.
+    pub fn data_options(&self) -> String {
+        let known = VIEW_OPTIONS.iter().filter(|(kind, _)| *kind == self.kind);
+        let known: Vec<&str> = known.flat_map(|(_, options)| options.iter().copied()).collect();
+        let recorded = self.options.split(',');
+        let mut options: Vec<String> = recorded
+            .filter(|option| known.iter().any(|known| option.starts_with(known)))
+            .map(str::to_owned)
+            .collect();
+        options.dedup();
+        if let Some(name) = &self.subvolume {
+            options.push(format!("subvol=/{}", name.as_path().display()));
+        }
+        options.extend(device_options(&self.more_devs));
+        options.join(",")
+    }
+}
+
+impl MakeSubvolumes {
+    /// Mounts the top, whatever the default is.
+    pub fn mount_options(&self) -> String {
+        let top = std::iter::once("subvolid=5".to_owned());
+        top.chain(device_options(&self.more_devs)).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Tells the kernel of the devices that nobody may have scanned yet.
+fn device_options(more_devs: &[String]) -> impl Iterator<Item = String> + '_ {
+    more_devs.iter().map(|dev| format!("device={dev}"))
 }
 
 impl Step {
@@ -134,9 +205,21 @@ impl Step {
             Step::CreateLv(s) => {
                 format!("create volume {}/{} ({})", s.vg, s.lv.name, size(s.lv.size_bytes))
             }
-            Step::MakeFs(s) => format!("make {} on {}", s.fs.kind, s.dev),
+            Step::MakeFs(s) => format!(
+                "make {} on {}",
+                s.fs.kind,
+                [std::slice::from_ref(&s.dev), &s.more_devs].concat().join(", ")
+            ),
+            Step::MakeSubvolumes(s) => {
+                format!("create {} subvolumes on {}", s.paths.len(), s.dev)
+            }
             Step::MakeSwap(s) => format!("make swap on {}", s.dev),
-            Step::Mount(s) => format!("mount {} at {}", s.dev, s.path),
+            Step::Mount(s) => match &s.subvolume {
+                Some(name) if *name != BytesPath::default() => {
+                    format!("mount {name} of {} at {}", s.dev, s.path)
+                }
+                _ => format!("mount {} at {}", s.dev, s.path),
+            },
         }
     }
 
@@ -152,6 +235,7 @@ impl Step {
                 tools.extend(fscmd::tools(&s.fs.kind));
                 tools
             }
+            Step::MakeSubvolumes(_) => vec!["btrfs", "udevadm"],
             Step::MakeSwap(_) => vec!["wipefs", "mkswap", "blkid"],
             Step::Mount(_) => vec!["modprobe", "mount", "umount"],
         }
@@ -164,9 +248,13 @@ impl Step {
             Step::CreateMd(s) => vec![stackcmd::mdadm_create(s)],
             Step::CreateVg(s) => stackcmd::create_vg(s, metadata),
             Step::CreateLv(s) => stackcmd::create_lv(s),
-            Step::MakeFs(s) => fscmd::make_fs(&s.dev, &s.fs),
+            Step::MakeFs(s) => fscmd::make_fs(s),
             Step::MakeSwap(s) => vec![fscmd::make_swap(&s.dev, &s.swap)],
-            Step::Release(_) | Step::Wipe(_) | Step::WriteTable(_) | Step::Mount(_) => Vec::new(),
+            Step::Release(_)
+            | Step::Wipe(_)
+            | Step::WriteTable(_)
+            | Step::MakeSubvolumes(_)
+            | Step::Mount(_) => Vec::new(),
         }
     }
 }

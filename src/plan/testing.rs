@@ -95,6 +95,7 @@ pub fn fs(on: &Id, kind: &str, size_bytes: u64) -> Fs {
         ext: None,
         xfs: None,
         vfat: None,
+        btrfs: None,
     }
 }
 

@@ -207,10 +207,10 @@ fn a_group_that_spans_a_disk_that_stays_is_refused() {
 fn what_cannot_be_made_is_refused_by_name() {
     let mut recorded = raid_node();
     recorded.lv[0].kind = "thin".into();
-    recorded.fs[1].kind = "btrfs".into();
+    recorded.fs[1].kind = "zfs_member".into();
     recorded.md[0].level = "container".into();
     let text = refused(&recorded, &recorded, &auto());
-    for part in ["vg0/root has the type thin", "/boot on /dev/md0 is a btrfs", "level container"] {
+    for part in ["vg0/root has the type thin", "/boot on /dev/md0 is a zfs", "level container"] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -257,6 +257,44 @@ fn an_xfs_that_is_made_no_more_is_made_all_the_same() {
     let (new, old) = line.split_once(" || ").unwrap();
     assert!(new.contains(" --unsupported ") && new.contains("-l size=1368b"), "{line}");
     assert_eq!(new.replace(" --unsupported", ""), old);
+}
+
+#[test]
+fn a_btrfs_comes_back_on_all_its_devices_with_its_subvolumes() {
+    let text = include_str!("../../tests/fixtures/layout/btrfs.toml");
+    let mut recorded = crate::layout::schema::parse(text).unwrap();
+    let plan1 = plan(&recorded, &recorded, &auto()).unwrap();
+    let steps: Vec<_> = plan1.steps.iter().map(Step::describe).collect();
+    assert_eq!(
+        steps,
+        [
+            "release ubdb, ubdc",
+            "erase ubdb",
+            "erase ubdc",
+            "make btrfs on /dev/ubdb, /dev/ubdc",
+            "create 4 subvolumes on /dev/ubdb",
+            "mount @ of /dev/ubdb at /",
+            "mount @home of /dev/ubdb at /home",
+            "mount /dev/ubdb at /top",
+        ]
+    );
+    let script = plan1.render_script();
+    for line in [
+        "mkfs.btrfs --quiet --force --uuid 8688a2e6-d668-4877-a7ef-1cf3381415e2 --label data --nodesize 16384 --sectorsize 4096 --checksum crc32c --data raid1 --metadata raid1c3 --features 'extref,skinny-metadata,^no-holes' -R free-space-tree /dev/ubdb /dev/ubdc",
+        "btrfs subvolume create \"$TOP\"/@/var/lib/ports",
+        "btrfs subvolume set-default \"$TOP\"/@",
+        "mount -t btrfs -o compress=zstd:3,subvol=/@home,device=/dev/ubdc /dev/ubdb \"$ROOT\"/home",
+    ] {
+        assert!(script.lines().any(|l| l == line), "{line}\n{script}");
+    }
+    // On one of its disks it is not to be had, nor when the other stays.
+    let mut present = recorded.clone();
+    present.disk[1].serial = Some("OTHER".into());
+    present.fs[0].uuid = "another".into();
+    let text = refused(&recorded, &present, &auto());
+    assert!(text.contains("ubdc (") && text.contains("holds btrfs"), "{text}");
+    recorded.fs[0].btrfs.as_mut().unwrap().device.pop();
+    assert!(refused(&recorded, &recorded, &auto()).contains("lacks 1 of its devices"));
 }
 
 #[test]

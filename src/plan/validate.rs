@@ -192,7 +192,10 @@ fn check_overlaps(step: &WriteTable, problems: &mut Vec<Problem>) {
 
 /// Content is not larger than the device it is on.
 fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
-    let fs = layout.fs.iter().map(|f| (&f.on, f.size_bytes, f.kind.as_str()));
+    let on_one = layout.fs.iter().filter(|f| f.btrfs.is_none());
+    let fs = on_one.map(|f| (&f.on, f.size_bytes, f.kind.as_str()));
+    let btrfs = layout.fs.iter().filter_map(|f| f.btrfs.as_ref()).flat_map(|b| &b.device);
+    let fs = fs.chain(btrfs.map(|d| (&d.on, d.size_bytes, "btrfs")));
     let swap = layout.swap.iter().map(|s| (&s.on, s.size_bytes, "swap"));
     let pv = layout.vg.iter().flat_map(|v| &v.pv).map(|p| (&p.on, p.size_bytes, "LVM"));
     for (on, content_bytes, kind) in fs.chain(swap).chain(pv) {

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::blkid::Content;
 use super::block::{Device, Kind};
 use super::mounts::MountInfo;
-use super::{Machine, Reader, ext, vfat, xfs};
-use crate::layout::{Fs, Id, Mount, Swap};
+use super::{Machine, Reader, btrfs, ext, vfat, xfs};
+use crate::layout::{BtrfsDevice, BtrfsOptions, Fs, Id, Layout, Mount, Swap};
 
 /// Kinds that rr can make again.
 const SUPPORTED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
@@ -25,6 +25,10 @@ pub(crate) fn read(reader: &mut Reader<'_>, machine: &Machine) {
         if is_volume && !reader.layout.lv.iter().any(|lv| lv.id == id) {
             continue;
         }
+        // The further devices of a filesystem that has several.
+        if fs_on(reader.layout, &id).is_some() {
+            continue;
+        }
         // The whole filesystem rather than a part of it that is bound to another place.
         let mut mounts: Vec<&MountInfo> =
             machine.mounts.iter().filter(|m| is_on(m, device)).collect();
@@ -35,13 +39,14 @@ pub(crate) fn read(reader: &mut Reader<'_>, machine: &Machine) {
             // Where blkid may not look, the kernel still knows what it has mounted.
             None => mount.map(content_of_mount).unwrap_or_default(),
         };
-        read_content(reader, device, &id, &content, mount);
+        read_content(reader, machine, device, &id, &content, mount);
     }
     read_mounts(reader, machine);
 }
 
 fn read_content(
     reader: &mut Reader<'_>,
+    machine: &Machine,
     device: &Device,
     id: &Id,
     content: &Content,
@@ -49,6 +54,7 @@ fn read_content(
 ) {
     match content.kind.as_str() {
         kind if SUPPORTED.contains(&kind) => read_fs(reader, device, id, content, mount),
+        "btrfs" => read_btrfs(reader, machine, device, id, content),
         "swap" => reader.layout.swap.push(Swap {
             id: Id::content("swap", id),
             on: id.clone(),
@@ -112,13 +118,65 @@ fn read_fs(
         let what = format!("features of the {} on {}", fs.kind, device.dev());
         reader.tolerate(&what, &error);
     }
-    if let Some(path) = mounted_at
-        && let Ok(stat) = nix::sys::statvfs::statvfs(path)
-    {
-        let free = stat.blocks().saturating_sub(stat.blocks_free());
-        fs.used_bytes = free.saturating_mul(stat.fragment_size());
-    }
+    fs.used_bytes = mounted_at.and_then(used_bytes).unwrap_or_default();
     reader.layout.fs.push(fs);
+}
+
+/// The filesystem that has a part on this device.
+fn fs_on(layout: &Layout, id: &Id) -> Option<Id> {
+    layout.fs.iter().find(|fs| fs.devices().contains(id)).map(|fs| fs.id.clone())
+}
+
+/// Once for all its devices, whichever of them comes first.
+fn read_btrfs(
+    reader: &mut Reader<'_>,
+    machine: &Machine,
+    device: &Device,
+    id: &Id,
+    content: &Content,
+) {
+    let uuid = &content.uuid;
+    let same = |d: &&Device| machine.contents.get(&d.name).is_some_and(|c| c.uuid == *uuid);
+    let members: Vec<&Device> = machine.devices.iter().filter(same).collect();
+    let of_it = |m: &&MountInfo| m.kind == "btrfs" && members.iter().any(|d| is_on(m, d));
+    let mounts: Vec<&MountInfo> = machine.mounts.iter().filter(of_it).collect();
+    let path = mounts.first().map(|mount| mount.path.as_path());
+    let mut fs = new_fs(device, id, content);
+    match btrfs::read(&device.dev(), path).and_then(|found| with_devices(found, machine)) {
+        Ok(mut found) => {
+            let is_mounted = |path: &Path| {
+                mounts.iter().any(|m| m.root.strip_prefix("/").is_ok_and(|root| root == path))
+            };
+            btrfs::keep_lived_in(&mut found, &is_mounted);
+            if let Some(first) = found.device.first() {
+                fs.on = first.on.clone();
+                fs.id = Id::content("fs", &fs.on);
+            }
+            fs.size_bytes = found.device.iter().map(|d| d.size_bytes).sum();
+            fs.btrfs = Some(Box::new(found));
+        }
+        // Of one that is not in use, it is enough to know that it is there.
+        Err(error) if path.is_none() => log::info!("the btrfs on {}: {error:#}", device.dev()),
+        Err(error) => reader.tolerate(&format!("the btrfs on {}", device.dev()), &error),
+    }
+    fs.used_bytes = path.and_then(used_bytes).unwrap_or_default();
+    reader.layout.fs.push(fs);
+}
+
+fn with_devices(found: btrfs::Found, machine: &Machine) -> Result<BtrfsOptions> {
+    let mut options = found.options;
+    for (path, size_bytes) in found.devices {
+        let on = machine.id_of_path(&path);
+        let on = on.with_context(|| format!("its device {path} is on what rr does not know"))?;
+        options.device.push(BtrfsDevice { on, size_bytes });
+    }
+    Ok(options)
+}
+
+fn used_bytes(path: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    let free = stat.blocks().saturating_sub(stat.blocks_free());
+    Some(free.saturating_mul(stat.fragment_size()))
 }
 
 fn new_fs(device: &Device, id: &Id, content: &Content) -> Fs {
@@ -133,6 +191,7 @@ fn new_fs(device: &Device, id: &Id, content: &Content) -> Fs {
         ext: None,
         xfs: None,
         vfat: None,
+        btrfs: None,
     }
 }
 
@@ -172,8 +231,7 @@ fn read_mounts(reader: &mut Reader<'_>, machine: &Machine) {
         let device = machine.devices.iter().find(|device| is_on(mount, device));
         let fs = device
             .and_then(|device| machine.id(&device.name))
-            .map(|on| Id::content("fs", &on))
-            .filter(|id| reader.layout.fs.iter().any(|fs| fs.id == *id));
+            .and_then(|on| fs_on(reader.layout, &on));
         let Some(fs) = fs else {
             // Loop devices hold files of filesystems that are in the backup themselves.
             if device.is_none_or(|d| !d.name.starts_with("loop")) {

@@ -32,6 +32,7 @@ pub fn complete(
     let contents = contents.into_iter().filter(|(on, _)| !all_unused(on));
     let mut notes: Vec<Unprotected> = contents.map(|(_, note)| note).collect();
     notes.extend(unmounted(layout));
+    notes.extend(lost_subvolumes(layout));
     notes.extend(baseless(layout));
     notes.extend(unsupported_volumes(layout));
     notes.extend(unused_with_data(layout));
@@ -119,6 +120,36 @@ fn unmounted(layout: &Layout) -> Vec<Unprotected> {
             what: format!("{device} ({}{label})", fs.kind),
             why: "not mounted: a recovery makes it anew and empty".to_owned(),
         });
+    }
+    notes
+}
+
+/// Subvolumes of mounted filesystems that no archive comes to.
+fn lost_subvolumes(layout: &Layout) -> Vec<Unprotected> {
+    let mut notes = Vec::new();
+    for fs in layout.fs.iter().filter(|fs| layout.mount.iter().any(|m| m.fs == fs.id)) {
+        let Some(btrfs) = &fs.btrfs else { continue };
+        let device = layout.dev(&fs.on).unwrap_or_else(|| fs.on.to_string());
+        for (subvolume, place) in layout.subvolume_places(fs) {
+            if place.is_none() {
+                notes.push(Unprotected {
+                    what: format!("{device} (btrfs subvolume {})", subvolume.path),
+                    why: "not mounted: a recovery makes it anew and empty".to_owned(),
+                });
+            }
+        }
+        if !btrfs.snapshot.is_empty() {
+            const NAMED: usize = 5;
+            let names = btrfs.snapshot.iter().take(NAMED).map(|s| s.path.to_string());
+            let names: Vec<String> = names.collect();
+            let more = btrfs.snapshot.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            notes.push(Unprotected {
+                what: format!("{device} (btrfs snapshots {}{more})", names.join(", ")),
+                why: "snapshots are not in the backup, and a recovery does not make them"
+                    .to_owned(),
+            });
+        }
     }
     notes
 }

@@ -20,6 +20,7 @@
 pub mod blkid;
 pub mod block;
 pub mod boot;
+pub mod btrfs;
 pub mod content;
 pub mod coverage;
 pub mod ext;

@@ -313,3 +313,44 @@ fn the_machine_that_runs_this_can_be_read() {
     let text = crate::layout::schema::render(&layout).unwrap();
     assert_eq!(crate::layout::schema::parse(&text).unwrap(), layout);
 }
+
+#[test]
+fn a_btrfs_is_read_with_its_devices_profiles_and_subvolumes() {
+    let text = |name: &str| fixture(&format!("debian12/btrfs.{name}"));
+    let mut found = btrfs::parse_super(&text("super")).unwrap();
+    assert_eq!((found.node_bytes, found.sector_bytes, found.devices), (16_384, 4096, 2));
+    assert_eq!(found.checksum, "crc32c");
+    let features = ["free_space_tree", "extended_iref", "skinny_metadata", "no_holes"];
+    assert!(features.iter().all(|f| found.features.iter().any(|g| g == f)), "{found:?}");
+    assert!(!found.features.iter().any(|f| f == "written"), "a flag of another kind");
+    let both = vec![("/dev/loop0".to_owned(), 314_572_800), ("/dev/loop1".to_owned(), 314_572_800)];
+    assert_eq!(btrfs::parse_show(&text("show")), both);
+    assert_eq!(btrfs::parse_show(&text("show.degraded")), both[..1]);
+    let raid1 = Some(("raid1".to_owned(), "raid1".to_owned()));
+    assert_eq!(btrfs::parse_df(&text("df")), raid1);
+    assert_eq!(btrfs::parse_chunks(&text("chunks")), raid1);
+    let mixed = btrfs::parse_df(
+        "System, DUP: total=8388608, used=4096\nData+Metadata, DUP: total=67108864, used=1\n",
+    );
+    assert_eq!(mixed, Some(("dup".to_owned(), "dup".to_owned())));
+    btrfs::read_subvolumes(&mut found, &text("subvolumes"), &text("default"));
+    let paths = |of: &[crate::layout::Subvolume]| -> Vec<(String, u64)> {
+        of.iter().map(|s| (s.path.to_string(), s.id)).collect()
+    };
+    let own = |path: &str, id: u64| (path.to_owned(), id);
+    assert_eq!(
+        paths(&found.subvolume),
+        [
+            own("@", 256),
+            own("@/.snapshots", 259),
+            own("@/lib/x/ports", 261),
+            own("@/var", 258),
+            own("@home", 257)
+        ]
+    );
+    assert_eq!(paths(&found.snapshot), [own("@/.snapshots/1/snapshot", 260)]);
+    assert_eq!(found.default_subvolume.clone().unwrap().as_path(), Path::new("@"));
+    // One that is mounted is what the machine lives in.
+    btrfs::keep_lived_in(&mut found, &|path| path == Path::new("@/.snapshots/1/snapshot"));
+    assert!(found.snapshot.is_empty() && found.subvolume.len() == 6);
+}

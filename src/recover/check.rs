@@ -104,7 +104,10 @@ fn locate(root: &Path, entry: menu::Entry) -> Kernel {
 /// Where a file that the loader names is in the tree: it counts from the filesystem that /boot is
 /// on, or from an ESP.
 fn in_tree(root: &Path, name: &str) -> Option<PathBuf> {
-    let name = Path::new(name.trim_start_matches('/'));
+    let name = name.trim_start_matches('/');
+    // GRUB counts from the top of a btrfs, where Ubuntu's root is the subvolume `@`.
+    let below = name.split_once('/').filter(|(first, _)| first.starts_with('@'));
+    let name = Path::new(below.map_or(name, |(_, rest)| rest));
     ["/", "/boot", "/boot/efi", "/efi"]
         .iter()
         .map(|dir| Path::new(dir).join(name))
@@ -296,6 +299,17 @@ mod tests {
         let found = kernels(&root);
         assert_eq!(found[0].kernel.as_deref(), Some(Path::new("/boot/vmlinuz-6.1.0-28-amd64")));
         assert_eq!(found[0].initrds.len(), 1);
+    }
+
+    #[test]
+    fn a_kernel_in_a_subvolume_is_found_where_it_is_mounted() {
+        let tmp = tree();
+        let root = tmp.path().join("root");
+        for name in ["/@/boot/vmlinuz-6.1.0-28-amd64", "/@boot/vmlinuz-6.1.0-28-amd64"] {
+            let found = in_tree(&root, name);
+            assert_eq!(found.as_deref(), Some(Path::new("/boot/vmlinuz-6.1.0-28-amd64")), "{name}");
+        }
+        assert_eq!(in_tree(&root, "/other/boot/vmlinuz-6.1.0-28-amd64"), None);
     }
 
     #[test]

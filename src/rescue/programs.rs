@@ -21,7 +21,7 @@ const HANDY: &str = "\
     awk basename bash blockdev cat chmod chown clear cmp cp cut date dd df diff dirname dmesg du \
     dumpe2fs dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free getent fsck \
     fsck.ext4 fsck.vfat gdisk grep gzip head hexdump hostname id kill ldd less ln losetup ls \
-    lsblk lsmod lspci lsscsi lsusb lvm lvs mdadm mkdir modinfo mke2fs mkfs.btrfs mkfs.ext2 \
+    lsblk lsmod lspci lsscsi lsusb lvm lvs mdadm mkdir modinfo mke2fs mkfs.btrfs btrfs mkfs.ext2 \
     mkfs.ext3 mkfs.ext4 mkfs.vfat mkfs.xfs mknod mkswap more mount.nfs mount.nfs4 mv nano nc \
     nvme od partprobe parted ping pkill printf ps pvs pwd readlink rm rmdir rmmod sed sfdisk \
     sgdisk showmount sleep smartctl sort ss stat stty swapoff swapon sync tail tar tee test top \

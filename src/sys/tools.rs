@@ -24,6 +24,7 @@ const fn tool(name: &'static str, debian: &'static str, rhel: &'static str) -> T
 pub const TOOLS: &[Tool] = &[
     tool("blkid", "util-linux", "util-linux"),
     tool("blockdev", "util-linux", "util-linux"),
+    tool("btrfs", "btrfs-progs", "btrfs-progs"),
     tool("chroot", "coreutils", "coreutils"),
     tool("dmsetup", "dmsetup", "device-mapper"),
     tool("dumpe2fs", "e2fsprogs", "e2fsprogs"),
@@ -45,6 +46,7 @@ pub const TOOLS: &[Tool] = &[
     tool("lvm", "lvm2", "lvm2"),
     tool("mdadm", "mdadm", "mdadm"),
     tool("mke2fs", "e2fsprogs", "e2fsprogs"),
+    tool("mkfs.btrfs", "btrfs-progs", "btrfs-progs"),
     tool("mkfs.ext4", "e2fsprogs", "e2fsprogs"),
     tool("mkfs.vfat", "dosfstools", "dosfstools"),
     tool("mkfs.xfs", "xfsprogs", "xfsprogs"),

@@ -166,6 +166,9 @@ fn dump() -> Result<String> {
         if has("TYPE=xfs") {
             tell(&mut out, device, "xfs_info", &[device], &[])?;
         }
+        if has("TYPE=btrfs") {
+            btrfs(&mut out, device)?;
+        }
         if has("TYPE=vfat") {
             tell(&mut out, device, "od", &["-A", "d", "-t", "x1", "-N", "90", device], &[])?;
         }
@@ -179,6 +182,21 @@ fn dump() -> Result<String> {
 
 fn lvm(out: &mut String, args: &[&str]) -> Result<()> {
     tell(out, "lvm", "lvm", &[args, &["--noheadings", "--units", "b"]].concat(), &[])
+}
+
+/// What a btrfs says of itself when its top is mounted.
+fn btrfs(out: &mut String, device: &str) -> Result<()> {
+    tell(out, device, "btrfs", &["inspect-internal", "dump-super", device], BTRFS)?;
+    let top = "/tmp/top";
+    script(&format!(
+        "mkdir -p {top}; mount -t btrfs -o subvolid=5 {device} {top} && btrfs filesystem sync {top}"
+    ))?;
+    let list = "btrfs subvolume list $0 | sed 's/.* path /subvolume /' | sort; \
+                btrfs subvolume get-default $0 | sed 's/.* path /default /'; \
+                btrfs filesystem df $0 | sed 's/:.*//'; \
+                btrfs filesystem show --raw $0 | sed 's/used.*path/path/; s/FS bytes.*//'";
+    tell(out, device, "sh", &["-c", list, top], &[])?;
+    script(&format!("umount {top}"))
 }
 
 /// Only lines that start with one of these are kept, where some are given.
@@ -209,6 +227,27 @@ const MD_EXAMINE: &[&str] = &[
     "Chunk Size",
     "Device Role",
     "Internal Bitmap",
+];
+const BTRFS: &[&str] = &[
+    "csum_type",
+    "fsid",
+    "metadata_uuid",
+    "label",
+    "total_bytes",
+    "sectorsize",
+    "nodesize",
+    "num_devices",
+    "( MIXED_BACKREF",
+    "( FREE_SPACE_TREE",
+    "FREE_SPACE_TREE_VALID",
+    "DEFAULT_SUBVOL",
+    "MIXED_GROUPS",
+    "BIG_METADATA",
+    "EXTENDED_IREF",
+    "SKINNY_METADATA",
+    "NO_HOLES",
+    "dev_item.total_bytes",
+    "dev_item.devid",
 ];
 /// Not the reserved GDT blocks: a filesystem that has grown has fewer than one made at that size,
 /// and all that they tell is how far it could still grow online.

@@ -206,6 +206,26 @@ pub fn all() -> Vec<Case> {
     cases
 }
 
+const BTRFS_SNAPPER: &str = r#"
+printf 'label: gpt\ntype=linux\n' | sfdisk /dev/ubdb
+udevadm settle
+mkfs.btrfs -q /dev/ubdb1
+mount /dev/ubdb1 /mnt
+btrfs subvolume create /mnt/@
+btrfs subvolume create /mnt/@/var
+btrfs subvolume create "/mnt/@/with blank"
+btrfs subvolume create /mnt/@/.snapshots
+mkdir /mnt/@/.snapshots/1
+btrfs subvolume create /mnt/@/.snapshots/1/snapshot
+mkdir /mnt/@/.snapshots/1/snapshot/var /mnt/@/.snapshots/1/snapshot/.snapshots
+btrfs subvolume snapshot -r /mnt/@/var /mnt/@/.snapshots/2
+btrfs subvolume set-default /mnt/@/.snapshots/1/snapshot
+umount /mnt
+mount /dev/ubdb1 /node
+mount -o subvol=@/var /dev/ubdb1 /node/var
+mount -o subvol=@/.snapshots /dev/ubdb1 /node/.snapshots
+"#;
+
 fn filesystems() -> Vec<Case> {
     vec![
         blank(
@@ -283,6 +303,49 @@ resize2fs /dev/ubdc1
 mount /dev/ubdb /node
 mkdir /node/a
 mount /dev/ubdc1 /node/a
+"#,
+        ),
+        blank(
+            "btrfs_ubuntu",
+            &[700],
+            r#"
+printf 'label: gpt\nsize=2048,type=21686148-6449-6E6F-744E-656564454649\nsize=400M\ntype=linux\n' | sfdisk /dev/ubdb
+udevadm settle
+mkfs.btrfs -q -L root /dev/ubdb2
+mkfs.btrfs -q --mixed -O ^no-holes -R ^free-space-tree --checksum xxhash -n 4096 /dev/ubdb3
+mount /dev/ubdb2 /mnt
+btrfs subvolume create /mnt/@
+btrfs subvolume create /mnt/@home
+umount /mnt
+mount -o subvol=@,compress=zstd:1 /dev/ubdb2 /node
+mkdir -p /node/home /node/srv /node/var/lib
+mount -o subvol=@home /dev/ubdb2 /node/home
+mount /dev/ubdb3 /node/srv
+btrfs subvolume create /node/var/lib/ports
+"#,
+        ),
+        // Snapshots do not come back.
+        Case {
+            ignore: ".snapshots/2",
+            ..blank("btrfs_snapper_default_subvolume", &[400], BTRFS_SNAPPER)
+        },
+        blank(
+            "btrfs_raid1_two_disks",
+            &[300, 300],
+            r#"
+mkfs.btrfs -q -L pool -d raid1 -m raid1 /dev/ubdb /dev/ubdc
+mount /dev/ubdc /node
+btrfs subvolume create /node/a
+"#,
+        ),
+        blank(
+            "btrfs_raid10_on_partitions",
+            &[200, 200, 200, 200],
+            r#"
+for disk in /dev/ubd[bcde]; do printf 'label: gpt\ntype=linux\n' | sfdisk $disk; done
+udevadm settle
+mkfs.btrfs -q -d raid0 -m raid10 /dev/ubd[bcde]1
+mount /dev/ubdb1 /node
 "#,
         ),
         blank(

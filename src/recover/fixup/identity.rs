@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::fstab::replace_words;
-use crate::layout::{Id, Layout};
+use crate::layout::{Id, Layout, Subvolume};
 use crate::plan::Plan;
 
 use super::super::inside;
@@ -56,8 +56,22 @@ pub fn changes(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
         .collect();
     let ids = recorded.disk.iter().map(|d| &d.id).chain(recorded.partition.iter().map(|p| &p.id));
     changes.extend(ids.filter_map(|id| renamed(recorded, &plan.layout, id)));
+    changes.extend(subvolume_numbers(recorded));
     changes.retain(|(old, new)| old != new);
     changes
+}
+
+/// btrfs numbers its subvolumes itself: a mount by number becomes one by name. A number that
+/// means one subvolume here and another there is left alone, and the check will tell.
+fn subvolume_numbers(recorded: &Layout) -> Vec<(String, String)> {
+    let all: Vec<_> = recorded.fs.iter().filter_map(|fs| fs.btrfs.as_ref()).collect();
+    let subvolumes: Vec<_> = all.iter().flat_map(|btrfs| &btrfs.subvolume).collect();
+    let meant_once =
+        |s: &&&Subvolume| subvolumes.iter().all(|other| other.id != s.id || other.path == s.path);
+    let named = |s: &&Subvolume| {
+        (format!("subvolid={}", s.id), format!("subvol=/{}", s.path.as_path().display()))
+    };
+    subvolumes.iter().filter(meant_once).map(named).collect()
 }
 
 fn renamed(recorded: &Layout, planned: &Layout, id: &Id) -> Option<(String, String)> {
@@ -132,6 +146,20 @@ fn beside(file: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subvolumes_are_mounted_by_name_and_no_more_by_number() {
+        let node = include_str!("../../../tests/fixtures/layout/btrfs.toml");
+        let recorded = crate::layout::schema::parse(node).unwrap();
+        let changes = subvolume_numbers(&recorded);
+        let line =
+            "UUID=1 /home btrfs rw,subvolid=257,subvol=/@home 0 0\nUUID=1 /x btrfs subvolid=2570\n";
+        let text = replace_words(line, &changes).unwrap();
+        assert_eq!(
+            text,
+            "UUID=1 /home btrfs rw,subvol=/@home,subvol=/@home 0 0\nUUID=1 /x btrfs subvolid=2570\n"
+        );
+    }
 
     #[test]
     fn only_files_that_name_a_change_are_rewritten_and_the_original_is_kept() {
