@@ -108,7 +108,9 @@ pub fn run_recovery() -> Result<()> {
     boot(&tree, dir, &old, "back up")?;
     let new = disks(dir, "new", recover::DISKS_MIB)?;
     boot(&tree, dir, &new, "damaged")?;
-    boot(&tree, dir, &new, "recover")
+    boot(&tree, dir, &new, "recover")?;
+    let new = disks(dir, "newer", recover::DISKS_MIB)?;
+    boot(&tree, dir, &new, "step by step")
 }
 
 fn prepare(dir: &Path, name: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A whole recovery in user-mode Linux: a small node on LVM on a mirror is backed up into a
-//! directory, and comes back on two blank disks; once more over the finished disks; and not at all
-//! where a pack is damaged, with the disks left as they are.
+//! directory, and comes back on two blank disks; once more over the finished disks; once more step by
+//! step, as an admin does with `layoutonly` and its like; and not at all where a pack is damaged, with
+//! the disks left as they are.
 //!
 //! Only firmware and boot loader are missing here: the kernel and its initramfs are files that look
 //! the part.
@@ -14,7 +15,7 @@ use rr::archive::{self, CreateOptions};
 use rr::config::{Config, TargetOptions, TargetUrl};
 use rr::layout::{BytesPath, Layout, schema};
 use rr::probe;
-use rr::recover::{self, Failure, Options, Outcome};
+use rr::recover::{self, Failure, Options, Outcome, Phase};
 use rr::store::{self, Access, Manifest, catalog};
 use rr::sys::run::Cmd;
 use rr::ui::Ui;
@@ -78,6 +79,7 @@ pub fn run(dir: &Path, phase: &str) -> Result<()> {
     match phase {
         "back up" => back_up(dir),
         "damaged" => refuse(dir),
+        "step by step" => step_by_step(dir),
         _ => twice(dir),
     }
 }
@@ -181,6 +183,26 @@ fn twice(dir: &Path) -> Result<()> {
     let results = fs::read_dir(dir.join("backups/node001/recoveries"))?.count();
     ensure!(results == 2, "{results} results are at the target");
     Ok(())
+}
+
+/// Each verb finds the disks as the one before left them; `mountonly` as after a reboot.
+fn step_by_step(dir: &Path) -> Result<()> {
+    let ui = Ui::detect(false);
+    let step = |phase: Phase| {
+        let options = Options { phase, ..options(dir) };
+        recover::recover(&Config::default(), None, &options, &ui)
+            .map_err(|failure| failure.error.context(format!("{phase:?}")))
+    };
+    for phase in [Phase::Layout, Phase::Restore, Phase::Mount] {
+        let outcome = step(phase)?;
+        ensure!(matches!(outcome, Outcome::Mounted), "{phase:?} gave {outcome:?}");
+        let restored = Path::new("/mnt/rr/srv/hard").exists();
+        ensure!(restored != (phase == Phase::Layout), "files after {phase:?}: {restored}");
+        ensure!(Path::new("/mnt/rr/boot/lost+found").exists(), "/boot is mounted");
+    }
+    let outcome = step(Phase::Finalize)?;
+    ensure!(matches!(outcome, Outcome::Recovered(_)), "{outcome:?}");
+    compare(dir)
 }
 
 fn compare(dir: &Path) -> Result<()> {
