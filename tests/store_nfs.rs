@@ -132,7 +132,7 @@ fn end(machine: &mut std::process::Child) {
 
 fn open(path: &str, options: &str, access: Access) -> anyhow::Result<Arc<dyn Store>> {
     let url = TargetUrl::Nfs { host: "127.0.0.1".into(), path: path.into() };
-    let options = TargetOptions { nfs: options.into() };
+    let options = TargetOptions { nfs: options.into(), ..TargetOptions::default() };
     Ok(store::open(&url, "node001", access, &options)?.into())
 }
 

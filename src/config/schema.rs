@@ -19,11 +19,19 @@ pub struct Config {
     pub rescue: RescueConfig,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TargetOptions {
     /// More mount options for NFS targets, as in nfs(5): `vers=3,nolock`.
     pub nfs: String,
+    /// How long a server may not answer before it is given up: a reboot of it should fit in.
+    pub patience_seconds: u64,
+}
+
+impl Default for TargetOptions {
+    fn default() -> Self {
+        TargetOptions { nfs: String::new(), patience_seconds: 360 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -76,7 +76,7 @@ mod tests {
             version: VERSION,
             node: "node001".into(),
             target: "file:///srv/backup".into(),
-            target_options: TargetOptions { nfs: "vers=3".into() },
+            target_options: TargetOptions { nfs: "vers=3".into(), patience_seconds: 60 },
             target_device: Some(TargetDevice {
                 fs_uuid: "b3c1".into(),
                 fs_kind: "ext4".into(),

@@ -3,7 +3,8 @@
 //! A [`Store`] holds named objects of one node's tree, `<target>/<node>/`. An object appears whole
 //! or not at all. What the names mean is told by [`catalog`].
 //!
-//! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory
+//! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory;
+//!   [`patient`] how it is given up when the server is gone
 //! * [`name`] what objects and unfinished files are called
 //! * [`catalog`] generations and their manifests; [`lock`] one writer at a time; [`retain`] what is
 //!   deleted
@@ -13,10 +14,12 @@ pub mod dir;
 pub mod lock;
 pub mod name;
 pub mod nfs;
+pub mod patient;
 pub mod retain;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -104,7 +107,14 @@ pub fn open(
     };
     let store = dir::DirStore::open(&base, &url.to_string(), node, access)
         .with_context(|| format!("opening the target {url} for the node {node}"))?;
-    Ok(Box::new(store))
+    let store: Box<dyn Store> = Box::new(store);
+    Ok(match url {
+        TargetUrl::File { .. } => store,
+        TargetUrl::Nfs { .. } => {
+            let patience = Duration::from_secs(options.patience_seconds);
+            Box::new(patient::PatientStore::new(store, patience))
+        }
+    })
 }
 
 /// The directory must be there: when the disk that should be mounted on it is not, its making would

@@ -10,7 +10,8 @@
 //!   again each minute) makes the operation fail with ETIMEDOUT. A hard mount would hang for ever,
 //!   and a shorter time would not survive the reboot of a server. What is lost when a soft mount
 //!   gives up is no danger: every object is synced, and an error then ends the run, before it gets
-//!   its name. Kernels before 5.1 take `soft`, which says EIO.
+//!   its name. Kernels before 5.1 take `soft`, which says EIO. Where the kernel does not keep to it,
+//!   [`super::patient`] does.
 //! * `nolock`: rr takes no file locks, and so a rescue system needs no rpc.statd for NFSv3.
 //! * `vers=4.1`, and where the server has no 4.1, what mount.nfs(8) finds, 3 included. Of what 4.2
 //!   adds rr needs nothing, and one thing does harm: kernels from 6.6 on read by READ_PLUS, and

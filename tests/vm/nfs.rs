@@ -82,7 +82,7 @@ impl Server {
         };
         format!(
             "target = \"nfs://10.0.2.2/work001\"\n\
-             target_options.nfs = \"{options},timeo=100,retrans=1\"\n"
+             target_options = {{ nfs = \"{options}\", patience_seconds = 40 }}\n"
         )
     }
 }

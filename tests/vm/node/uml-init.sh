@@ -7,7 +7,7 @@ mount -t sysfs sys /sys
 mountpoint -q /dev || mount -t devtmpfs dev /dev
 for dir in /run /tmp /mnt; do mount -t tmpfs tmpfs $dir; done
 # LVM wants to write its history here.
-mkdir -p /run/lvm-etc && cp -a /etc/lvm/. /run/lvm-etc && export LVM_SYSTEM_DIR=/run/lvm-etc
+mkdir /run/lvm-etc && cp -a /etc/lvm/. /run/lvm-etc && mount --bind /run/lvm-etc /etc/lvm
 # Arrays are assembled by the job, under their own names, and not by udev.
 echo 'AUTO -all' >/run/mdadm.conf && mount --bind /run/mdadm.conf /etc/mdadm/mdadm.conf
 mkdir /tmp/share /run/lock
