@@ -25,16 +25,21 @@ mod tests;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::plan::{Plan, Step};
+use crate::sys::secret::Secret;
 use crate::sys::{tools, udev};
 use crate::ui::Ui;
 use release::Held;
 
-/// Erases the plan's disks, builds everything on them and mounts it all below `root`.
-pub fn apply(plan: &Plan, root: &Path, ui: &Ui) -> Result<()> {
+/// Erases the plan's disks, builds everything on them and mounts it all below `root`. The
+/// passphrase is for the plan's encrypted volumes.
+pub fn apply(plan: &Plan, root: &Path, passphrase: Option<&Secret>, ui: &Ui) -> Result<()> {
     tools::require(&plan.tools())?;
+    if plan.needs_passphrase() && passphrase.is_none() {
+        bail!("the plan makes encrypted volumes, and there is no passphrase for them");
+    }
     let mut held = Held::new();
     for step in &plan.steps {
         if !held.is_empty() && !matches!(step, Step::Release(_) | Step::Wipe(_)) {
@@ -43,15 +48,15 @@ pub fn apply(plan: &Plan, root: &Path, ui: &Ui) -> Result<()> {
         }
         let name = step.describe();
         ui.step(&name, || {
-            run(plan, step, root, &mut held).with_context(|| format!("step: {name}"))
+            run(plan, step, root, passphrase, &mut held).with_context(|| format!("step: {name}"))
         })?;
     }
     Ok(())
 }
 
 /// Assembles what is there already and mounts it below `root`. Creates nothing.
-pub fn mount(plan: &Plan, root: &Path, ui: &Ui) -> Result<()> {
-    ui.step("assemble arrays and volume groups", || stack::assemble(plan))?;
+pub fn mount(plan: &Plan, root: &Path, passphrase: Option<&Secret>, ui: &Ui) -> Result<()> {
+    ui.step("assemble arrays and volume groups", || stack::assemble(plan, passphrase))?;
     for step in &plan.steps {
         if let Step::Mount(mount) = step {
             ui.step(&step.describe(), || tree::mount(mount, root))?;
@@ -65,7 +70,13 @@ pub fn unmount(plan: &Plan, root: &Path) -> Result<()> {
     tree::unmount_all(plan, root)
 }
 
-fn run(plan: &Plan, step: &Step, root: &Path, held: &mut Held) -> Result<()> {
+fn run(
+    plan: &Plan,
+    step: &Step,
+    root: &Path,
+    passphrase: Option<&Secret>,
+    held: &mut Held,
+) -> Result<()> {
     match step {
         Step::Release(release) => {
             *held = release::release(plan, release)?;
@@ -74,6 +85,7 @@ fn run(plan: &Plan, step: &Step, root: &Path, held: &mut Held) -> Result<()> {
         Step::Wipe(wipe) => wipe::wipe(wipe, held),
         Step::WriteTable(write) => table::write(write),
         Step::CreateMd(create) => stack::create_md(step, create),
+        Step::MakeLuks(make) => stack::make_luks(step, make, passphrase),
         Step::CreateVg(create) => stack::create_vg(step, create),
         Step::CreateLv(_) => stack::create_lv(step),
         Step::MakeFs(make) => content::make_fs(step, make),

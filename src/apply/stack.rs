@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::wipe::{wipe_data_start, wipe_new};
-use crate::plan::step::{Argv, CreateMd, CreateVg};
-use crate::plan::{Plan, Step, fscmd};
+use crate::plan::step::{Argv, CreateMd, CreateVg, MakeLuks};
+use crate::plan::{Plan, Step, fscmd, stackcmd};
 use crate::sys::run::Cmd;
+use crate::sys::secret::Secret;
 use crate::sys::{ioctl, udev};
 
 /// Accept every device whatever the node's lvm.conf says, and keep no backups of metadata: the
@@ -38,6 +39,22 @@ pub fn create_md(step: &Step, create: &CreateMd) -> Result<()> {
     wipe_new(name)
 }
 
+/// Makes the volume and opens it, and sees to it that nothing old shows in it.
+pub fn make_luks(step: &Step, make: &MakeLuks, passphrase: Option<&Secret>) -> Result<()> {
+    let passphrase = passphrase.context("there is no passphrase for an encrypted volume")?;
+    modprobe("dm_crypt");
+    wait_for(Path::new(&make.dev))?;
+    Cmd::new("wipefs").args(["--all", "--force", &make.dev]).run()?;
+    for argv in step.commands("") {
+        command(&argv)?.secret_stdin(passphrase).run()?;
+    }
+    let found = wait_for(Path::new(&make.luks.dev()))?;
+    if found < make.luks.size_bytes {
+        bail!("{} came out with {found} bytes, it had {}", make.luks.name, make.luks.size_bytes);
+    }
+    Ok(())
+}
+
 pub fn create_vg(step: &Step, create: &CreateVg) -> Result<()> {
     modprobe("dm_mod");
     let mut file = tempfile::NamedTempFile::new().context("making a file for LVM's metadata")?;
@@ -54,7 +71,7 @@ pub fn create_lv(step: &Step) -> Result<()> {
 }
 
 /// Starts the plan's arrays and volume groups from what is on the disks.
-pub fn assemble(plan: &Plan) -> Result<()> {
+pub fn assemble(plan: &Plan, passphrase: Option<&Secret>) -> Result<()> {
     for step in &plan.steps {
         match step {
             Step::CreateMd(create) => {
@@ -65,6 +82,12 @@ pub fn assemble(plan: &Plan) -> Result<()> {
                 }
                 let uuid = format!("--uuid={}", md.uuid);
                 Cmd::new("mdadm").args(["--assemble", "--run", &md.dev(), &uuid]).run()?;
+                udev::settle()?;
+            }
+            Step::MakeLuks(make) if !Path::new(&make.luks.dev()).exists() => {
+                modprobe("dm_crypt");
+                let passphrase = passphrase.context("an encrypted volume needs its passphrase")?;
+                command(&stackcmd::luks_open(make))?.secret_stdin(passphrase).run()?;
                 udev::settle()?;
             }
             Step::CreateVg(create) => {

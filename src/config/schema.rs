@@ -17,6 +17,15 @@ pub struct Config {
     pub target_options: TargetOptions,
     pub backup: BackupConfig,
     pub rescue: RescueConfig,
+    pub recover: RecoverConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecoverConfig {
+    /// A file in the rescue system that holds the passphrase of the node's LUKS volumes. It is not
+    /// put into the image.
+    pub luks_passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -175,6 +175,70 @@ pub struct MdMember {
     pub slot: Option<u32>,
 }
 
+/// A LUKS volume, see cryptsetup(8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Luks {
+    pub id: Id,
+    pub on: Id,
+    /// The name that it is open by, in `/dev/mapper`. Empty: it is not open.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// 1 or 2.
+    pub version: u32,
+    pub uuid: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subsystem: String,
+    /// As cryptsetup takes it: `aes-xts-plain64`.
+    pub cipher: String,
+    pub key_bits: u32,
+    pub hash: String,
+    pub sector_bytes: u32,
+    /// Where the data starts on the device below.
+    pub data_offset_bytes: u64,
+    /// Size of the open volume; 0 where it is not open.
+    #[serde(default)]
+    pub size_bytes: u64,
+    /// LUKS2: what the header's two areas take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyslots_bytes: Option<u64>,
+    /// How the first key slot's key is made of the passphrase.
+    pub pbkdf: Pbkdf,
+    /// Key slots in use, and the kinds of tokens: one passphrase comes back, the others have to be
+    /// enrolled again.
+    pub keyslots: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<String>,
+    /// LUKS2: options of every opening, kept in the header: `allow-discards`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+}
+
+impl Luks {
+    /// `/dev/mapper/NAME`.
+    pub fn dev(&self) -> String {
+        format!("/dev/mapper/{}", self.name)
+    }
+}
+
+/// A function that makes guessing slow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Pbkdf {
+    /// `pbkdf2`, `argon2i`, `argon2id`.
+    pub kind: String,
+    /// Iterations, or argon2's cost in time.
+    pub iterations: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u64>,
+}
+
 /// An LVM volume group, see lvm(8).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

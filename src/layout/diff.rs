@@ -43,6 +43,7 @@ pub fn differences(recorded: &Layout, present: &Layout) -> Vec<String> {
     compare(&mut out, "disk", &before.disk, &after.disk, |d| d.name.clone());
     compare(&mut out, "partition", &before.partition, &after.partition, |p| p.name.clone());
     compare(&mut out, "array", &before.md, &after.md, |md| md.name.clone());
+    compare(&mut out, "LUKS", &before.luks, &after.luks, |luks| luks.uuid.clone());
     compare(&mut out, "volume group", &before.vg, &after.vg, |vg| vg.name.clone());
     compare(&mut out, "logical volume", &before.lv, &after.lv, |lv| lv.id.0.clone());
     compare(&mut out, "filesystem", &before.fs, &after.fs, |fs| place(&before, &fs.on));
@@ -132,6 +133,7 @@ fn rename(layout: &mut Layout, ids: &BTreeMap<Id, Id>, names: &BTreeMap<Id, Stri
         set(&mut md.id);
         md.member.iter_mut().for_each(|member| set(&mut member.on));
     }
+    layout.luks.iter_mut().for_each(|luks| set(&mut luks.on));
     layout.vg.iter_mut().flat_map(|vg| &mut vg.pv).for_each(|pv| set(&mut pv.on));
     for range in layout.lv.iter_mut().flat_map(|lv| &mut lv.segment).flat_map(|s| &mut s.on) {
         if let Some((device, extents)) = range.rsplit_once(':')
@@ -171,6 +173,7 @@ fn in_use_only(layout: &Layout, counts: &dyn Fn(&Id) -> bool) -> Layout {
     kept.disk.retain(|d| counts(&d.id));
     kept.partition.retain(|p| stays(&p.id));
     kept.md.retain(|md| stays(&md.id));
+    kept.luks.retain(|luks| stays(&luks.id));
     kept.vg.retain(|vg| stays(&vg.id));
     kept.lv.retain(|lv| stays(&lv.id));
     kept.fs.retain(|fs| stays(&fs.id));

@@ -14,6 +14,9 @@ impl Layout {
         if let Some(md) = self.md.iter().find(|md| md.id == *id) {
             return md.member.iter().map(|m| m.on.clone()).collect();
         }
+        if let Some(luks) = self.luks.iter().find(|luks| luks.id == *id) {
+            return vec![luks.on.clone()];
+        }
         if let Some(vg) = self.vg.iter().find(|vg| vg.id == *id) {
             return vg.pv.iter().map(|pv| pv.on.clone()).collect();
         }
@@ -56,6 +59,9 @@ impl Layout {
         }
         if let Some(md) = self.md.iter().find(|md| md.id == *id) {
             return Some(md.dev());
+        }
+        if let Some(luks) = self.luks.iter().find(|luks| luks.id == *id) {
+            return Some(luks.dev()).filter(|_| !luks.name.is_empty());
         }
         let lv = self.lv.iter().find(|lv| lv.id == *id)?;
         let vg = self.vg.iter().find(|vg| vg.id == lv.vg)?;

@@ -35,7 +35,9 @@ use serde::{Deserialize, Serialize};
 pub use boot::{Boot, EfiEntry, Firmware};
 pub use btrfs::{BtrfsDevice, BtrfsOptions, Subvolume};
 pub use content::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
-pub use device::{Disk, Lv, LvSegment, Md, MdMember, Partition, PartitionKind, Pv, Table, Vg};
+pub use device::{
+    Disk, Luks, Lv, LvSegment, Md, MdMember, Partition, PartitionKind, Pbkdf, Pv, Table, Vg,
+};
 pub use diff::differences;
 pub use mount::{BytesPath, Mount};
 pub use net::{Net, Nic, Route};
@@ -66,6 +68,9 @@ impl Id {
     pub fn lv(vg: &str, lv: &str) -> Id {
         Id(format!("lv:{vg}/{lv}"))
     }
+    pub fn luks(name: &str) -> Id {
+        Id(format!("luks:{name}"))
+    }
     /// The content `kind` (`fs`, `swap`) on the device `on`.
     pub fn content(kind: &str, on: &Id) -> Id {
         Id(format!("{kind}:{}", on.0))
@@ -94,6 +99,8 @@ pub struct Layout {
     pub partition: Vec<Partition>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub md: Vec<Md>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub luks: Vec<Luks>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vg: Vec<Vg>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -102,11 +102,13 @@ impl Tree<'_> {
             layout.partition.iter().filter(|p| p.disk == *id).collect();
         partitions.sort_by_key(|p| (p.start_bytes, p.number));
         let arrays = layout.md.iter().filter(|md| md.member.iter().any(|m| m.on == *id));
+        let encrypted = layout.luks.iter().filter(|luks| luks.on == *id);
         let groups = layout.vg.iter().filter(|vg| vg.pv.iter().any(|pv| pv.on == *id));
         let volumes = layout.lv.iter().filter(|lv| lv.vg == *id);
         let partitions = partitions.into_iter().map(|p| &p.id);
         partitions
             .chain(arrays.map(|md| &md.id))
+            .chain(encrypted.map(|luks| &luks.id))
             .chain(groups.map(|vg| &vg.id))
             .chain(volumes.map(|lv| &lv.id))
             .cloned()
@@ -126,6 +128,10 @@ impl Tree<'_> {
             let table = md.table.as_ref().map(table_word).unwrap_or_default();
             what.push(format!("{} of {} {table}", md.level, md.raid_devices).trim().to_owned());
             (md.name.clone(), md.size_bytes)
+        } else if let Some(luks) = layout.luks.iter().find(|luks| luks.id == *id) {
+            what.push(format!("LUKS{}{}", luks.version, label(&luks.label)));
+            let name = if luks.name.is_empty() { "not open" } else { luks.name.as_str() };
+            (name.to_owned(), luks.size_bytes)
         } else if let Some(vg) = layout.vg.iter().find(|vg| vg.id == *id) {
             let extents: u64 = vg.pv.iter().map(|pv| pv.extents).sum();
             what.push("volume group".to_owned());

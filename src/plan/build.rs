@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
-    CreateLv, CreateMd, CreateVg, MakeFs, MakeSubvolumes, MakeSwap, MountFs, Release, Step, Wipe,
-    WriteTable,
+    CreateLv, CreateMd, CreateVg, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release,
+    Step, Wipe, WriteTable,
 };
 use super::{IdentityChange, Problem, partition_name};
 use crate::layout::{BytesPath, Fs, Id, Layout, LvSegment, Md, Mount, Table, Vg};
@@ -31,6 +31,7 @@ pub fn build(
     let mut todo = Vec::new();
     tables(&layout, &mut todo);
     arrays(&layout, &mut todo);
+    encrypted(&layout, &mut todo);
     groups(&layout, &mut todo, &mut identity_changes);
     content(&layout, &mut todo);
     let done: BTreeSet<Id> = layout.disk.iter().map(|d| d.id.clone()).collect();
@@ -202,6 +203,18 @@ fn arrays(layout: &Layout, todo: &mut Vec<Todo>) {
             needs: md.member.iter().map(|m| m.on.clone()).collect(),
             gives: vec![md.id.clone()],
             step: Some(Step::CreateMd(CreateMd { md: md.clone(), members, spares })),
+        });
+    }
+}
+
+fn encrypted(layout: &Layout, todo: &mut Vec<Todo>) {
+    for luks in &layout.luks {
+        let dev = layout.dev(&luks.on).unwrap_or_default();
+        todo.push(Todo {
+            what: format!("LUKS on {dev}"),
+            needs: vec![luks.on.clone()],
+            gives: vec![luks.id.clone()],
+            step: Some(Step::MakeLuks(MakeLuks { dev, luks: luks.clone() })),
         });
     }
 }

@@ -115,6 +115,8 @@ pub fn holds(present: &Layout, disk: &Disk) -> Vec<String> {
     for md in present.md.iter().filter(|m| on_it(&m.id)) {
         words.push(format!("array {}", md.array_name.as_deref().unwrap_or(&md.name)));
     }
+    let luks = present.luks.iter().filter(|l| on_it(&l.id) && l.on != disk.id);
+    words.extend(luks.map(|l| format!("LUKS {}", l.label).trim_end().to_owned()));
     for fs in present.fs.iter().filter(|f| on_it(&f.id)) {
         let label = if fs.label.is_empty() { String::new() } else { format!(" {:?}", fs.label) };
         words.push(format!("{}{label}", fs.kind));
@@ -206,6 +208,11 @@ fn marks(layout: &Layout, disk: &Disk) -> BTreeSet<String> {
         // On an array, the volume is on all the members.
         if layout.disks_below(&pv.on).len() == 1 {
             marks.insert(format!("pv {}", pv.uuid));
+        }
+    }
+    for luks in layout.luks.iter().filter(|l| on_it(&l.on)) {
+        if layout.disks_below(&luks.on).len() == 1 {
+            marks.insert(format!("luks {}", luks.uuid));
         }
     }
     for md in layout.md.iter().filter(|m| on_it(&m.id)) {

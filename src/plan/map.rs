@@ -348,7 +348,9 @@ pub fn need(layout: &Layout, disk: &Disk) -> u64 {
         layout.md.iter().filter(|m| m.member.iter().any(|m| m.on == disk.id)).map(|m| {
             m.member_size_bytes.unwrap_or(0).saturating_add(m.data_offset_bytes.unwrap_or(0))
         });
-    let content = pv.chain(fs).chain(swap).chain(md).max().unwrap_or(0);
+    let luks = layout.luks.iter().filter(|l| l.on == disk.id);
+    let luks = luks.map(|l| l.data_offset_bytes.saturating_add(l.size_bytes));
+    let content = luks.chain(pv).chain(fs).chain(swap).chain(md).max().unwrap_or(0);
     content.max(end.saturating_add(table))
 }
 

@@ -169,6 +169,11 @@ impl Plan {
         tools
     }
 
+    /// Whether a passphrase is needed to carry it out.
+    pub fn needs_passphrase(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::MakeLuks(_)))
+    }
+
     /// UUIDs and names that could not be kept.
     pub fn identity_changes(&self) -> &[IdentityChange] {
         &self.identity_changes

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::step::{Argv, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
-use super::{Plan, Problem, consent, fscmd};
+use super::{Plan, Problem, consent, fscmd, stackcmd};
 use crate::layout::units::size;
 use crate::layout::{PartitionKind, Table};
 
@@ -92,6 +92,7 @@ fn tree(plan: &Plan, out: &mut String) {
             words.extend(layout.mount.iter().filter(|m| m.fs == fs.id).map(|m| m.path.to_string()));
         }
         words.extend(layout.swap.iter().filter(|s| s.on == *id).map(|_| "swap".to_owned()));
+        words.extend(layout.luks.iter().filter(|l| l.on == *id).map(|l| format!("-> {}", l.name)));
         for md in &layout.md {
             words.extend(
                 md.member.iter().filter(|m| m.on == *id).map(|_| format!("-> {}", md.name)),
@@ -132,6 +133,10 @@ fn tree(plan: &Plan, out: &mut String) {
         for p in partitions(&md.id) {
             line(1, &p.name, p.size_bytes, &content(&p.id));
         }
+    }
+    for luks in &layout.luks {
+        let what = format!("LUKS{} {}", luks.version, content(&luks.id));
+        line(0, &luks.name, luks.size_bytes, what.trim());
     }
     for vg in &layout.vg {
         line(0, &vg.name, vg.pv.iter().map(|p| p.size_bytes).sum(), "volume group");
@@ -176,7 +181,11 @@ pub(super) fn script(plan: &Plan) -> String {
 
 fn commands(step: &Step, metadata: &str, out: &mut String) {
     let line = |argv: &Argv| argv.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" ");
-    for argv in step.commands(metadata) {
+    for mut argv in step.commands(metadata) {
+        // By hand, cryptsetup asks for the passphrase.
+        if let Some(at) = argv.windows(2).position(|pair| pair == stackcmd::SECRET_INPUT) {
+            argv.drain(at..at + 2);
+        }
         let older = fscmd::for_older_tool(&argv).map(|older| format!(" || {}", line(&older)));
         let _ = writeln!(out, "{}{}", line(&argv), older.unwrap_or_default());
     }

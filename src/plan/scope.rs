@@ -52,6 +52,24 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     layout.disk.retain(|d| used.contains(&d.id));
     layout.partition.retain(|p| stays(&p.id));
     layout.md.retain(|m| stays(&m.id) || skipped(m.name.clone(), &m.id, &mut notes));
+    layout.luks.retain(|l| {
+        let open = !l.name.is_empty();
+        if stays(&l.id) && !open {
+            notes.push(format!(
+                "LUKS {} was not open when this was recorded and does not come back.",
+                l.uuid
+            ));
+        }
+        open && stays(&l.id)
+    });
+    if !layout.luks.is_empty() {
+        let names: Vec<_> = layout.luks.iter().map(|l| l.name.as_str()).collect();
+        notes.push(format!(
+            "The passphrase for {} is asked for before anything is erased; an automatic recovery \
+             takes it from the file that recover.luks_passphrase_file names.",
+            names.join(", ")
+        ));
+    }
     layout
         .vg
         .retain(|v| stays(&v.id) || skipped(format!("volume group {}", v.name), &v.id, &mut notes));

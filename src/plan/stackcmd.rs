@@ -1,7 +1,7 @@
 //! The command lines that make md arrays, volume groups and logical volumes as they were.
 
 use super::fscmd::words;
-use super::step::{Argv, CreateLv, CreateMd, CreateVg};
+use super::step::{Argv, CreateLv, CreateMd, CreateVg, MakeLuks};
 use crate::layout::{LvSegment, Md};
 
 /// `mdadm --create` with the recorded identity and geometry.
@@ -58,6 +58,66 @@ fn md_layout(md: &Md) -> Option<String> {
         }),
         _ => None,
     }
+}
+
+/// Where cryptsetup gets the passphrase: its standard input, to the last byte.
+pub const SECRET_INPUT: [&str; 2] = ["--key-file", "-"];
+
+pub fn luks_format(step: &MakeLuks) -> Argv {
+    let luks = &step.luks;
+    let mut argv = words(&["cryptsetup", "luksFormat", "--batch-mode"]);
+    argv.extend(words(&["--type", &format!("luks{}", luks.version), "--uuid", &luks.uuid]));
+    argv.extend(words(&["--cipher", &luks.cipher, "--key-size", &luks.key_bits.to_string()]));
+    argv.extend(words(&["--hash", &luks.hash]));
+    // In units of 512 bytes, whatever the sectors.
+    argv.extend(words(&["--offset", &(luks.data_offset_bytes / 512).to_string()]));
+    if luks.version == 2 {
+        argv.extend(words(&["--sector-size", &luks.sector_bytes.to_string()]));
+        argv.extend(words(&["--pbkdf", &luks.pbkdf.kind]));
+        for (option, number) in [
+            ("--luks2-metadata-size", luks.metadata_bytes),
+            ("--luks2-keyslots-size", luks.keyslots_bytes),
+            ("--pbkdf-memory", luks.pbkdf.memory_kib),
+            ("--pbkdf-parallel", luks.pbkdf.threads),
+        ] {
+            argv.extend(number.into_iter().flat_map(|n| words(&[option, &n.to_string()])));
+        }
+        for (option, text) in [("--label", &luks.label), ("--subsystem", &luks.subsystem)] {
+            if !text.is_empty() {
+                argv.extend(words(&[option, text]));
+            }
+        }
+    }
+    if luks.pbkdf.iterations > 0 {
+        let iterations = luks.pbkdf.iterations.to_string();
+        argv.extend(words(&["--pbkdf-force-iterations", &iterations]));
+    }
+    argv.extend(words(&SECRET_INPUT));
+    argv.push(step.dev.clone());
+    argv
+}
+
+/// The header's names of what open takes as switches.
+const LUKS_FLAGS: &[(&str, &str)] = &[
+    ("allow-discards", "--allow-discards"),
+    ("same-cpu-crypt", "--perf-same_cpu_crypt"),
+    ("submit-from-crypt-cpus", "--perf-submit_from_crypt_cpus"),
+    ("no-read-workqueue", "--perf-no_read_workqueue"),
+    ("no-write-workqueue", "--perf-no_write_workqueue"),
+];
+
+pub fn luks_open(step: &MakeLuks) -> Argv {
+    let luks = &step.luks;
+    let mut argv = words(&["cryptsetup", "open", "--type", &format!("luks{}", luks.version)]);
+    let flags = LUKS_FLAGS.iter().filter(|(flag, _)| luks.flags.iter().any(|f| f == flag));
+    let mut flags: Vec<&str> = flags.map(|(_, switch)| *switch).collect();
+    if !flags.is_empty() {
+        flags.push("--persistent");
+    }
+    argv.extend(words(&flags));
+    argv.extend(words(&SECRET_INPUT));
+    argv.extend(words(&[&step.dev, &luks.name]));
+    argv
 }
 
 /// With the recorded metadata, everything keeps its UUID. Without, the physical volumes do.

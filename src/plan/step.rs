@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{fscmd, stackcmd};
 use crate::layout::units::size;
-use crate::layout::{BytesPath, Disk, Fs, Lv, Md, Partition, Swap, Table, Vg};
+use crate::layout::{BytesPath, Disk, Fs, Luks, Lv, Md, Partition, Swap, Table, Vg};
 
 /// A command line; the first word is the program.
 pub type Argv = Vec<String>;
@@ -17,6 +17,7 @@ pub enum Step {
     Wipe(Wipe),
     WriteTable(WriteTable),
     CreateMd(CreateMd),
+    MakeLuks(MakeLuks),
     CreateVg(CreateVg),
     CreateLv(CreateLv),
     MakeFs(MakeFs),
@@ -67,6 +68,13 @@ pub struct CreateMd {
     /// `/dev/...` or `missing`, by slot.
     pub members: Vec<String>,
     pub spares: Vec<String>,
+}
+
+/// Makes a LUKS volume and opens it. The passphrase is not a part of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MakeLuks {
+    pub dev: String,
+    pub luks: Luks,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,6 +204,9 @@ impl Step {
                 s.md.level,
                 short_devs(s.members.iter().chain(&s.spares))
             ),
+            Step::MakeLuks(s) => {
+                format!("make LUKS{} on {} and open it as {}", s.luks.version, s.dev, s.luks.name)
+            }
             Step::CreateVg(s) => format!(
                 "{} volume group {} on {}",
                 if s.restore { "restore" } else { "create" },
@@ -229,6 +240,7 @@ impl Step {
             Step::Release(_) => vec!["lvm", "dmsetup", "mdadm", "udevadm"],
             Step::Wipe(_) | Step::WriteTable(_) => vec!["wipefs", "udevadm"],
             Step::CreateMd(_) => vec!["mdadm", "wipefs", "udevadm"],
+            Step::MakeLuks(_) => vec!["wipefs", "cryptsetup", "udevadm"],
             Step::CreateVg(_) | Step::CreateLv(_) => vec!["lvm", "udevadm"],
             Step::MakeFs(s) => {
                 let mut tools = vec!["wipefs", "blkid"];
@@ -246,6 +258,7 @@ impl Step {
     pub fn commands(&self, metadata: &str) -> Vec<Argv> {
         match self {
             Step::CreateMd(s) => vec![stackcmd::mdadm_create(s)],
+            Step::MakeLuks(s) => vec![stackcmd::luks_format(s), stackcmd::luks_open(s)],
             Step::CreateVg(s) => stackcmd::create_vg(s, metadata),
             Step::CreateLv(s) => stackcmd::create_lv(s),
             Step::MakeFs(s) => fscmd::make_fs(s),

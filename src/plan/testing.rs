@@ -20,6 +20,7 @@ pub fn empty() -> Layout {
         disk: Vec::new(),
         partition: Vec::new(),
         md: Vec::new(),
+        luks: Vec::new(),
         vg: Vec::new(),
         lv: Vec::new(),
         fs: Vec::new(),

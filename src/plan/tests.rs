@@ -298,6 +298,67 @@ fn a_btrfs_comes_back_on_all_its_devices_with_its_subvolumes() {
 }
 
 #[test]
+fn encrypted_volumes_are_made_below_what_is_on_them_and_the_secret_is_no_part_of_the_plan() {
+    let mut recorded = raid_node();
+    let luks = crate::layout::Luks {
+        id: Id::luks("crypt"),
+        on: Id::md("md1"),
+        name: "crypt".into(),
+        version: 2,
+        uuid: "167038de-ba2f-4e0e-a54d-b3d763d9ffa2".into(),
+        label: "data".into(),
+        subsystem: String::new(),
+        cipher: "aes-xts-plain64".into(),
+        key_bits: 512,
+        hash: "sha256".into(),
+        sector_bytes: 4096,
+        data_offset_bytes: 16 << 20,
+        size_bytes: 18 * GIB - (18 << 20),
+        metadata_bytes: Some(16_384),
+        keyslots_bytes: Some(16_744_448),
+        pbkdf: crate::layout::Pbkdf {
+            kind: "argon2id".into(),
+            iterations: 4,
+            memory_kib: Some(65_536),
+            threads: Some(2),
+        },
+        keyslots: vec![0, 1],
+        tokens: Vec::new(),
+        flags: vec!["allow-discards".into()],
+    };
+    let locked = crate::layout::Luks { name: String::new(), id: Id::luks("x"), ..luks.clone() };
+    recorded.vg[0].pv[0].on = luks.id.clone();
+    recorded.vg[0].pv[0].size_bytes = luks.size_bytes;
+    recorded.lv.iter_mut().flat_map(|lv| &mut lv.segment).for_each(|s| {
+        s.on.iter_mut().for_each(|on| *on = on.replace("md:md1", "luks:crypt"));
+    });
+    recorded.luks = vec![luks, locked];
+    let plan = plan(&recorded, &recorded, &auto()).unwrap();
+    assert!(plan.needs_passphrase() && plan.layout.luks.len() == 1);
+    let steps: Vec<_> = plan.steps.iter().map(Step::describe).collect();
+    let at =
+        |text: &str| steps.iter().position(|s| s == text).unwrap_or_else(|| panic!("{steps:?}"));
+    let made = at("make LUKS2 on /dev/md1 and open it as crypt");
+    assert!(at("create md1 (raid1) on sda3, sdb3") < made);
+    assert!(made < at("restore volume group vg0 on mapper/crypt"));
+    let argv = plan.steps[made].commands("");
+    assert!(argv.iter().all(|a| a.windows(2).any(|pair| pair == ["--key-file", "-"])), "{argv:?}");
+    let script = plan.render_script();
+    for line in [
+        "cryptsetup luksFormat --batch-mode --type luks2 --uuid 167038de-ba2f-4e0e-a54d-b3d763d9ffa2 --cipher aes-xts-plain64 --key-size 512 --hash sha256 --offset 32768 --sector-size 4096 --pbkdf argon2id --luks2-metadata-size 16384 --luks2-keyslots-size 16744448 --pbkdf-memory 65536 --pbkdf-parallel 2 --label data --pbkdf-force-iterations 4 /dev/md1",
+        "cryptsetup open --type luks2 --allow-discards --persistent /dev/md1 crypt",
+    ] {
+        assert!(script.lines().any(|l| l == line), "{line}\n{script}");
+    }
+    let text = plan.render_text();
+    assert!(
+        text.contains("recover.luks_passphrase_file") && text.contains("was not open"),
+        "{text}"
+    );
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+}
+
+#[test]
 fn without_metadata_volumes_are_created_anew_and_the_change_is_told() {
     let mut recorded = raid_node();
     recorded.vg[0].metadata = String::new();

@@ -198,7 +198,9 @@ fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
     let fs = fs.chain(btrfs.map(|d| (&d.on, d.size_bytes, "btrfs")));
     let swap = layout.swap.iter().map(|s| (&s.on, s.size_bytes, "swap"));
     let pv = layout.vg.iter().flat_map(|v| &v.pv).map(|p| (&p.on, p.size_bytes, "LVM"));
-    for (on, content_bytes, kind) in fs.chain(swap).chain(pv) {
+    let luks = layout.luks.iter();
+    let luks = luks.map(|l| (&l.on, l.data_offset_bytes.saturating_add(l.size_bytes), "LUKS"));
+    for (on, content_bytes, kind) in fs.chain(swap).chain(pv).chain(luks) {
         if let Some(device_bytes) = device_bytes(layout, on)
             && content_bytes > device_bytes
         {
@@ -230,7 +232,8 @@ pub fn device_bytes(layout: &Layout, id: &Id) -> Option<u64> {
     let partition = layout.partition.iter().find(|p| p.id == *id).map(|p| p.size_bytes);
     let md = layout.md.iter().find(|m| m.id == *id).map(|m| m.size_bytes);
     let lv = layout.lv.iter().find(|l| l.id == *id).map(|l| l.size_bytes);
-    disk.or(partition).or(md).or(lv)
+    let luks = layout.luks.iter().find(|l| l.id == *id).map(|l| l.size_bytes);
+    disk.or(partition).or(md).or(lv).or(luks)
 }
 
 /// Everything of the layout has its step, and every device its name.
@@ -242,6 +245,7 @@ fn check_total(plan: &Plan, problems: &mut Vec<Problem>) {
     let counts = [
         ("tables", tables, count(|s| matches!(s, Step::WriteTable(_)))),
         ("arrays", layout.md.len(), count(|s| matches!(s, Step::CreateMd(_)))),
+        ("LUKS volumes", layout.luks.len(), count(|s| matches!(s, Step::MakeLuks(_)))),
         ("volume groups", layout.vg.len(), count(|s| matches!(s, Step::CreateVg(_)))),
         ("filesystems", layout.fs.len(), count(|s| matches!(s, Step::MakeFs(_)))),
         ("swaps", layout.swap.len(), count(|s| matches!(s, Step::MakeSwap(_)))),

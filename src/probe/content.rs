@@ -22,7 +22,9 @@ pub(crate) fn read(reader: &mut Reader<'_>, machine: &Machine) {
         let Some(id) = machine.id(&device.name) else { continue };
         // The hidden parts of a mirrored or thin volume show its contents as well.
         let is_volume = matches!(device.kind, Kind::Dm { .. });
-        if is_volume && !reader.layout.lv.iter().any(|lv| lv.id == id) {
+        let known = reader.layout.lv.iter().any(|lv| lv.id == id)
+            || reader.layout.luks.iter().any(|luks| luks.id == id);
+        if is_volume && !known {
             continue;
         }
         // The further devices of a filesystem that has several.
@@ -62,6 +64,8 @@ fn read_content(
             label: content.label.clone(),
             size_bytes: device.size_bytes,
         }),
+        // Told elsewhere.
+        "crypto_LUKS" => {}
         "linux_raid_member" | "LVM2_member" => read_member(reader, device, id, content),
         "" if device_divides(device, content) => {}
         "" if content.pttype.is_empty() => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Machine, describe};
-use crate::layout::{Disk, Firmware, Id, Layout, Unprotected};
+use crate::layout::{Disk, Firmware, Id, Layout, Luks, Unprotected};
 
 /// The partition type of an EFI system partition, on GPT and on MBR.
 const ESP_TYPES: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
@@ -33,6 +33,7 @@ pub fn complete(
     let mut notes: Vec<Unprotected> = contents.map(|(_, note)| note).collect();
     notes.extend(unmounted(layout));
     notes.extend(lost_subvolumes(layout));
+    notes.extend(lost_keys(layout));
     notes.extend(baseless(layout));
     notes.extend(unsupported_volumes(layout));
     notes.extend(unused_with_data(layout));
@@ -147,6 +148,27 @@ fn lost_subvolumes(layout: &Layout) -> Vec<Unprotected> {
             notes.push(Unprotected {
                 what: format!("{device} (btrfs snapshots {}{more})", names.join(", ")),
                 why: "snapshots are not in the backup, and a recovery does not make them"
+                    .to_owned(),
+            });
+        }
+    }
+    notes
+}
+
+/// Of several keys of a volume, the passphrase alone comes back.
+fn lost_keys(layout: &Layout) -> Vec<Unprotected> {
+    let unused = |id: &Id| layout.disk.iter().any(|d| d.unused && d.id == *id);
+    let in_use =
+        |luks: &&Luks| !luks.name.is_empty() && !layout.disks_below(&luks.id).iter().all(unused);
+    let mut notes = Vec::new();
+    for luks in layout.luks.iter().filter(in_use) {
+        let slots = luks.keyslots.iter().skip(1).map(|slot| format!("key slot {slot}"));
+        let tokens = luks.tokens.iter().map(|kind| format!("token {kind}"));
+        let lost: Vec<String> = slots.chain(tokens).collect();
+        if !lost.is_empty() {
+            notes.push(Unprotected {
+                what: format!("{} of {}", lost.join(", "), luks.dev()),
+                why: "after a recovery the passphrase and the key files of /etc/crypttab open the volume; enroll the others again"
                     .to_owned(),
             });
         }

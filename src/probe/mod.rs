@@ -24,6 +24,7 @@ pub mod btrfs;
 pub mod content;
 pub mod coverage;
 pub mod ext;
+pub mod luks;
 pub mod lvm;
 pub mod md;
 pub mod mounts;
@@ -68,6 +69,7 @@ impl Machine {
             Kind::Dm { name, uuid } if uuid.starts_with("LVM-") => {
                 lvm::split_dm_name(name).map(|(vg, lv)| Id::lv(&vg, &lv))
             }
+            Kind::Dm { name, uuid } if uuid.starts_with("CRYPT-LUKS") => Some(Id::luks(name)),
             Kind::Dm { .. } | Kind::Other => None,
         }
     }
@@ -100,6 +102,7 @@ pub fn read(ui: &Ui) -> Result<Layout> {
             Kind::Partition { .. } | Kind::Dm { .. } | Kind::Other => {}
         }
     }
+    reader.read_encrypted(&machine);
     reader.read_volumes(&machine);
     content::read(&mut reader, &machine);
     reader.read_net(&udev);
@@ -119,6 +122,7 @@ fn empty() -> Layout {
         disk: Vec::new(),
         partition: Vec::new(),
         md: Vec::new(),
+        luks: Vec::new(),
         vg: Vec::new(),
         lv: Vec::new(),
         fs: Vec::new(),
@@ -238,6 +242,41 @@ impl Reader<'_> {
             Err(error) => {
                 self.tolerate(&format!("partition table of {}", device.dev()), &error);
                 None
+            }
+        }
+    }
+
+    fn read_encrypted(&mut self, machine: &Machine) {
+        for device in &machine.devices {
+            let content = machine.content(&device.name);
+            let Some(on) = machine.id(&device.name).filter(|_| content.kind == "crypto_LUKS")
+            else {
+                continue;
+            };
+            match luks::read(&device.dev(), &on) {
+                Ok(mut found) => {
+                    let open = machine.devices.iter().find(|d| {
+                        matches!(&d.kind, Kind::Dm { uuid, .. } if uuid.starts_with("CRYPT-LUKS"))
+                            && device.holders.contains(&d.name)
+                    });
+                    if let Some((Kind::Dm { name, .. }, bytes)) =
+                        open.map(|open| (&open.kind, open.size_bytes))
+                    {
+                        found.id = Id::luks(name);
+                        found.name.clone_from(name);
+                        found.size_bytes = bytes;
+                    } else {
+                        let why = "encrypted and not open: what is in it does not come back";
+                        self.unprotected_content(&on, device, why.to_owned());
+                    }
+                    self.layout.luks.push(found);
+                }
+                // Of a volume that nobody uses, it is enough to know that it is there.
+                Err(error) => {
+                    log::info!("the LUKS on {}: {error:#}", device.dev());
+                    let why = format!("LUKS that could not be read: {error:#}");
+                    self.unprotected_content(&on, device, why);
+                }
             }
         }
     }

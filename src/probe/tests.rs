@@ -354,3 +354,37 @@ fn a_btrfs_is_read_with_its_devices_profiles_and_subvolumes() {
     btrfs::keep_lived_in(&mut found, &|path| path == Path::new("@/.snapshots/1/snapshot"));
     assert!(found.snapshot.is_empty() && found.subvolume.len() == 6);
 }
+
+#[test]
+fn luks_headers_are_read() {
+    let on = Id::partition("sda3");
+    let read =
+        |name: &str| luks::parse(&fixture(&format!("debian12/luksDump.{name}")), &on).unwrap();
+    let old = read("luks1");
+    assert_eq!((old.version, old.cipher.as_str(), old.key_bits), (1, "aes-xts-plain64", 512));
+    assert_eq!(
+        (old.hash.as_str(), old.data_offset_bytes, old.sector_bytes),
+        ("sha256", 2 << 20, 512)
+    );
+    assert_eq!((old.keyslots.as_slice(), old.pbkdf.iterations), ([0, 1].as_slice(), 3_061_534));
+    assert_eq!(old.uuid, "f6f1f77d-3dbe-4a98-92cf-cc17fe9cfee4");
+    let new = read("luks2");
+    assert_eq!((new.version, new.cipher.as_str(), new.key_bits), (2, "aes-xts-plain64", 512));
+    assert_eq!((new.label.as_str(), new.subsystem.as_str()), ("data", "sub"));
+    assert_eq!(
+        (new.hash.as_str(), new.data_offset_bytes, new.sector_bytes),
+        ("sha256", 16 << 20, 4096)
+    );
+    assert_eq!((new.metadata_bytes, new.keyslots_bytes), (Some(16_384), Some(16_744_448)));
+    let pbkdf = crate::layout::Pbkdf {
+        kind: "argon2id".to_owned(),
+        iterations: 4,
+        memory_kib: Some(65_536),
+        threads: Some(2),
+    };
+    assert_eq!(new.pbkdf, pbkdf);
+    assert_eq!(new.keyslots, [0, 1]);
+    assert_eq!(new.tokens, ["luks2-keyring"]);
+    assert!(new.flags.is_empty());
+    assert!(luks::parse("Device x is not a valid LUKS device.", &on).is_err());
+}

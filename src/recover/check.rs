@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::devices::Devices;
 use super::fixup::efi::Esp;
-use super::fixup::{Tree, efi, fstab, initramfs, menu};
+use super::fixup::{Tree, crypttab, efi, fstab, initramfs, menu};
 use super::inside;
 use crate::probe::boot::has_grub;
 
@@ -161,8 +161,15 @@ pub fn check_fstab(root: &Path, devices: &Devices) -> Vec<Check> {
     let Some(text) = inside::read(root, "/etc/fstab") else {
         return Vec::new();
     };
+    let crypttab = inside::read(root, "/etc/crypttab").unwrap_or_default();
+    let made_at_boot: Vec<String> = crypttab::parse(&crypttab)
+        .into_iter()
+        .filter(crypttab::Entry::is_volatile)
+        .map(|entry| format!("/dev/mapper/{}", entry.name))
+        .collect();
     fstab::parse(&text)
         .into_iter()
+        .filter(|entry| !made_at_boot.contains(&entry.spec))
         .filter(|entry| entry.on_a_device() && entry.needed_at_boot())
         .map(|entry| {
             let what = format!("{} on {} in /etc/fstab", entry.spec, entry.file);

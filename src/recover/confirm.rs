@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::plan::Plan;
+use crate::sys::secret::Secret;
 use crate::ui::{Ui, ask};
 
 /// Shows what will be erased and asks whether to go on.
@@ -26,6 +27,20 @@ pub fn confirm(plan: &Plan, ui: &Ui) -> Result<()> {
         bail!("stopped, since the answer was not yes: nothing was changed");
     }
     Ok(())
+}
+
+/// Asks for the passphrase of the encrypted volumes, which is a new one to them: twice.
+pub fn passphrase(plan: &Plan) -> Result<Secret> {
+    let names: Vec<&str> = plan.layout.luks.iter().map(|luks| luks.name.as_str()).collect();
+    let ask = |prompt: &str| -> Result<Secret> {
+        let answer = ask::hidden(prompt)?;
+        Secret::new(answer.unwrap_or_default())
+    };
+    let first = ask(&format!("Passphrase for {}: ", names.join(", ")))?;
+    if first != ask("The same passphrase again: ")? {
+        bail!("stopped, since these are two passphrases: nothing was changed");
+    }
+    Ok(first)
 }
 
 #[allow(clippy::cast_precision_loss)] // for people

@@ -17,6 +17,7 @@ use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout};
 use crate::plan::{self, Answers, KeptDisk, Plan};
 use crate::rescue::info::RescueInfo;
+use crate::sys::secret::Secret;
 use crate::sys::tools;
 use crate::ui::Ui;
 use crate::{apply, probe};
@@ -70,12 +71,15 @@ impl<'a> Run<'a> {
         if self.options.dry_run {
             return Ok(Outcome::Planned);
         }
+        let passphrase = self.passphrase(&plan)?;
         match phase {
             Phase::All | Phase::Layout => {
-                self.rebuild(&plan)?;
+                self.rebuild(&plan, passphrase.as_ref())?;
                 verdict.say("applied");
             }
-            Phase::Mount => ui.step("Mounting", || apply::mount(&plan, root, ui))?,
+            Phase::Mount => {
+                ui.step("Mounting", || apply::mount(&plan, root, passphrase.as_ref(), ui))?;
+            }
             Phase::Restore | Phase::Finalize => {}
         }
         self.guard(&plan)?;
@@ -87,7 +91,7 @@ impl<'a> Run<'a> {
             ui.info(format!("the node's filesystems are mounted at {}", root.display()));
             return Ok(Outcome::Mounted);
         }
-        self.finish(&backup.layout, &plan)
+        self.finish(&backup.layout, &plan, passphrase.as_ref())
     }
 
     /// Steps 1 and 2: nothing here writes to any disk.
@@ -189,13 +193,32 @@ impl<'a> Run<'a> {
         self.report.disks = taken.collect();
     }
 
+    /// What opens the plan's encrypted volumes.
+    fn passphrase(&self, plan: &Plan) -> Result<Option<Secret>> {
+        if !plan.needs_passphrase() || self.options.phase == Phase::Restore {
+            return Ok(None);
+        }
+        if let Some(file) = &self.config.recover.luks_passphrase_file {
+            return Secret::read(file).map(Some);
+        }
+        ensure!(
+            !self.options.auto,
+            "the node's LUKS volumes need their passphrase, and nobody is asked in an automatic \
+             recovery: nothing was touched\nhint: rr recover asks for it; or name a file: \
+             recover.luks_passphrase_file in rr.toml"
+        );
+        confirm::passphrase(plan).map(Some)
+    }
+
     /// Steps 4 and 5: from here on disks are written to.
-    fn rebuild(&mut self, plan: &Plan) -> Result<()> {
+    fn rebuild(&mut self, plan: &Plan, passphrase: Option<&Secret>) -> Result<()> {
         if !self.options.auto {
             confirm::confirm(plan, self.ui)?;
         }
         self.report.touched = true;
-        self.ui.step("Rebuilding the disks", || apply::apply(plan, &self.options.root, self.ui))
+        self.ui.step("Rebuilding the disks", || {
+            apply::apply(plan, &self.options.root, passphrase, self.ui)
+        })
     }
 
     /// The tree must be on the planned disks: a rescue system's memory would take some files, too.
@@ -237,11 +260,16 @@ impl<'a> Run<'a> {
     }
 
     /// Steps 7 to 9.
-    fn finish(&mut self, recorded: &Layout, plan: &Plan) -> Result<Outcome> {
+    fn finish(
+        &mut self,
+        recorded: &Layout,
+        plan: &Plan,
+        passphrase: Option<&Secret>,
+    ) -> Result<Outcome> {
         let (ui, root) = (self.ui, self.options.root.as_path());
         crate::sys::udev::settle()?;
         let devices = Devices::read()?;
-        let tree = Tree { root, recorded, plan, devices: &devices };
+        let tree = Tree { root, recorded, plan, devices: &devices, passphrase };
         self.report.changed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
         self.options.verdict.say("fixed");
         ui.step("Checking that it boots", || self.check(&tree))?;

@@ -160,6 +160,9 @@ fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &st
         };
         needed.insert(module, format!("the array {}", md.name));
     }
+    if let Some(luks) = layout.luks.first() {
+        needed.insert("dm_crypt", format!("the LUKS volume {}", luks.uuid));
+    }
     if let Some(vg) = layout.vg.first() {
         needed.insert("dm_mod", format!("the volume group {}", vg.name));
     }

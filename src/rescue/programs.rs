@@ -76,6 +76,9 @@ pub fn required(layout: &Layout, nfs: bool) -> Vec<&'static str> {
     if !layout.md.is_empty() {
         names.push("mdadm");
     }
+    if !layout.luks.is_empty() {
+        names.extend(["cryptsetup", "dmsetup"]);
+    }
     if !layout.vg.is_empty() {
         names.extend(["lvm", "dmsetup"]);
     }

@@ -4,6 +4,7 @@
 //!
 //! * [`run`] external programs
 //! * [`at_end`] programs that run whatever happens to this one
+//! * [`secret`] what is given to programs and never shown
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
@@ -17,5 +18,6 @@ pub mod ioctl;
 pub mod mount;
 pub mod priority;
 pub mod run;
+pub mod secret;
 pub mod tools;
 pub mod udev;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::secret::Secret;
 use super::tools;
 
 /// Where programs are looked for; the caller's `PATH` is not trusted.
@@ -28,6 +29,7 @@ pub struct Cmd {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Option<Vec<u8>>,
+    secret: Option<Secret>,
     timeout: Option<Duration>,
     chroot: Option<PathBuf>,
     dir: Option<PathBuf>,
@@ -61,6 +63,7 @@ impl Cmd {
             args: Vec::new(),
             env: Vec::new(),
             stdin: None,
+            secret: None,
             timeout: None,
             chroot: None,
             dir: None,
@@ -90,6 +93,22 @@ impl Cmd {
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Cmd {
         self.stdin = Some(bytes.into());
         self
+    }
+
+    /// Gives the program a secret as its standard input: it is in no log, error or argument list.
+    #[must_use]
+    pub fn secret_stdin(mut self, secret: &Secret) -> Cmd {
+        self.secret = Some(secret.clone());
+        self
+    }
+
+    /// What a program said, for people.
+    fn said(&self, bytes: &[u8]) -> String {
+        let text = String::from_utf8_lossy(bytes);
+        match &self.secret {
+            Some(secret) => text.replace(&*String::from_utf8_lossy(secret.expose()), "..."),
+            None => text.into_owned(),
+        }
     }
 
     /// Kills the program and fails when it has not ended by then.
@@ -138,12 +157,13 @@ impl Cmd {
         let stdin = child.stdin.take();
         let mut stdout = child.stdout.take().context("taking the standard output")?;
         let mut stderr = child.stderr.take().context("taking the standard error")?;
-        let input = self.stdin.clone();
+        let secret = self.secret.as_ref().map(Secret::expose);
+        let input = secret.or(self.stdin.as_deref());
         let (status, out, err) = std::thread::scope(|scope| {
             let feeding = scope.spawn(move || {
                 if let (Some(mut pipe), Some(bytes)) = (stdin, input) {
                     // A program that reads no further closes the pipe: its exit status tells.
-                    let _ = pipe.write_all(&bytes);
+                    let _ = pipe.write_all(bytes);
                 }
             });
             let reading = scope.spawn(move || {
@@ -162,7 +182,7 @@ impl Cmd {
         });
         let output = Output { status: self.explain(status)?, stdout: out??, stderr: err?? };
         log::debug!("  {} after {:.1?}", output.status, started.elapsed());
-        for line in String::from_utf8_lossy(&output.stderr).lines() {
+        for line in self.said(&output.stderr).lines() {
             log::debug!("  | {line}");
         }
         Ok(output)
@@ -200,7 +220,7 @@ impl Cmd {
         } else {
             &output.stderr
         };
-        bail!("{} failed ({})\n{}", self.to_shell(), output.status, tail(said));
+        bail!("{} failed ({})\n{}", self.to_shell(), output.status, tail(&self.said(said)));
     }
 
     /// Starts the command and leaves it running with output going to the given places. For
@@ -276,7 +296,11 @@ impl Cmd {
     fn start(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
         let mut command = self.command()?;
         command
-            .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if self.stdin.is_some() || self.secret.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(stdout)
             .stderr(stderr);
         command.spawn().with_context(|| format!("starting {}", self.to_shell()))
@@ -331,9 +355,12 @@ fn own_terminal(command: &mut Command) {
     }
 }
 
-fn tail(bytes: &[u8]) -> String {
-    let start = bytes.len().saturating_sub(ERROR_TAIL_BYTES);
-    String::from_utf8_lossy(&bytes[start..]).trim_end().to_owned()
+fn tail(text: &str) -> &str {
+    let mut start = text.len().saturating_sub(ERROR_TAIL_BYTES);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].trim_end()
 }
 
 /// One word as a POSIX shell reads it.

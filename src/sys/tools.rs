@@ -26,6 +26,7 @@ pub const TOOLS: &[Tool] = &[
     tool("blockdev", "util-linux", "util-linux"),
     tool("btrfs", "btrfs-progs", "btrfs-progs"),
     tool("chroot", "coreutils", "coreutils"),
+    tool("cryptsetup", "cryptsetup-bin", "cryptsetup"),
     tool("dmsetup", "dmsetup", "device-mapper"),
     tool("dumpe2fs", "e2fsprogs", "e2fsprogs"),
     tool("efibootmgr", "efibootmgr", "efibootmgr"),

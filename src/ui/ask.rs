@@ -15,6 +15,28 @@ pub fn confirm(prompt: &str) -> Result<bool> {
     Ok(is_yes(answer.as_deref()))
 }
 
+/// A line that is not shown while it is typed; None at the end of the input.
+pub fn hidden(prompt: &str) -> Result<Option<String>> {
+    let stdin = std::io::stdin();
+    // What is no terminal shows nothing.
+    let shown = nix::sys::termios::tcgetattr(&stdin).ok();
+    let set = |termios: &nix::sys::termios::Termios| {
+        use nix::sys::termios::{SetArg, tcsetattr};
+        tcsetattr(&stdin, SetArg::TCSAFLUSH, termios).context("setting up the terminal")
+    };
+    if let Some(shown) = &shown {
+        let mut hidden = shown.clone();
+        hidden.local_flags.remove(nix::sys::termios::LocalFlags::ECHO);
+        set(&hidden)?;
+    }
+    let answer = line(prompt);
+    if let Some(shown) = &shown {
+        eprintln!();
+        set(shown)?;
+    }
+    answer
+}
+
 fn is_yes(answer: Option<&str>) -> bool {
     answer.is_some_and(|text| text.trim().eq_ignore_ascii_case("yes"))
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rr::layout::schema;
 use rr::plan::Answers;
 use rr::sys::run::Cmd;
+use rr::sys::secret::Secret;
 use rr::ui::Ui;
 use rr::{apply, plan, probe};
 
@@ -98,18 +99,19 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     fs::write(dir.join("plan.txt"), planned.render_text())?;
     fs::write(dir.join("plan.sh"), planned.render_script())?;
     ensure!(planned.identity_changes().is_empty(), "{:?}", planned.identity_changes());
+    let passphrase = Secret::new("pass phrase")?;
     for name in ["after.txt", "again.txt"] {
         // The second time over the finished machine, mounted as it is, found by what it carries.
         let present = probe::read(&ui)?;
         let answers = if name == "again.txt" { Answers::default() } else { answers.clone() };
         let planned = plan::plan(&recorded, &present, &answers)?;
-        apply::apply(&planned, Path::new(ROOT), &ui)?;
+        apply::apply(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;
         write_files(&planned)?;
         apply::unmount(&planned, Path::new(ROOT))?;
         script("swapoff -a; mdadm --wait-clean --scan 2>/dev/null || true")?;
         let text = dump()?;
         fs::write(dir.join(name), text)?;
-        apply::mount(&planned, Path::new(ROOT), &ui)?;
+        apply::mount(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;
     }
     Ok(())
 }
@@ -165,6 +167,11 @@ fn dump() -> Result<String> {
         }
         if has("TYPE=xfs") {
             tell(&mut out, device, "xfs_info", &[device], &[])?;
+        }
+        if has("TYPE=crypto_LUKS") {
+            // The digest of the key itself, which nobody can guess, is made as fast as may be.
+            let dump = "cryptsetup luksDump $0 | sed '/^Digests/,$d'";
+            tell(&mut out, device, "sh", &["-c", dump, device], LUKS)?;
         }
         if has("TYPE=btrfs") {
             btrfs(&mut out, device)?;
@@ -227,6 +234,32 @@ const MD_EXAMINE: &[&str] = &[
     "Chunk Size",
     "Device Role",
     "Internal Bitmap",
+];
+const LUKS: &[&str] = &[
+    "Version",
+    "Metadata area",
+    "Keyslots area",
+    "UUID",
+    "Label",
+    "Subsystem",
+    "Flags",
+    "offset",
+    "length",
+    "cipher",
+    "sector",
+    "Cipher",
+    "Key",
+    "PBKDF",
+    "Time cost",
+    "Memory",
+    "Threads",
+    "Iterations",
+    "AF",
+    "Hash",
+    "Payload offset",
+    "MK bits",
+    "0:",
+    "1:",
 ];
 const BTRFS: &[&str] = &[
     "csum_type",

@@ -181,6 +181,7 @@ swapon /dev/vg0/root
 pub fn all() -> Vec<Case> {
     let mut cases = vec![GPT_EXT4, MD1_LVM, LVM_TWO, MBR];
     cases.extend(filesystems());
+    cases.extend(encrypted());
     cases.extend(arrays());
     let both = &["ubdb", "ubdc"];
     cases.extend([
@@ -363,6 +364,57 @@ mkdir /node/a /node/b /node/c
 mount /dev/ubdb1 /node/a
 mount /dev/ubdb2 /node/b
 mount /dev/ubdb3 /node/c
+"#,
+        ),
+    ]
+}
+
+fn encrypted() -> Vec<Case> {
+    vec![
+        blank(
+            "luks2_lvm",
+            &[300],
+            r#"
+printf 'label: gpt\nsize=64M\ntype=linux\n' | sfdisk /dev/ubdb
+udevadm settle
+mke2fs -q -t ext4 /dev/ubdb1
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --label crypt --iter-time 50 --pbkdf-memory 32768 --key-file - /dev/ubdb2
+printf 'pass phrase' | cryptsetup open --allow-discards --persistent --key-file - /dev/ubdb2 ubdb2_crypt
+lvm pvcreate /dev/mapper/ubdb2_crypt
+lvm vgcreate vg0 /dev/mapper/ubdb2_crypt
+lvm lvcreate -y -n root -L 100M vg0
+lvm lvcreate -y -n swap -L 32M vg0
+mke2fs -q -t ext4 /dev/vg0/root
+mkswap /dev/vg0/swap
+mount /dev/vg0/root /node
+mkdir /node/boot
+mount /dev/ubdb1 /node/boot
+swapon /dev/vg0/swap
+"#,
+        ),
+        blank(
+            "luks1_and_2_on_disk_md_and_lv",
+            &[200, 200, 200],
+            r#"
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks1 --hash sha512 --cipher aes-cbc-essiv:sha256 --key-size 256 --iter-time 50 --key-file - /dev/ubdb
+printf 'pass phrase' | cryptsetup open --key-file - /dev/ubdb disk
+mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --homehost=node001 --name=0 /dev/ubdc /dev/ubdd
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --iter-time 50 --sector-size 4096 --offset 16384 --key-file - /dev/md0
+printf 'pass phrase' | cryptsetup open --key-file - /dev/md0 on-md
+lvm pvcreate /dev/mapper/on-md
+lvm vgcreate vg /dev/mapper/on-md
+lvm lvcreate -y -n inner -L 80M vg
+lvm lvcreate -y -n plain -L 30M vg
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf argon2i --iter-time 50 --pbkdf-memory 32768 --luks2-keyslots-size 8m --key-file - /dev/vg/inner
+printf 'pass phrase' | cryptsetup open --key-file - /dev/vg/inner in-lv
+mke2fs -q -t ext4 /dev/mapper/disk
+mke2fs -q -t ext4 /dev/mapper/in-lv
+mkswap /dev/vg/plain
+mount /dev/mapper/disk /node
+mkdir /node/data
+mount /dev/mapper/in-lv /node/data
+swapon /dev/vg/plain
+mdadm --wait /dev/md0 || true
 "#,
         ),
     ]

@@ -4,8 +4,10 @@
 //! * [`identity`] changed names and UUIDs, in fstab and the like
 //! * [`initramfs`] rebuilt where it can't reach the disks
 //! * [`grub`] BIOS: boot sectors    [`efi`] UEFI: firmware entries, the fallback loader
+//! * [`crypttab`] key files open their volumes again
 //! * [`fstab`], [`menu`] reading the restored system's own files
 
+pub mod crypttab;
 pub mod efi;
 pub mod fstab;
 pub mod grub;
@@ -27,6 +29,7 @@ use super::inside;
 use super::sysfs::Sysfs;
 use crate::layout::{Firmware, Id, Layout};
 use crate::plan::Plan;
+use crate::sys::secret::Secret;
 use crate::ui::Ui;
 
 /// Directories that every system has, though an archive need not, and their modes.
@@ -47,6 +50,8 @@ pub struct Tree<'a> {
     pub recorded: &'a Layout,
     pub plan: &'a Plan,
     pub devices: &'a Devices,
+    /// Of the plan's encrypted volumes, where it has some.
+    pub passphrase: Option<&'a Secret>,
 }
 
 impl Tree<'_> {
@@ -81,6 +86,7 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
         changed.push(format!("{} listed other disks and is put aside", file.display()));
         rewritten.push(file);
     }
+    changed.extend(crypttab::enroll(tree)?);
     relabel(tree.root, &mut changed)?;
     let chroot = Chroot::enter(tree.root)?;
     fix_initramfs(tree, &chroot, &rewritten, &mut changed, ui)?;
