@@ -34,17 +34,59 @@ pub struct Placer<'a> {
     dirs: Dirs,
     warnings: &'a Warnings,
     is_root: bool,
+    given: Given,
 }
+
+/// What a new file has in the directory that files go to now: its owner, and the bits of its mode
+/// that are as asked for (a umask, an ACL, a filesystem can take some). The first files there tell,
+/// and spare the others two calls.
+#[derive(Debug, Default)]
+struct Given {
+    dir: Vec<u8>,
+    owner: Option<(u32, u32)>,
+    kept: u32,
+    lost: u32,
+}
+
+impl Given {
+    /// What a file in `dir` is to be created with: nobody may read it before it has its owner.
+    fn mode(&mut self, dir: &[u8], entry: &Entry) -> u32 {
+        if self.dir != dir {
+            *self = Given { dir: dir.to_vec(), ..Given::default() };
+        }
+        if self.owner == Some((entry.uid, entry.gid)) { entry.mode & 0o777 } else { PRIVATE }
+    }
+
+    /// Whether a file that was created with `mode` has the owner and the mode of `entry` by now.
+    fn has(&mut self, file: &File, mode: u32, entry: &Entry) -> io::Result<(bool, bool)> {
+        if self.owner.is_none() || (mode & !self.kept != 0 && mode & self.lost == 0) {
+            let stat = fs::stat_at(file.as_fd(), c"")?;
+            self.owner = Some((stat.uid, stat.gid));
+            self.kept |= mode & stat.mode;
+            self.lost |= mode & !stat.mode;
+        }
+        let has_owner = self.owner == Some((entry.uid, entry.gid));
+        Ok((has_owner, has_owner && mode == entry.mode && mode & !self.kept == 0))
+    }
+}
+
+/// The mode of a file that is not finished.
+const PRIVATE: u32 = 0o600;
 
 impl<'a> Placer<'a> {
     pub fn new(root: &Path, warnings: &'a Warnings) -> io::Result<Placer<'a>> {
-        Ok(Placer { dirs: Dirs::plain(root)?, warnings, is_root: Uid::effective().is_root() })
+        let (dirs, given) = (Dirs::plain(root)?, Given::default());
+        Ok(Placer { dirs, warnings, is_root: Uid::effective().is_root(), given })
     }
 
     /// A new, empty, private file in place of whatever is there.
     pub fn create_file(&mut self, path: &[u8]) -> io::Result<File> {
+        self.create_file_as(path, PRIVATE)
+    }
+
+    fn create_file_as(&mut self, path: &[u8], mode: u32) -> io::Result<File> {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let mode = Mode::from_bits_truncate(mode);
         let fd =
             self.create(path, |dir, name| openat(dir, name, flags | OFlag::O_CLOEXEC, mode))?;
         Ok(File::from(fd))
@@ -52,9 +94,13 @@ impl<'a> Placer<'a> {
 
     /// A file whose data is here: `data` is what the stream holds of it.
     pub fn place_file(&mut self, entry: &Entry, extra: &Extra, data: &[u8]) -> io::Result<()> {
-        let mut file = self.create_file(&entry.path)?;
+        let (parent, _) = split(&entry.path).ok_or(io::ErrorKind::InvalidInput)?;
+        let mode = self.given.mode(parent, entry);
+        let mut file = self.create_file_as(&entry.path, mode)?;
+        let has = self.given.has(&file, mode, entry)?;
         prepare_file(&file, extra)?;
         match &extra.sparse {
+            None if data.is_empty() => {}
             None => file.write_all(data)?,
             Some(map) => {
                 ftruncate(&file, signed(entry.size_bytes)?)?;
@@ -68,12 +114,12 @@ impl<'a> Placer<'a> {
                 }
             }
         }
-        self.finish_file(&file, entry, extra)
+        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING, has)
     }
 
     /// Everything after the data.
     pub fn finish_file(&self, file: &File, entry: &Entry, extra: &Extra) -> io::Result<()> {
-        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING)
+        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING, (false, false))
     }
 
     /// Symbolic link, device or fifo.
@@ -121,7 +167,7 @@ impl<'a> Placer<'a> {
                 let _ = fs::remove_xattr(of, &key);
             }
         }
-        self.dress(dir.as_fd(), entry, extra, extra.flags)
+        self.dress(dir.as_fd(), entry, extra, extra.flags, (false, false))
     }
 
     pub fn dirs(&mut self) -> &mut Dirs {
@@ -181,13 +227,16 @@ impl<'a> Placer<'a> {
         entry: &Entry,
         extra: &Extra,
         flags: u32,
+        (has_owner, has_mode): (bool, bool),
     ) -> io::Result<()> {
         let report = Report { entry, warnings: self.warnings, fd };
-        if self.is_root {
+        if self.is_root && !has_owner {
             let (uid, gid) = owner(entry);
             report.check("its owner", fchown(fd, uid, gid))?;
         }
-        report.check("its mode", fchmod(fd, mode_of(entry)))?;
+        if !has_mode {
+            report.check("its mode", fchmod(fd, mode_of(entry)))?;
+        }
         set_xattrs(XattrOf::Fd(fd), extra, self.is_root, &report)?;
         let set = futimens(fd, &TimeSpec::UTIME_OMIT, &time(entry.mtime));
         report.check("its time", set.map_err(Into::into).and_then(|()| kept(fd, c"", entry)))?;
