@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, DParameter};
 
 use super::index::{Frame, Index};
 use crate::store::Store;
@@ -14,10 +14,23 @@ const PLAIN_LIMIT_BYTES: u32 = 256 << 20;
 /// How much is read at once where frames follow each other.
 const READ_BYTES: u64 = 1 << 20;
 
+/// Level 1 has 14, which is made for smaller caches than those of servers. Measured on the streams of
+/// a Debian tree (525 MiB) and of 300,000 small files (1,109 MiB), one thread:
+///
+/// | hash log           | 14 (zstd's) | 15          | 16, window log 20 | level 2     |
+/// | ------------------ | ----------- | ----------- | ----------------- | ----------- |
+/// | seconds            | 1.74, 2.29  | 1.75, 2.39  | 1.88, 2.55        | 1.98, 3.02  |
+/// | MiB                | 200.8 260.7 | 197.9 257.5 | 193.4 251.1       | 190.6 245.5 |
+const LEVEL_1_HASH_LOG: u32 = 15;
+
 /// A compressor for frames that `zstd -t` can check and that tell their size.
 pub fn compressor(level: i32) -> Result<Compressor<'static>> {
     let mut compressor = Compressor::new(level).context("starting zstd")?;
-    for parameter in [CParameter::ChecksumFlag(true), CParameter::ContentSizeFlag(true)] {
+    let mut parameters = vec![CParameter::ChecksumFlag(true), CParameter::ContentSizeFlag(true)];
+    if level == 1 {
+        parameters.push(CParameter::HashLog(LEVEL_1_HASH_LOG));
+    }
+    for parameter in parameters {
         compressor.set_parameter(parameter).context("setting up zstd")?;
     }
     Ok(compressor)
@@ -46,7 +59,10 @@ impl std::fmt::Debug for Unpacker {
 
 impl Unpacker {
     pub fn new() -> Result<Unpacker> {
-        Ok(Unpacker { zstd: Decompressor::new().context("starting zstd")?, plain: Vec::new() })
+        let mut zstd = Decompressor::new().context("starting zstd")?;
+        // The BLAKE3 says more.
+        zstd.set_parameter(DParameter::ForceIgnoreChecksum(true)).context("setting up zstd")?;
+        Ok(Unpacker { zstd, plain: Vec::new() })
     }
 
     /// The plain bytes of `frame`, which is stored as `bytes` in `pack`.
