@@ -23,7 +23,7 @@ use super::dirs::Dirs;
 use super::feed::{Feed, Job};
 use super::fetch::compressor;
 use super::index::{Chunk, Frame, Index, Place};
-use super::pack::{Full, Holds, Packer, Putter};
+use super::pack::{Full, Holds, Packer, Putter, Spare};
 use super::previous::Previous;
 use super::run::{self, Built};
 use super::select::Select;
@@ -186,7 +186,8 @@ fn pipeline(
         failed: &failed,
         view: Arc::new(view),
     };
-    let putter = Putter::new(store, &options.generation, &failed);
+    let spare = Spare::default();
+    let putter = Putter::new(store, &options.generation, &failed, &spare);
     let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
     let threads = super::threads(options.threads);
     let (job_in, job_out) = mpsc::channel::<Work>();
@@ -206,7 +207,7 @@ fn pipeline(
         for _ in 0..PUTTERS {
             scope.spawn(move || putter.run(pack_out));
         }
-        let sunk = Sink::new(shared, first_pack, pack_in).drain(&done_out);
+        let sunk = Sink::new(shared, &spare, first_pack, pack_in).drain(&done_out);
         let walked = walker.join().unwrap_or_else(|_| Err(anyhow!("walking the files panicked")));
         (walked, sunk)
     });
@@ -414,8 +415,8 @@ impl<'a> Worker<'a> {
 /// The end of the pipeline: chunks in order, into packs.
 struct Sink<'a> {
     shared: &'a Shared<'a>,
-    stream: Packer,
-    tables: Packer,
+    stream: Packer<'a>,
+    tables: Packer<'a>,
     /// The number of the next pack.
     numbers: u32,
     out: SyncSender<Full>,
@@ -424,11 +425,16 @@ struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    fn new(shared: &'a Shared<'a>, numbers: u32, out: SyncSender<Full>) -> Sink<'a> {
+    fn new(
+        shared: &'a Shared<'a>,
+        spare: &'a Spare,
+        numbers: u32,
+        out: SyncSender<Full>,
+    ) -> Sink<'a> {
         Sink {
             shared,
-            stream: Packer::new(Holds::Stream),
-            tables: Packer::new(Holds::Tables),
+            stream: Packer::new(Holds::Stream, spare),
+            tables: Packer::new(Holds::Tables, spare),
             numbers,
             out,
             chunks: Vec::new(),

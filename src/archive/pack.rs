@@ -42,18 +42,22 @@ pub struct Full {
     bytes: Vec<u8>,
 }
 
+/// Memory of packs that are stored, for those to come: new memory costs more than to fill it.
+pub type Spare = Mutex<Vec<Vec<u8>>>;
+
 /// Fills packs of one kind.
 #[derive(Debug)]
-pub struct Packer {
+pub struct Packer<'a> {
     holds: Holds,
     sequence: u32,
     number: u32,
     bytes: Vec<u8>,
+    spare: &'a Spare,
 }
 
-impl Packer {
-    pub fn new(holds: Holds) -> Packer {
-        Packer { holds, sequence: 0, number: 0, bytes: Vec::new() }
+impl<'a> Packer<'a> {
+    pub fn new(holds: Holds, spare: &'a Spare) -> Packer<'a> {
+        Packer { holds, sequence: 0, number: 0, bytes: Vec::new(), spare }
     }
 
     /// Takes a frame and says where it will be. `numbers` counts the packs of the index.
@@ -67,6 +71,7 @@ impl Packer {
             self.number = *numbers;
             *numbers = numbers.checked_add(1).context("counting packs")?;
             if self.holds == Holds::Stream {
+                self.bytes = lock(self.spare).pop().unwrap_or_default();
                 self.bytes.reserve(PACK_BYTES + LAST_FRAME_BYTES);
             }
         }
@@ -101,22 +106,34 @@ pub struct Putter<'a> {
     stored: Mutex<Vec<(u32, FileRecord)>>,
     error: Mutex<Option<anyhow::Error>>,
     failed: &'a AtomicBool,
+    spare: &'a Spare,
 }
 
 impl<'a> Putter<'a> {
-    pub fn new(store: &'a dyn Store, generation: &'a str, failed: &'a AtomicBool) -> Putter<'a> {
-        Putter { store, generation, stored: Mutex::default(), error: Mutex::default(), failed }
+    pub fn new(
+        store: &'a dyn Store,
+        generation: &'a str,
+        failed: &'a AtomicBool,
+        spare: &'a Spare,
+    ) -> Putter<'a> {
+        let (stored, error) = (Mutex::default(), Mutex::default());
+        Putter { store, generation, stored, error, failed, spare }
     }
 
     /// Puts every pack that comes. After a failure the rest is dropped, so that nobody waits.
     pub fn run(&self, packs: &Mutex<Receiver<Full>>) {
         loop {
             let next = lock(packs).recv();
-            let Ok(full) = next else { return };
+            let Ok(mut full) = next else { return };
             if self.failed.load(Ordering::Relaxed) {
                 continue;
             }
-            match self.put(&full) {
+            let put = self.put(&full);
+            if full.holds == Holds::Stream {
+                full.bytes.clear();
+                lock(self.spare).push(full.bytes);
+            }
+            match put {
                 Ok(record) => lock(&self.stored).push((full.number, record)),
                 Err(error) => {
                     self.failed.store(true, Ordering::Relaxed);
