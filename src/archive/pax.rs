@@ -4,6 +4,8 @@
 //! A head is the ustar header, with a pax extended header before it where ustar can't say
 //! something. Same entry, same bytes: no times of day, no names of users, no process ids.
 
+use std::io::Write;
+
 use super::acl;
 use super::entry::{Entry, Extra, Kind, Time};
 use super::flags;
@@ -77,7 +79,8 @@ pub fn append_head(out: &mut Vec<u8>, entry: &Entry, extra: &Extra) {
 
     if !records.0.is_empty() {
         let mut header = Header::new(b'x', records.0.len() as u64);
-        header.put(0, 100, &[b"PaxHeaders/", base_name(&name)].concat());
+        // The same for all: it is nobody's, and costs no room.
+        header.put(0, 100, b"PaxHeaders/@");
         header.number(100, 8, 0o644);
         out.extend_from_slice(&header.finish());
         out.extend_from_slice(&records.0);
@@ -169,11 +172,11 @@ impl Records {
     /// `LEN KEY=VALUE\n`, where LEN counts itself.
     fn add(&mut self, key: &[u8], value: &[u8]) {
         let rest = key.len() + value.len() + 3;
-        let mut digits = 1;
-        while (rest + digits).to_string().len() > digits {
-            digits += 1;
-        }
-        self.0.extend_from_slice((rest + digits).to_string().as_bytes());
+        let digits = |len: usize| len.ilog10() as usize + 1;
+        let mut len = rest + digits(rest);
+        len = rest + digits(len);
+        // Writing to memory does not fail.
+        let _ = write!(self.0, "{len}");
         for part in [b" ", key, b"=", value, b"\n"] {
             self.0.extend_from_slice(part);
         }

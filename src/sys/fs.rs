@@ -113,22 +113,24 @@ fn proc_path(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<CString> {
     CString::new(path).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-/// Calls with an empty buffer's worth of room first, then with as much as is needed.
-fn grow(
-    mut call: impl FnMut(*mut libc::c_void, usize) -> isize,
-    first: usize,
-) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0u8; first];
+/// Calls with some room on the stack first, as most have nothing to tell, then with as much as is
+/// needed.
+fn grow(mut call: impl FnMut(*mut libc::c_void, usize) -> isize) -> io::Result<Vec<u8>> {
+    let mut small = [0u8; 256];
+    if let Ok(len) = usize::try_from(call(small.as_mut_ptr().cast(), small.len())) {
+        return Ok(small[..len].to_vec());
+    }
+    let mut buffer = Vec::new();
     loop {
-        if let Ok(len) = usize::try_from(call(buffer.as_mut_ptr().cast(), buffer.len())) {
-            buffer.truncate(len);
-            return Ok(buffer);
-        }
         let error = io::Error::last_os_error();
         if error.raw_os_error() != Some(libc::ERANGE) || buffer.len() >= 1 << 20 {
             return Err(error);
         }
-        buffer.resize(buffer.len() * 4, 0);
+        buffer.resize(buffer.len().max(256) * 4, 0);
+        if let Ok(len) = usize::try_from(call(buffer.as_mut_ptr().cast(), buffer.len())) {
+            buffer.truncate(len);
+            return Ok(buffer);
+        }
     }
 }
 
@@ -138,13 +140,13 @@ pub fn list_xattrs(of: XattrOf<'_>) -> io::Result<Vec<CString>> {
         // SAFETY: pointer and length describe a live buffer.
         #[allow(unsafe_code)]
         XattrOf::Fd(fd) => {
-            grow(|to, len| unsafe { libc::flistxattr(fd.as_raw_fd(), to.cast(), len) }, 1024)
+            grow(|to, len| unsafe { libc::flistxattr(fd.as_raw_fd(), to.cast(), len) })
         }
         XattrOf::At(dir, name) => {
             let path = proc_path(dir, name)?;
             // SAFETY: as above; the path is NUL-terminated.
             #[allow(unsafe_code)]
-            grow(|to, len| unsafe { libc::llistxattr(path.as_ptr(), to.cast(), len) }, 1024)
+            grow(|to, len| unsafe { libc::llistxattr(path.as_ptr(), to.cast(), len) })
         }
     };
     let names = match names {
@@ -165,13 +167,13 @@ pub fn get_xattr(of: XattrOf<'_>, key: &CStr) -> io::Result<Option<Vec<u8>>> {
         // SAFETY: pointer and length describe a live buffer; the key is NUL-terminated.
         #[allow(unsafe_code)]
         XattrOf::Fd(fd) => {
-            grow(|to, len| unsafe { libc::fgetxattr(fd.as_raw_fd(), key.as_ptr(), to, len) }, 256)
+            grow(|to, len| unsafe { libc::fgetxattr(fd.as_raw_fd(), key.as_ptr(), to, len) })
         }
         XattrOf::At(dir, name) => {
             let path = proc_path(dir, name)?;
             // SAFETY: as above; the path is NUL-terminated.
             #[allow(unsafe_code)]
-            grow(|to, len| unsafe { libc::lgetxattr(path.as_ptr(), key.as_ptr(), to, len) }, 256)
+            grow(|to, len| unsafe { libc::lgetxattr(path.as_ptr(), key.as_ptr(), to, len) })
         }
     };
     match value {
