@@ -207,9 +207,7 @@ impl Shared<'_> {
     }
 
     fn work(&self) -> Result<()> {
-        let root = &self.options.root;
-        let mut placer = Placer::new(root, self.warnings)
-            .with_context(|| format!("opening {}", root.display()))?;
+        let mut placer = self.placer()?;
         let mut unpacker = Unpacker::new()?;
         while !self.failed.load(Ordering::Relaxed) {
             let next = self.next.fetch_add(1, Ordering::Relaxed);
@@ -344,32 +342,51 @@ impl Shared<'_> {
         }
     }
 
-    /// Links, directories (the deepest first) and locks.
+    /// Links, locks, and directories: the deepest first, as who is not root can't reach what is in one
+    /// that is finished. Root can, so there it is done by all threads.
     fn finish(&self) -> Result<()> {
         let mut late = std::mem::take(&mut *lock(&self.late));
+        let mut placer = self.placer()?;
+        late.links.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+        for (first, path) in &late.links {
+            self.told(path, placer.place_link(first, path))?;
+        }
+        for (path, flags) in &late.locks {
+            self.told(path, placer.lock(path, *flags))?;
+        }
+        late.dirs.sort_unstable_by(|a, b| super::table::path_order(&b.0.path, &a.0.path));
+        let is_root = Uid::effective().is_root();
+        let threads = if is_root { super::threads(self.options.threads) } else { 1 };
+        let part = late.dirs.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let parts = late.dirs.chunks(part);
+            let parts: Vec<_> = parts.map(|dirs| scope.spawn(|| self.finish_dirs(dirs))).collect();
+            parts.into_iter().try_for_each(|part| {
+                part.join().unwrap_or_else(|_| Err(anyhow!("finishing directories panicked")))
+            })
+        })
+    }
+
+    fn finish_dirs(&self, dirs: &[(Entry, Extra)]) -> Result<()> {
+        let mut placer = self.placer()?;
+        dirs.iter()
+            .try_for_each(|(entry, extra)| self.told(&entry.path, placer.finish_dir(entry, extra)))
+    }
+
+    fn placer(&self) -> Result<Placer<'_>> {
         let root = &self.options.root;
-        let mut placer = Placer::new(root, self.warnings)
-            .with_context(|| format!("opening {}", root.display()))?;
-        let told = |path: &[u8], result: io::Result<()>| match result {
+        Placer::new(root, self.warnings).with_context(|| format!("opening {}", root.display()))
+    }
+
+    fn told(&self, path: &[u8], result: io::Result<()>) -> Result<()> {
+        match result {
             Err(error) if is_fatal(&error) => Err(anyhow!("finishing {}: {error}", shown(path))),
             Err(error) => {
                 self.warnings.add(format!("{} is not restored in full: {error}", shown(path)));
                 Ok(())
             }
             Ok(()) => Ok(()),
-        };
-        late.links.sort_unstable_by(|a, b| a.1.cmp(&b.1));
-        for (first, path) in &late.links {
-            told(path, placer.place_link(first, path))?;
         }
-        for (path, flags) in &late.locks {
-            told(path, placer.lock(path, *flags))?;
-        }
-        late.dirs.sort_unstable_by(|a, b| super::table::path_order(&b.0.path, &a.0.path));
-        for (entry, extra) in &late.dirs {
-            told(&entry.path, placer.finish_dir(entry, extra))?;
-        }
-        Ok(())
     }
 }
 
