@@ -14,13 +14,13 @@ const PLAIN_LIMIT_BYTES: u32 = 256 << 20;
 /// How much is read at once where frames follow each other.
 const READ_BYTES: u64 = 1 << 20;
 
-/// Level 1 has 14, which is made for smaller caches than those of servers. Measured on the streams of
-/// a Debian tree (525 MiB) and of 300,000 small files (1,109 MiB), one thread:
+/// Level 1 has 14, made for smaller caches than those of servers. Measured with a Debian tree
+/// (525 MiB) and one of 300,000 small files (1,109 MiB as a stream), zstd's seconds on one core:
 ///
-/// | hash log           | 14 (zstd's) | 15          | 16, window log 20 | level 2     |
-/// | ------------------ | ----------- | ----------- | ----------------- | ----------- |
-/// | seconds            | 1.74, 2.29  | 1.75, 2.39  | 1.88, 2.55        | 1.98, 3.02  |
-/// | MiB                | 200.8 260.7 | 197.9 257.5 | 193.4 251.1       | 190.6 245.5 |
+/// | hash log | 14           | 15           | 16           | level 2      |
+/// | -------- | ------------ | ------------ | ------------ | ------------ |
+/// | seconds  | 1.74, 2.29   | 1.75, 2.39   | 1.88, 2.55   | 1.98, 3.02   |
+/// | MiB      | 200.6, 261.3 | 197.8, 258.6 | 196.4, 257.1 | 190.6, 245.5 |
 const LEVEL_1_HASH_LOG: u32 = 15;
 
 /// A compressor for frames that `zstd -t` can check and that tell their size.
