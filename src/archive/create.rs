@@ -252,7 +252,8 @@ fn feed(
             jobs.send(Work { sequence, cost, job }).is_ok()
         };
         let mut feed = Feed::new(shared.dirs(), previous, shared.warnings, emit);
-        walk::walk(shared.dirs(), select, shared.warnings, |found| feed.take(found))
+        let threads = super::threads(options.threads);
+        walk::walk(|| shared.dirs(), select, shared.warnings, threads, |found| feed.take(found))
             .map(|()| feed.finish())
     };
     if walked.is_err() {

@@ -75,6 +75,7 @@
 //! is read, and stored if its id is new.
 
 mod acl;
+mod ahead;
 mod budget;
 mod check;
 mod chunk;
@@ -91,6 +92,7 @@ mod foreign;
 mod index;
 mod late;
 mod list;
+mod lister;
 mod pack;
 mod pax;
 mod pick;

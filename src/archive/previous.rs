@@ -44,7 +44,12 @@ impl<'a> Previous<'a> {
                 self.at = 0;
                 continue;
             };
-            match path_order(&row.entry.path, &entry.path) {
+            // Most are the same, which is told faster than the order.
+            let order = match row.entry.path == entry.path {
+                true => std::cmp::Ordering::Equal,
+                false => path_order(&row.entry.path, &entry.path),
+            };
+            match order {
                 std::cmp::Ordering::Less => self.at += 1,
                 std::cmp::Ordering::Greater => return Ok(None),
                 std::cmp::Ordering::Equal => {

@@ -2,24 +2,20 @@
 //! bytes of the names.
 //!
 //! Other filesystems are not entered, unless they are a tree of the backup themselves: the
-//! [`View`] shows what is below them. So each path comes once, and the order does not depend on where
-//! filesystems are mounted.
-
-use std::os::unix::fs::FileExt;
+//! [`View`](super::view::View) shows what is below them. So each path comes once, and the order does
+//! not depend on where filesystems are mounted.
+//!
+//! Where nothing changed, the walk is all that a backup does, so several threads read directories
+//! before the walk comes to them ([`super::ahead`]).
 
 use anyhow::{Context, Result};
-use nix::dir::Dir;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 
-use super::dirs::{Dirs, join};
-use super::entry::{PATH_LIMIT_BYTES, shown};
+use super::ahead::{Ahead, Key, Listing, Seen, Task};
+use super::dirs::Dirs;
+use super::lister::Lister;
 use super::select::{Select, Way};
 use super::warnings::Warnings;
 use crate::sys::fs::Stat;
-
-const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
-const CACHE_SIGNATURE: [u8; 43] = *b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// A file that the walk came to.
 #[derive(Debug)]
@@ -28,111 +24,80 @@ pub struct Found {
     pub stat: Stat,
 }
 
-/// One directory whose names are being gone through.
+/// One directory that is being gone through.
 struct Level {
     /// How much of the current path is this directory's: the levels below share one path, or else
     /// a deep tree would take memory by the square of its depth.
     path_len: usize,
-    way: Way,
-    dev: (u32, u32),
-    names: std::vec::IntoIter<Vec<u8>>,
+    seen: std::vec::IntoIter<Seen>,
+    more: Option<Key>,
 }
 
-/// Calls `each` for everything that `select` selects in `dirs`, until it says false.
+impl Level {
+    fn new(path_len: usize, listing: Listing) -> Level {
+        Level { path_len, seen: listing.seen.into_iter(), more: listing.more }
+    }
+}
+
+/// Calls `each` for everything that `select` selects in what `dirs` opens, until it says false.
 ///
 /// # Errors
 /// When the root can't be read. Anything else that can't be read is a warning.
 pub fn walk(
-    mut dirs: Dirs,
+    dirs: impl Fn() -> Dirs + Sync,
     select: &Select,
     warnings: &Warnings,
+    threads: usize,
     mut each: impl FnMut(Found) -> bool,
 ) -> Result<()> {
-    let stat = dirs.stat(b"").context("reading the root")?;
+    let mut lister = Lister::new(dirs(), select, warnings);
+    let stat = lister.stat(b"").context("reading the root")?;
+    let names = lister.names(b"").context("reading the root")?;
     let way = if select.is_tree(b"") { Way::In } else { Way::Towards };
     if !each(Found { path: Vec::new(), stat }) {
         return Ok(());
     }
-    let names = names(&mut dirs, b"").context("reading the root")?;
+    let root = Task { path: Vec::new(), way, dev: stat.dev, names: Some(names) };
+    let ahead = Ahead::default();
+    std::thread::scope(|scope| {
+        // On every way out, so that no thread is waited for in vain.
+        let _end = ahead.end_when_dropped();
+        for _ in 0..threads {
+            scope.spawn(|| ahead.run(&mut Lister::new(dirs(), select, warnings)));
+        }
+        go(&ahead, &mut lister, root, each)
+    })
+}
+
+fn go(
+    ahead: &Ahead,
+    lister: &mut Lister<'_>,
+    root: Task,
+    mut each: impl FnMut(Found) -> bool,
+) -> Result<()> {
     let mut here = Vec::new();
-    let mut levels = vec![Level { path_len: 0, way, dev: stat.dev, names: names.into_iter() }];
+    let mut levels = vec![Level::new(0, ahead.list(root, lister))];
     while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.next() else {
-            levels.pop();
-            continue;
-        };
-        let path = join(&here[..level.path_len], &name);
-        if select.excludes(&path) {
-            continue;
-        }
-        if path.len() > PATH_LIMIT_BYTES {
-            warnings.add(format!("{} is not archived: its path is too long", shown(&path)));
-            continue;
-        }
-        if level.way == Way::Towards && !select.is_tree(&path) && !select.leads_to_tree(&path) {
-            continue;
-        }
-        let stat = match dirs.stat(&path) {
-            Ok(stat) => stat,
-            Err(error) => {
-                warnings.add(format!("{} is not archived: {error}", shown(&path)));
-                continue;
+        let Some(Seen { name, stat, enter }) = level.seen.next() else {
+            match level.more.take() {
+                Some(key) => *level = Level::new(level.path_len, ahead.take(&key, None, lister)?),
+                None => drop(levels.pop()),
             }
-        };
-        let is_dir = stat.mode & libc::S_IFMT == libc::S_IFDIR;
-        if select.leaves_nodump && stat.nodump && !select.is_tree(&path) {
-            log::info!("{} has the nodump flag: not archived", shown(&path));
             continue;
+        };
+        here.truncate(level.path_len);
+        if level.path_len > 0 {
+            here.push(b'/');
         }
-        let is_mount = is_dir && dirs.is_mount(&path, &stat, level.dev);
-        let way = select.way(&path, level.way, is_mount);
-        if !each(Found { path: path.clone(), stat }) {
+        here.extend_from_slice(&name);
+        if !each(Found { path: here.clone(), stat }) {
             return Ok(());
         }
-        if !is_dir || way == Way::Out {
-            continue;
-        }
-        match self::names(&mut dirs, &path) {
-            Ok(mut names) => {
-                if select.leaves_caches && is_cache(&mut dirs, &path, &names) {
-                    log::info!("{} is a cache: what is in it is not archived", shown(&path));
-                    names = vec![CACHE_TAG.to_vec()];
-                }
-                let path_len = path.len();
-                here = path;
-                levels.push(Level { path_len, way, dev: stat.dev, names: names.into_iter() });
-            }
-            Err(error) => warnings
-                .add(format!("what is in the directory {} is not archived: {error}", shown(&path))),
+        if let Some(way) = enter {
+            let task = Task { path: here.clone(), way, dev: stat.dev, names: None };
+            let listing = ahead.take(&Key::dir(&here), Some(task), lister)?;
+            levels.push(Level::new(here.len(), listing));
         }
     }
     Ok(())
-}
-
-/// Whether a directory is marked as a cache: <https://bford.info/cachedir/>
-fn is_cache(dirs: &mut Dirs, path: &[u8], names: &[Vec<u8>]) -> bool {
-    if names.binary_search_by(|name| name.as_slice().cmp(CACHE_TAG)).is_err() {
-        return false;
-    }
-    let mut start = [0; CACHE_SIGNATURE.len()];
-    let read = super::read::open(dirs, &join(path, CACHE_TAG));
-    read.is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok() && start == CACHE_SIGNATURE)
-}
-
-/// The names in a directory, sorted by their bytes.
-fn names(dirs: &mut Dirs, path: &[u8]) -> std::io::Result<Vec<Vec<u8>>> {
-    let parent = dirs.get(path)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd = openat(parent, c".", flags | OFlag::O_NOATIME, Mode::empty())
-        .or_else(|_| openat(parent, c".", flags, Mode::empty()))?;
-    let mut names = Vec::new();
-    for entry in Dir::from_fd(fd)?.iter() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
 }

@@ -1,0 +1,115 @@
+//! Reads one directory: the names in it, what they are, and which of them belong to the backup.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use super::ahead::{Seen, Task};
+use super::dirs::{Dirs, join};
+use super::entry::{PATH_LIMIT_BYTES, shown};
+use super::select::{Select, Way};
+use super::warnings::Warnings;
+use crate::sys::fs::Stat;
+
+const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
+const CACHE_SIGNATURE: [u8; 43] = *b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// One for each thread.
+#[derive(Debug)]
+pub struct Lister<'a> {
+    dirs: Dirs,
+    select: &'a Select,
+    warnings: &'a Warnings,
+}
+
+impl<'a> Lister<'a> {
+    pub fn new(dirs: Dirs, select: &'a Select, warnings: &'a Warnings) -> Lister<'a> {
+        Lister { dirs, select, warnings }
+    }
+
+    pub fn stat(&mut self, path: &[u8]) -> io::Result<Stat> {
+        self.dirs.stat(path)
+    }
+
+    /// What is selected of the first `most` names of a directory, and the names that are left.
+    pub fn list(&mut self, task: &mut Task, most: usize) -> (Vec<Seen>, Vec<Vec<u8>>) {
+        let names = task.names.take().map_or_else(|| self.names(&task.path), Ok);
+        let mut names = match names {
+            Ok(names) => names,
+            Err(error) => {
+                let path = shown(&task.path);
+                let text = format!("what is in the directory {path} is not archived: {error}");
+                self.warnings.add(text);
+                return Default::default();
+            }
+        };
+        let rest = names.split_off(names.len().min(most));
+        let seen = names.into_iter().filter_map(|name| self.look_at(task, name)).collect();
+        (seen, rest)
+    }
+
+    fn look_at(&mut self, task: &Task, name: Vec<u8>) -> Option<Seen> {
+        let path = join(&task.path, &name);
+        let select = self.select;
+        if select.excludes(&path) {
+            return None;
+        }
+        if path.len() > PATH_LIMIT_BYTES {
+            self.warnings.add(format!("{} is not archived: its path is too long", shown(&path)));
+            return None;
+        }
+        if task.way == Way::Towards && !select.is_tree(&path) && !select.leads_to_tree(&path) {
+            return None;
+        }
+        let stat = match self.dirs.stat(&path) {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.warnings.add(format!("{} is not archived: {error}", shown(&path)));
+                return None;
+            }
+        };
+        if select.leaves_nodump && stat.nodump && !select.is_tree(&path) {
+            log::info!("{} has the nodump flag: not archived", shown(&path));
+            return None;
+        }
+        let is_dir = stat.mode & libc::S_IFMT == libc::S_IFDIR;
+        let is_mount = is_dir && self.dirs.is_mount(&path, &stat, task.dev);
+        let way = select.way(&path, task.way, is_mount);
+        Some(Seen { name, stat, enter: (is_dir && way != Way::Out).then_some(way) })
+    }
+
+    /// The names in a directory, sorted by their bytes; of a cache only its tag, if so selected.
+    pub fn names(&mut self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let parent = self.dirs.get(path)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(parent, c".", flags | OFlag::O_NOATIME, Mode::empty())
+            .or_else(|_| openat(parent, c".", flags, Mode::empty()))?;
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(fd)?.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort_unstable();
+        if self.select.leaves_caches && !path.is_empty() && self.is_cache(path, &names) {
+            log::info!("{} is a cache: what is in it is not archived", shown(path));
+            names = vec![CACHE_TAG.to_vec()];
+        }
+        Ok(names)
+    }
+
+    /// Whether a directory is marked as a cache: <https://bford.info/cachedir/>
+    fn is_cache(&mut self, path: &[u8], names: &[Vec<u8>]) -> bool {
+        if names.binary_search_by(|name| name.as_slice().cmp(CACHE_TAG)).is_err() {
+            return false;
+        }
+        let mut start = [0; CACHE_SIGNATURE.len()];
+        let read = super::read::open(&mut self.dirs, &join(path, CACHE_TAG));
+        read.is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok() && start == CACHE_SIGNATURE)
+    }
+}
