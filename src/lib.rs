@@ -15,6 +15,7 @@
 //! * [`apply`] plan -> machine; [`rescue`] the rescue image; [`archive`] files <-> stream;
 //!   [`prove`] virtual machines
 //! * [`plan`] two layouts -> steps; [`probe`] machine -> layout; [`store`] publish and fetch
+//! * `fuzz`: what the fuzzers in `fuzz/` call
 //! * [`layout`] what the machine is; [`sys`] the only door out; [`ui`] what is said; [`config`]
 //!
 //! `layout` imports nothing of ours, `plan` never imports `sys`, only `sys` starts processes and
@@ -26,6 +27,8 @@ pub mod backup;
 pub mod cli;
 pub mod commands;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod init;
 pub mod layout;
 pub mod plan;

@@ -1,6 +1,8 @@
 //! Frames out of the store: read by range, decompressed into bounded memory, and checked against
 //! their BLAKE3 before anybody sees a byte.
 
+use std::io::Read;
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, DParameter};
@@ -10,6 +12,8 @@ use crate::store::Store;
 
 /// A hostile index must not make us reserve more for one chunk.
 const PLAIN_LIMIT_BYTES: u32 = 256 << 20;
+/// The index of some 70 TiB.
+const INDEX_LIMIT_BYTES: u64 = 1 << 30;
 
 /// How much is read at once where frames follow each other.
 const READ_BYTES: u64 = 1 << 20;
@@ -40,9 +44,13 @@ pub fn compress(plain: &[u8], level: i32) -> Result<Vec<u8>> {
     compressor(level)?.compress(plain).context("compressing")
 }
 
-/// For what was checked as a whole before.
+/// For an index that was checked as a whole before. Who wrote it may still mean harm.
 pub fn decompress_all(bytes: &[u8]) -> Result<Vec<u8>> {
-    zstd::decode_all(bytes).context("decompressing")
+    let mut plain = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(bytes).context("starting zstd")?;
+    decoder.take(INDEX_LIMIT_BYTES + 1).read_to_end(&mut plain).context("decompressing")?;
+    ensure!(plain.len() as u64 <= INDEX_LIMIT_BYTES, "it has more bytes than any index");
+    Ok(plain)
 }
 
 /// Decompresses and checks frames; one for each thread.

@@ -79,8 +79,12 @@ impl Index {
 
     /// `packs` are those of the manifest: every place must lie within one of them.
     pub fn decode(bytes: &[u8], packs: &[FileRecord]) -> Result<Index> {
-        let plain = decompress_all(bytes)?;
-        let mut reader = Reader(&plain);
+        Index::read(&decompress_all(bytes)?, packs)
+    }
+
+    /// As [`Index::decode`], from plain bytes.
+    pub fn read(plain: &[u8], packs: &[FileRecord]) -> Result<Index> {
+        let mut reader = Reader(plain);
         ensure!(reader.take(MAGIC.len()).ok() == Some(MAGIC), "it is no index that this rr reads");
         let mut index = Index::default();
         let known: HashMap<_, _> = packs.iter().map(|pack| (pack.name.as_str(), pack)).collect();

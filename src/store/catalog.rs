@@ -206,13 +206,18 @@ pub fn put(store: &dyn Store, generation: &str, file: &str, bytes: &[u8]) -> Res
 }
 
 /// `manifest.json` with its own hash.
-fn render(manifest: &Manifest) -> Result<Vec<u8>> {
+pub(crate) fn render(manifest: &Manifest) -> Result<Vec<u8>> {
     let json = serde_json::to_string_pretty(manifest).context("writing the manifest as JSON")?;
     let body = json.strip_suffix("\n}").context("writing the manifest as an object")?;
-    Ok(format!("{body}{SEAL}{}{SEAL_END}", blake3::hash(body.as_bytes())).into_bytes())
+    Ok(sealed(body))
 }
 
-fn parse(bytes: &[u8]) -> Result<Manifest> {
+/// With the hash of all that comes before it.
+pub(crate) fn sealed(body: &str) -> Vec<u8> {
+    format!("{body}{SEAL}{}{SEAL_END}", blake3::hash(body.as_bytes())).into_bytes()
+}
+
+pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
