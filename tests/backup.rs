@@ -303,3 +303,52 @@ fn the_last_command_runs_even_when_rr_is_killed() {
     };
     assert_eq!(said, "5\nidle\npost killed\n");
 }
+
+#[test]
+fn loop_a_snapshot_is_read_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, mnt) = (dir.path().join("image"), dir.path().join("mnt"));
+    std::fs::create_dir(&mnt).unwrap();
+    let script = format!("truncate -s 300M {0}; mkfs.btrfs -q {0}", image.display());
+    let made = Cmd::new("sh").args(["-ec", &script]).run();
+    let mounted =
+        made.and_then(|()| MountGuard::mount(&["-o", "loop", &image.to_string_lossy()], &mnt));
+    let Ok(guard) = mounted else {
+        eprintln!("skipped: can't mount a btrfs here");
+        return;
+    };
+    std::fs::create_dir(mnt.join("d")).unwrap();
+    std::fs::write(mnt.join("d/file"), "as it was").unwrap();
+    Cmd::new("touch").args(["-d", "@1234567890.5"]).arg(&mnt).run().unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let mut config = config(target.path());
+    config.backup.snapshot = rr::config::schema::SnapshotMode::Auto;
+    // Runs when the snapshot is taken, before a file is read.
+    config.backup.post = vec![format!("echo changed > {0}/d/file", mnt.display())];
+    let report = backup::backup(&config, &include(&mnt), &ui()).unwrap();
+    assert_eq!(report.failed, None);
+    let left: Vec<_> = std::fs::read_dir(&mnt).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["d"], "the snapshot is still there");
+    assert_eq!(std::fs::read_to_string(mnt.join("d/file")).unwrap(), "changed\n");
+
+    let store = open(target.path());
+    let manifest = catalog::manifest(&*store, &catalog::latest(&*store).unwrap().unwrap()).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
+    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    let restored = to.path().join(mnt.strip_prefix("/").unwrap());
+    assert_eq!(std::fs::read_to_string(restored.join("d/file")).unwrap(), "as it was");
+    let names: Vec<_> =
+        std::fs::read_dir(&restored).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["d"]);
+    let time = |path: &Path| {
+        let meta = path.metadata().unwrap();
+        (
+            std::os::unix::fs::MetadataExt::mtime(&meta),
+            std::os::unix::fs::MetadataExt::mtime_nsec(&meta),
+        )
+    };
+    assert_eq!(time(&restored), (1_234_567_890, 500_000_000));
+    assert_eq!(time(&mnt), (1_234_567_890, 500_000_000));
+    guard.close().unwrap();
+}

@@ -26,7 +26,7 @@ use super::index::{Chunk, Frame, Index, Place};
 use super::pack::{Full, Holds, Packer, Putter, Spare};
 use super::previous::Previous;
 use super::run::{self, Built};
-use super::select::Select;
+use super::select::{Select, relative};
 use super::view::View;
 use super::warnings::Warnings;
 use super::{CreateOptions, Created, pax, recipe, walk};
@@ -175,7 +175,8 @@ fn pipeline(
     let warnings = Warnings::default();
     let failed = AtomicBool::new(false);
     let root = &options.root;
-    let view = View::of_trees(root, select.trees())
+    let stand_ins = options.stand_ins.iter().map(|(tree, dir)| (relative(tree), dir.clone()));
+    let view = View::of_trees(root, select.trees(), &stand_ins.collect())
         .with_context(|| format!("opening {}", root.display()))?;
     let shared = Shared {
         options,

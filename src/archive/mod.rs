@@ -133,6 +133,9 @@ pub struct CreateOptions {
     pub root: PathBuf,
     /// Mount points, or other directories and files, as the node names them.
     pub trees: Vec<PathBuf>,
+    /// Trees that are read elsewhere: of a filesystem mounted there, the directory that shows a
+    /// snapshot.
+    pub stand_ins: Vec<(PathBuf, PathBuf)>,
     /// Globs on absolute paths, as the node names them; see [`select::Select::new`].
     pub exclude: Vec<String>,
     /// Leave out files and directories with the `nodump` inode flag.

@@ -1,6 +1,7 @@
 //! Compares a tree with a generation: every entry's kind, owner, mode, time, attributes, flags and
 //! data, read back from the target.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -47,7 +48,7 @@ pub fn verify_root(
     let progress = ui.progress("verifying", manifest.archive.stream_bytes, Unit::Bytes);
     let trees: Vec<_> = manifest.tree.iter().filter_map(|tree| unescape(tree)).collect();
     let trees: Vec<_> = trees.iter().map(|tree| tree.strip_prefix(b"/").unwrap_or(tree)).collect();
-    let view = View::of_trees(root, trees);
+    let view = View::of_trees(root, trees, &BTreeMap::new());
     let view = view.with_context(|| format!("opening {}", root.display()))?;
     let dirs = Dirs::new(Arc::new(view));
     let mut verifier = Verifier { dirs, differences: Warnings::default(), entries: 0, big: None };

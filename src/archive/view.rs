@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -38,14 +38,20 @@ impl View {
     }
 
     /// The filesystem of `root`, and those mounted at one of `trees` or on the way there.
+    ///
+    /// `stand_ins` are snapshots: the directories that show, by the path of a filesystem, what is
+    /// seen there instead.
     pub fn of_trees<'a>(
         root: &Path,
         trees: impl IntoIterator<Item = &'a [u8]>,
+        stand_ins: &BTreeMap<Vec<u8>, PathBuf>,
     ) -> io::Result<View> {
         let plain = View::plain(root)?;
-        let clean = match fs::without_mounts(plain.root.as_fd()) {
+        let stand_in = |path: &[u8]| stand_ins.get(path).map(|dir| View::plain(dir)).transpose();
+        let shown = stand_in(b"")?;
+        let clean = match fs::without_mounts(shown.as_ref().unwrap_or(&plain).root.as_fd()) {
             Ok(clean) => clean,
-            Err(error) if is_not_ours_to_do(&error) => {
+            Err(error) if is_not_ours_to_do(&error) && stand_ins.is_empty() => {
                 log::info!("what is below other filesystems' mount points is not seen: {error}");
                 return Ok(plain);
             }
@@ -57,7 +63,8 @@ impl View {
             if !mounts.contains_key(path)
                 && let Some(mount) = mount_at(&mut dirs, path)?
             {
-                mounts.insert(path.to_vec(), mount);
+                let shown = stand_in(path)?.map(|shown| fs::without_mounts(shown.root.as_fd()));
+                mounts.insert(path.to_vec(), shown.transpose()?.unwrap_or(mount));
             }
         }
         Ok(View { root: clean, mounts, is_clean: true })

@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 
 use super::hooks::Hooks;
 use super::preflight::Job;
+use super::snapshot::Snapshots;
 use crate::archive::{self, CreateOptions};
+use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
 use crate::rescue::{self, BuildRequest, Image};
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest};
@@ -24,6 +26,7 @@ pub(super) fn archive(
     let started = jiff::Timestamp::now();
     let options = CreateOptions {
         root: "/".into(),
+        stand_ins: Vec::new(),
         trees: job.coverage.trees.clone(),
         exclude: job.exclude.clone(),
         exclude_nodump: job.config.backup.exclude_nodump,
@@ -35,10 +38,19 @@ pub(super) fn archive(
         full: job.options.full,
     };
     let parent = newest_good(guard, ui)?;
+    let create = |options: &_| archive::create(options, store, parent.as_ref(), ui);
     let created = ui.step("Archiving", || {
-        let hooks = Hooks::start(&job.config.backup, &job.node, generation, ui)?;
-        let created = archive::create(&options, store, parent.as_ref(), ui);
-        hooks.finish(created.is_ok(), ui);
+        let backup = &job.config.backup;
+        let hooks = Hooks::start(backup, &job.node, generation, ui)?;
+        let snapshots = match backup.snapshot {
+            SnapshotMode::None => return with_hooks(hooks, ui, || create(&options)),
+            SnapshotMode::Auto => {
+                with_hooks(hooks, ui, || Snapshots::take(&options.trees, generation, ui))?
+            }
+        };
+        let stand_ins = snapshots.stand_ins();
+        let created = create(&CreateOptions { stand_ins, ..options });
+        snapshots.remove(ui);
         created
     })?;
     let mut manifest = Manifest {
@@ -71,6 +83,13 @@ pub(super) fn archive(
         catalog::publish(store, &manifest)
     })?;
     Ok(manifest)
+}
+
+/// Runs the admin's last commands when `work` is done.
+fn with_hooks<T>(hooks: Hooks, ui: &Ui, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let result = work();
+    hooks.finish(result.is_ok(), ui);
+    result
 }
 
 /// The newest generation that can be read: what is unchanged since then is not stored again.

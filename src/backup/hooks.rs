@@ -28,7 +28,7 @@ impl Hooks {
         };
         // Before `pre`: what half of it did has to be undone, too.
         let post = (!config.post.is_empty()).then(|| {
-            let env = [("RR_NODE", node), ("RR_GENERATION", generation)];
+            let env = [("RR_NODE", node.as_ref()), ("RR_GENERATION", generation.as_ref())];
             AtEnd::new(&config.post, &env, timeout)
         });
         let hooks = Hooks { post: post.transpose().context("preparing backup.post")? };

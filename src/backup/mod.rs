@@ -15,7 +15,8 @@
 //!
 //! * [`preflight`] what has to be known before
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
-//! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first
+//! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
+//!   [`snapshot`] what the files are read from
 //! * [`report`] what was done
 
 pub mod coverage;
@@ -24,6 +25,7 @@ mod hooks;
 pub mod place;
 mod preflight;
 pub mod report;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::sync::Arc;

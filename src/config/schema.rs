@@ -60,6 +60,9 @@ pub struct BackupConfig {
     pub post: Vec<String>,
     /// How long each of them may take. 0: for ever.
     pub hook_timeout_seconds: u64,
+    /// Read snapshots instead of the files that change: `none` or `auto`, of every filesystem that
+    /// can (btrfs). `post` runs as soon as they are taken.
+    pub snapshot: SnapshotMode,
     /// As nice(1): 0 to 19.
     pub nice: i32,
     /// As ionice(1): `none` (leave it as it is), `best-effort` (the lowest of it) or `idle`.
@@ -85,6 +88,7 @@ impl Default for BackupConfig {
             pre: Vec::new(),
             post: Vec::new(),
             hook_timeout_seconds: 600,
+            snapshot: SnapshotMode::None,
             nice: 0,
             ionice: IoClass::None,
             level: 1,
@@ -92,6 +96,15 @@ impl Default for BackupConfig {
             keep_last: 7,
         }
     }
+}
+
+/// Whether files are read from snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotMode {
+    #[default]
+    None,
+    Auto,
 }
 
 /// How disks serve a backup when others want them too.

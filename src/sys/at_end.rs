@@ -1,5 +1,6 @@
 //! What must run in the end.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
@@ -40,7 +41,7 @@ impl AtEnd {
     /// Each command has `timeout` for itself.
     pub fn new(
         commands: &[String],
-        env: &[(&str, &str)],
+        env: &[(&str, &OsStr)],
         timeout: Option<Duration>,
     ) -> Result<AtEnd> {
         let seconds = timeout.map(|timeout| timeout.as_secs().to_string()).unwrap_or_default();

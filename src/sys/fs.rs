@@ -283,6 +283,11 @@ pub fn is_fat(fd: BorrowedFd<'_>) -> bool {
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::MSDOS_SUPER_MAGIC)
 }
 
+pub fn is_btrfs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path)
+        .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BTRFS_SUPER_MAGIC)
+}
+
 /// The bytes in use on the filesystem that `path` is on.
 pub fn used_bytes(path: &Path) -> io::Result<u64> {
     let fs = nix::sys::statvfs::statvfs(path)?;
