@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cli::RecoverArgs;
 use crate::recover::{self, Options, Outcome, Phase};
 use crate::rescue::RescueInfo;
-use crate::rescue::info::RECOVER_LOG;
+use crate::rescue::info::{RECOVER_CODE, RECOVER_LOG};
 use crate::ui;
 
 use super::{Exit, Session, print_json};
@@ -31,15 +31,20 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
         verify: !args.no_verify,
         ..Options::default()
     };
-    match recover::recover(session.config, info.as_ref(), &options, session.ui) {
+    let exit = match recover::recover(session.config, info.as_ref(), &options, session.ui) {
         Ok(Outcome::Recovered(report)) if session.global.json => {
             print_json(&report)?;
-            Ok(Exit::Done)
+            Exit::Done
         }
-        Ok(_) => Ok(Exit::Done),
+        Ok(_) => Exit::Done,
         Err(failure) => {
             session.ui.error(&failure.error);
-            Ok(if failure.touched { Exit::Harmed } else { Exit::Failed })
+            if failure.touched { Exit::Harmed } else { Exit::Failed }
         }
+    };
+    if info.is_some() {
+        let left = std::fs::write(RECOVER_CODE, (exit as u8).to_string());
+        left.with_context(|| format!("writing {RECOVER_CODE}"))?;
     }
+    Ok(exit)
 }

@@ -14,7 +14,7 @@ use super::{console, devices, integrity, medium, mounts, network, power};
 use crate::config::{self, Config};
 use crate::layout::Layout;
 use crate::rescue::RescueInfo;
-use crate::rescue::info::RECOVER_LOG;
+use crate::rescue::info::{RECOVER_CODE, RECOVER_LOG};
 use crate::sys::run::Cmd;
 use crate::ui::verdict::Verdict;
 use crate::ui::{self, Ui};
@@ -169,9 +169,12 @@ impl Rescue {
 
     /// Runs `rr recover` as the kernel command line wants it, as an admin would type it.
     fn recover(&self) -> Outcome {
-        let outcome = match recover_command(&self.options).attached() {
-            Ok(status) if status.success() => Outcome::Success,
-            Ok(status) => Outcome::Failed(status.code().unwrap_or(-1)),
+        // That of an earlier recovery.
+        let _ = std::fs::remove_file(RECOVER_CODE);
+        let code = || std::fs::read_to_string(RECOVER_CODE).ok()?.parse().ok();
+        let outcome = match recover_command(&self.options).attached_until(code) {
+            Ok(Some(0)) => Outcome::Success,
+            Ok(code) => Outcome::Failed(code.unwrap_or(-1)),
             Err(error) => {
                 self.ui.error(&error);
                 Outcome::Failed(-1)

@@ -14,6 +14,10 @@ pub const PATH: &str = "/etc/rr/rescue.toml";
 /// Where `rr recover` logs to inside the rescue system.
 pub const RECOVER_LOG: &str = "/var/log/rr.log";
 
+/// Where `rr recover` leaves its exit code inside the rescue system, for a session that can't wait
+/// until it is gone.
+pub const RECOVER_CODE: &str = "/run/rr/recover.code";
+
 /// The version of the file that this program writes.
 pub const VERSION: u32 = 1;
 

@@ -247,6 +247,31 @@ impl Cmd {
         self.command()?.status().with_context(|| format!("starting {}", self.to_shell()))
     }
 
+    /// As [`Cmd::attached`], for a command whose end may hang: one that holds files of a server that
+    /// is gone. Once `code` tells what it ended with, it has `LINGER` to be gone, and is left behind
+    /// after that. Gives the exit code; None where a signal ended it.
+    pub fn attached_until(&self, code: impl Fn() -> Option<i32>) -> Result<Option<i32>> {
+        const LINGER: Duration = Duration::from_secs(5);
+        log::debug!("$ {}", self.to_shell());
+        let starting = || format!("starting {}", self.to_shell());
+        let mut child = self.command()?.spawn().with_context(starting)?;
+        let mut told: Option<(Instant, i32)> = None;
+        loop {
+            if let Some(status) = child.try_wait().with_context(starting)? {
+                return Ok(status.code());
+            }
+            match told {
+                Some((since, code)) if since.elapsed() > LINGER => {
+                    log::warn!("{} does not end: it is left behind", self.to_shell());
+                    return Ok(Some(code));
+                }
+                Some(_) => {}
+                None => told = code().map(|code| (Instant::now(), code)),
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     fn on(&self, tty: &Path) -> Result<Command> {
         let open = || {
             std::fs::OpenOptions::new()
@@ -392,6 +417,15 @@ mod tests {
                 && text.contains("it broke\n") | text.ends_with("it broke"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_program_that_has_told_its_code_is_not_waited_for() {
+        let started = Instant::now();
+        let sleep = Cmd::new("sleep");
+        assert_eq!(sleep.arg("20").attached_until(|| Some(3)).unwrap(), Some(3));
+        assert!(started.elapsed() < Duration::from_secs(19));
+        assert_eq!(Cmd::new("false").attached_until(|| None).unwrap(), Some(1));
     }
 
     #[test]

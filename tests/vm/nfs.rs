@@ -2,6 +2,7 @@
 //! A guest with a user network reaches it at 10.0.2.2.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -77,7 +78,9 @@ impl Server {
     pub fn rr_toml(&self) -> String {
         let Server { port, mount_port, .. } = self;
         let options = match self.version {
-            Version::V3 => format!("vers=3,port={port},mountport={mount_port},mountproto=tcp"),
+            Version::V3 => format!(
+                "vers=3,proto=tcp,port={port},mountvers=3,mountproto=tcp,mountport={mount_port}"
+            ),
             Version::V4 => format!("port={port}"),
         };
         format!(
@@ -100,16 +103,18 @@ fn spawn(dir: &Path) -> Result<Child> {
         .spawn(Stdio::null(), Stdio::null())
 }
 
+/// In a network namespace, as nobody has to reach it but the server, through its socket in `/run`.
 fn start_rpcbind() -> Result<Option<Child>> {
-    const PORT: u16 = 111;
-    if TcpStream::connect(("127.0.0.1", PORT)).is_ok() {
+    const SOCKET: &str = "/run/rpcbind.sock";
+    if UnixStream::connect(SOCKET).is_ok() {
         return Ok(None);
     }
     lab::make_dir(Path::new("/run/rpcbind"))?;
-    let child = Cmd::new("rpcbind").args(["-f", "-h", "127.0.0.1"]);
-    let child = child.spawn(Stdio::null(), Stdio::null())?;
+    let child = Cmd::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up; exec rpcbind -f"])
+        .spawn(Stdio::null(), Stdio::null())?;
     for _ in 0..100 {
-        if TcpStream::connect(("127.0.0.1", PORT)).is_ok() {
+        if UnixStream::connect(SOCKET).is_ok() {
             return Ok(Some(child));
         }
         std::thread::sleep(Duration::from_millis(100));
