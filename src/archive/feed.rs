@@ -227,7 +227,7 @@ impl<'a> Feed<'a> {
         let (Some(mut item), same) = (self.items.pop(), self.same.pop().flatten()) else {
             return true;
         };
-        let (file, data) = match prepare(&mut item, &mut self.dirs) {
+        let (file, data) = match prepare(&mut item, &mut self.dirs, self.warnings) {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.warnings.add(not_archived(&item.entry, &error));
@@ -272,12 +272,12 @@ impl<'a> Feed<'a> {
 type Opened = (Arc<Held>, Vec<(u64, u64)>);
 
 /// Opens a big file, makes its head, and tells where its data is.
-fn prepare(item: &mut Item, dirs: &mut Dirs) -> std::io::Result<Opened> {
+fn prepare(item: &mut Item, dirs: &mut Dirs, warnings: &Warnings) -> std::io::Result<Opened> {
     let file = match &item.open {
         Some(file) => Arc::clone(file),
         None => Arc::new(Held::new(read::open(dirs, &item.entry.path)?, None)),
     };
-    let extra = read::extra(&file.file, &item.entry, item.blocks)?;
+    let extra = read::extra(&file.file, &item.entry, item.blocks, warnings)?;
     let mut bytes = Vec::new();
     pax::append_head(&mut bytes, &item.entry, &extra);
     let data_bytes = pax::data_bytes(&item.entry, &extra);

@@ -18,6 +18,14 @@ const FLAGS: &[(u32, &str)] = &[
     (0x2000_0000, "projinherit"),
 ];
 
+/// Bit as in `linux/fs.h`, and what it says.
+const NOT_KEPT: &[(u32, &str)] = &[
+    (0x0000_0800, "that it is encrypted (its plain content is)"),
+    (0x0010_0000, "its seal (fs-verity)"),
+    (0x0200_0000, "that it is for direct access (DAX)"),
+    (0x4000_0000, "that upper and lower case are the same in it (casefold)"),
+];
+
 pub const IMMUTABLE: u32 = 0x10;
 pub const APPEND: u32 = 0x20;
 /// On btrfs this can be set only while a file is empty.
@@ -26,6 +34,13 @@ pub const NOCOW: u32 = 0x0080_0000;
 /// The flags that somebody set, without those that tell how a filesystem stores the file.
 pub fn settable(flags: u32) -> u32 {
     FLAGS.iter().map(|(bit, _)| flags & bit).sum()
+}
+
+/// What of a file's flags can't come back, in words: it takes more than a flag to make it.
+pub fn not_kept(flags: u32) -> Option<String> {
+    let lost: Vec<_> =
+        NOT_KEPT.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, what)| *what).collect();
+    (!lost.is_empty()).then(|| lost.join(" and "))
 }
 
 /// `schg,nodump`
@@ -50,6 +65,8 @@ mod tests {
         assert_eq!(from_text(&to_text(all)), all);
         assert_eq!(to_text(IMMUTABLE | 0x40), "schg,nodump");
         assert_eq!(from_text("schg,uarch"), IMMUTABLE);
+        assert_eq!(not_kept(IMMUTABLE), None);
+        assert_eq!(not_kept(0x0010_0001).as_deref(), Some("its seal (fs-verity)"));
         assert_eq!(settable(0x0008_0000 | APPEND), APPEND, "extents are no choice of anybody");
     }
 }

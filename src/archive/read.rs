@@ -31,14 +31,16 @@ pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// Attributes and flags, and the holes of a file that has fewer blocks than its size needs.
-pub fn extra(file: &File, entry: &Entry, blocks: u64) -> io::Result<Extra> {
+/// Attributes and flags, and the holes of a file that has fewer blocks than its size needs. Names
+/// the flags that no archive can keep.
+pub fn extra(file: &File, entry: &Entry, blocks: u64, warnings: &Warnings) -> io::Result<Extra> {
     let fd = file.as_fd();
-    let mut extra = Extra {
-        xattrs: xattrs(XattrOf::Fd(fd))?,
-        flags: flags::settable(fs::inode_flags(fd)?),
-        sparse: None,
-    };
+    let all = fs::inode_flags(fd)?;
+    if let Some(what) = flags::not_kept(all) {
+        warnings.add(format!("{}: {what} is not in the backup", entry.shown()));
+    }
+    let mut extra =
+        Extra { xattrs: xattrs(XattrOf::Fd(fd))?, flags: flags::settable(all), sparse: None };
     if entry.kind == Kind::File && blocks.saturating_mul(512) < entry.size_bytes {
         let whole = [(0, entry.size_bytes)];
         extra.sparse = fs::data_ranges(fd, entry.size_bytes)?.filter(|map| *map != whole);

@@ -88,7 +88,7 @@ fn append(
         }
         Kind::Dir => {
             let dir = read::open(dirs, &entry.path)?;
-            let extra = read::extra(&dir, entry, 0)?;
+            let extra = read::extra(&dir, entry, 0, warnings)?;
             pax::append_head(plain, entry, &extra);
         }
         Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
@@ -120,7 +120,7 @@ fn append_file(
         }
     };
     let start = plain.len();
-    let extra = read::extra(file, entry, item.blocks)?;
+    let extra = read::extra(file, entry, item.blocks, warnings)?;
     pax::append_head(plain, entry, &extra);
     let data = plain.len();
     row.head_bytes = (data - start) as u64;

@@ -152,7 +152,7 @@ impl Verifier {
             _ => None,
         };
         let extra = match &file {
-            Some(file) => read::extra(file, &is, u64::MAX)?,
+            Some(file) => read::extra(file, &is, u64::MAX, &Warnings::default())?,
             None => {
                 let (dir, name) = self.dirs.at(&was.path)?;
                 read::extra_of_special(dir, name)?
