@@ -130,6 +130,9 @@ pub struct BackupArgs {
     /// Read every file, also those unchanged since the last generation
     #[arg(long)]
     pub full: bool,
+    /// Send at most this to the target, in MiB a second
+    #[arg(long, value_name = "MIB")]
+    pub bandwidth: Option<u64>,
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,

@@ -23,6 +23,7 @@ use super::dirs::Dirs;
 use super::feed::{Feed, Job};
 use super::fetch::compressor;
 use super::index::{Chunk, Frame, Index, Place};
+use super::pace::Pace;
 use super::pack::{Full, Holds, Packer, Putter, Spare};
 use super::previous::Previous;
 use super::run::{self, Built};
@@ -188,7 +189,8 @@ fn pipeline(
         view: Arc::new(view),
     };
     let spare = Spare::default();
-    let putter = Putter::new(store, &options.generation, &failed, &spare);
+    let pace = Pace::new(options.bandwidth_bytes_per_second);
+    let putter = Putter::new(store, &options.generation, &failed, &spare, pace);
     let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
     let threads = super::threads(options.threads);
     let (job_in, job_out) = mpsc::channel::<Work>();

@@ -1,7 +1,7 @@
 //! Files <-> stream: what a backup holds, and how it is stored.
 //!
 //! ```text
-//! create:   select -> walk -> feed -> run (read, pax) -> chunks -> pack -> store
+//! create:   select -> walk (ahead, lister) -> feed -> run (read, pax) -> chunks -> pack -> store
 //! extract:  store -> fetch -> tar -> pick -> place
 //! foreign:  others' tar archives -> members -> head -> place
 //! ```
@@ -93,6 +93,7 @@ pub(crate) mod index;
 mod late;
 mod list;
 mod lister;
+mod pace;
 mod pack;
 mod pax;
 mod pick;
@@ -144,6 +145,8 @@ pub struct CreateOptions {
     pub exclude_caches: bool,
     pub generation: String,
     pub node: String,
+    /// How much is stored in a second. 0: as much as the store takes.
+    pub bandwidth_bytes_per_second: u64,
     pub level: i32,
     /// 0: as many as there are cores.
     pub threads: usize,

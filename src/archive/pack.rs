@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, anyhow};
 
 use super::index::Place;
+use super::pace::Pace;
 use crate::store::catalog::FileRecord;
 use crate::store::{Store, StoreError};
 
@@ -108,6 +109,7 @@ pub struct Putter<'a> {
     error: Mutex<Option<anyhow::Error>>,
     failed: &'a AtomicBool,
     spare: &'a Spare,
+    pace: Pace,
 }
 
 impl<'a> Putter<'a> {
@@ -116,9 +118,10 @@ impl<'a> Putter<'a> {
         generation: &'a str,
         failed: &'a AtomicBool,
         spare: &'a Spare,
+        pace: Pace,
     ) -> Putter<'a> {
         let (stored, error) = (Mutex::default(), Mutex::default());
-        Putter { store, generation, stored, error, failed, spare }
+        Putter { store, generation, stored, error, failed, spare, pace }
     }
 
     /// Puts every pack that comes. After a failure the rest is dropped, so that nobody waits.
@@ -129,6 +132,7 @@ impl<'a> Putter<'a> {
             if self.failed.load(Ordering::Relaxed) {
                 continue;
             }
+            self.pace.wait_for(full.bytes.len() as u64, self.failed);
             let put = self.put(&full);
             if full.holds == Holds::Stream {
                 full.bytes.clear();

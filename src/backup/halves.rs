@@ -24,6 +24,8 @@ pub(super) fn archive(
 ) -> Result<Manifest> {
     let store = guard.store();
     let started = jiff::Timestamp::now();
+    let bandwidth = job.options.bandwidth_mib_per_second;
+    let bandwidth = bandwidth.unwrap_or(job.config.backup.bandwidth_mib_per_second);
     let options = CreateOptions {
         root: "/".into(),
         stand_ins: Vec::new(),
@@ -33,6 +35,7 @@ pub(super) fn archive(
         exclude_caches: job.config.backup.exclude_caches,
         generation: generation.to_owned(),
         node: job.node.clone(),
+        bandwidth_bytes_per_second: bandwidth.saturating_mul(1 << 20),
         level: job.config.backup.level,
         threads: job.config.backup.threads,
         full: job.options.full,

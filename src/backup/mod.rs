@@ -49,6 +49,8 @@ pub struct Options {
     pub rescue: bool,
     /// Read every file, also those that are unchanged since the last generation.
     pub full: bool,
+    /// In place of the configuration's.
+    pub bandwidth_mib_per_second: Option<u64>,
     /// Archive just these trees. Empty: the whole machine.
     pub include: Vec<PathBuf>,
     /// Globs of paths that are left out, besides those of the configuration.

@@ -20,6 +20,7 @@ pub(super) fn run(
         // A backup of some trees has no machine to rescue.
         rescue: rescue && args.include.is_empty(),
         full: args.full,
+        bandwidth_mib_per_second: args.bandwidth,
         include: args.include,
         exclude: args.exclude,
         dry_run: args.dry_run,

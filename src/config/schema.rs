@@ -67,6 +67,8 @@ pub struct BackupConfig {
     pub nice: i32,
     /// As ionice(1): `none` (leave it as it is), `best-effort` (the lowest of it) or `idle`.
     pub ionice: IoClass,
+    /// How much is sent to the target, in MiB a second. 0: as much as it takes.
+    pub bandwidth_mib_per_second: u64,
     /// zstd level.
     pub level: i32,
     /// 0: as many as there are cores.
@@ -91,6 +93,7 @@ impl Default for BackupConfig {
             snapshot: SnapshotMode::None,
             nice: 0,
             ionice: IoClass::None,
+            bandwidth_mib_per_second: 0,
             level: 1,
             threads: 0,
             keep_last: 7,
