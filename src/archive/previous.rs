@@ -54,9 +54,11 @@ impl<'a> Previous<'a> {
                 std::cmp::Ordering::Greater => return Ok(None),
                 std::cmp::Ordering::Equal => {
                     let same = row.entry.ctime != Time::default() && row.entry == *entry;
+                    // Each path comes once.
+                    self.at += 1;
                     return Ok(same.then_some(Same {
                         run: self.run,
-                        row: self.at,
+                        row: self.at - 1,
                         rows: self.rows.len(),
                         slices: row.slices,
                         head_hash: row.head_hash,

@@ -96,8 +96,7 @@ fn read_row(reader: &mut Reader<'_>, last: Option<&Entry>) -> Result<Row> {
     let kind = Kind::of_flag(reader.byte()?).context("a row has an unknown kind")?;
     let same = reader.usize()?;
     let start = last.map_or(&b""[..], |last| &last.path).get(..same);
-    let mut path = start.context("a row's path can't be read")?.to_vec();
-    path.extend_from_slice(reader.bytes()?);
+    let path = [start.context("a row's path can't be read")?, reader.bytes()?].concat();
     let (mode, uid, gid) = (reader.u32()?, reader.u32()?, reader.u32()?);
     let mut time = |last: i64| -> Result<Time> {
         Ok(Time { sec: last.wrapping_add(reader.int()?), nsec: reader.u32()? })
@@ -128,7 +127,10 @@ fn read_row(reader: &mut Reader<'_>, last: Option<&Entry>) -> Result<Row> {
 /// The order of the stream: a directory before what is in it, and that before what comes after it.
 pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
     let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
-    a.iter().map(key).cmp(b.iter().map(key))
+    match a.iter().zip(b).find(|(a, b)| a != b) {
+        Some((a, b)) => key(a).cmp(&key(b)),
+        None => a.len().cmp(&b.len()),
+    }
 }
 
 #[cfg(test)]
