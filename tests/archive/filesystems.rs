@@ -149,3 +149,29 @@ fn sockets_are_named() {
     let [warning] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
     assert!(warning.starts_with("1 sockets are not archived") && warning.contains("/listens"));
 }
+
+/// With the layout edited, or chosen too small by hand, the files may not fit.
+#[test]
+fn loop_a_full_disk_ends_a_restore_and_names_the_file() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (source, to) = (dir.path().join("source"), dir.path().join("to"));
+    for dir in [&source, &to] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    std::fs::write(source.join("fits"), vec![1; 1 << 20]).unwrap();
+    std::fs::write(source.join("too big"), vec![2; 16 << 20]).unwrap();
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(&source, FIRST), None);
+    let Ok(guard) = MountGuard::mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &to) else {
+        eprintln!("skipped: can't mount");
+        return;
+    };
+    let options = ExtractOptions { root: to, ..ExtractOptions::default() };
+    let error = archive::extract(&manifest, target.store.as_ref(), &options, &ui()).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("too big") && text.contains("No space left on device"), "{text}");
+    guard.close().unwrap();
+}
