@@ -56,7 +56,7 @@ sleep 60
 "#;
 
 /// Room for the register state of any CPU, see there.
-const XSTATE: &str = include_str!("vm/node/uml-xstate.c");
+const XSTATE: &str = include_str!("fixtures/uml-xstate.c");
 
 #[test]
 fn uml_nfs_targets_of_both_versions() {

@@ -20,7 +20,7 @@ const PACKAGES: &str = "btrfs-progs,cryptsetup-bin,dmsetup,dosfstools,e2fsprogs,
 const BOOT_TIME: Duration = Duration::from_secs(300);
 
 /// See there.
-const XSTATE: &str = include_str!("xstate.c");
+const XSTATE: &str = include_str!("../fixtures/uml-xstate.c");
 
 /// In the tree: finds the directory of the case, which the kernel command line names.
 const FIRST: &str = r#"#!/bin/sh

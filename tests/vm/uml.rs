@@ -9,7 +9,7 @@ use rr::sys::run::Cmd;
 use crate::lab;
 use crate::tree::Tree;
 
-const XSTATE: &str = include_str!("node/uml-xstate.c");
+const XSTATE: &str = include_str!("../fixtures/uml-xstate.c");
 const TIMEOUT_SECONDS: u64 = 300;
 
 /// Runs the shell `script` with `disks` as `/dev/ubda` and so on, in the directory `share`. With
