@@ -1,4 +1,4 @@
-//! Sizes as people read them.
+//! Sizes and times as people read them.
 
 /// `8.0 GiB`; exact below one KiB.
 #[allow(clippy::cast_precision_loss)] // for people
@@ -16,8 +16,18 @@ pub fn size(bytes: u64) -> String {
     format!("{amount:.1} {}", UNITS[unit])
 }
 
+/// A time of RFC 3339 in UTC, to the minute, for people.
+pub fn shown_time(time: &str) -> String {
+    match time.get(..16) {
+        Some(minute) => format!("{} UTC", minute.replace('T', " ")),
+        None => time.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::shown_time;
+
     #[test]
     fn sizes_are_readable() {
         for (bytes, text) in [
@@ -29,5 +39,11 @@ mod tests {
         ] {
             assert_eq!(super::size(bytes), text);
         }
+    }
+
+    #[test]
+    fn times_are_shown_to_the_minute() {
+        assert_eq!(shown_time("2026-11-21T11:41:21.618150169Z"), "2026-11-21 11:41 UTC");
+        assert_eq!(shown_time(""), "");
     }
 }

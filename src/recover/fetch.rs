@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::layout::units::shown_time;
 use crate::layout::{Layout, schema};
 use crate::store::{Manifest, Store, catalog};
 use crate::ui::Ui;
@@ -25,9 +26,11 @@ pub fn fetch(store: Box<dyn Store>, generation: Option<&str>, ui: &Ui) -> Result
     let bytes = catalog::fetch(store.as_ref(), record)?;
     let text = String::from_utf8(bytes).with_context(|| format!("reading {name}"))?;
     let layout = schema::parse(&text).with_context(|| format!("reading {name}"))?;
+    let entries = manifest.archive.entries;
+    let made = shown_time(&manifest.finished);
     ui.info(format!(
-        "{} of {} ({}), made {}, {} entries",
-        generation, manifest.node, layout.node.os, manifest.finished, manifest.archive.entries
+        "{generation} of {} ({}), made {made}, {entries} entries",
+        manifest.node, layout.node.os
     ));
     Ok(Backup { store, manifest, layout })
 }

@@ -2,6 +2,7 @@
 
 use crate::config::schema::MenuDefault;
 use crate::config::{Config, RescueConfig};
+use crate::layout::units::shown_time;
 use crate::layout::{Firmware, Layout};
 
 use super::info::RescueInfo;
@@ -46,8 +47,7 @@ impl Menu<'_> {
     }
 
     pub fn theme(&self) -> String {
-        let recorded = self.layout.node.recorded.replace('T', " ");
-        let date = recorded.get(..16).map_or_else(|| recorded.clone(), |s| format!("{s} UTC"));
+        let date = shown_time(&self.layout.node.recorded);
         let product = format!("{} {}", self.layout.node.vendor, self.layout.node.product);
         let os = format!("{}  {}", self.layout.node.os, product.trim());
         fill(

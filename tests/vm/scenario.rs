@@ -17,7 +17,7 @@ use crate::compare::{VOLATILE, differences};
 use crate::day::{Day, Desk};
 use crate::lab::{self, Phases};
 use crate::nfs::{self, Server};
-use crate::nodes::{self, EMULATED, Node, boot_timeout, command_timeout};
+use crate::nodes::{self, EMULATED, Node, POWER_OFF, boot_timeout, command_timeout};
 use crate::tree::Tree;
 use crate::uml;
 
@@ -356,7 +356,7 @@ fn visit<T>(machine: &Machine, body: impl FnOnce(&mut Vm, &mut Agent) -> Result<
     let mut agent = vm.agent()?;
     agent.check("true", boot_timeout()).with_context(|| vm.console_tail())?;
     let result = body(&mut vm, &mut agent)?;
-    agent.check("systemctl poweroff --no-block", command_timeout())?;
+    agent.check(POWER_OFF, command_timeout())?;
     vm.wait_off(command_timeout())?;
     Ok(result)
 }
