@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::wipe::{wipe_data_start, wipe_new};
+use super::wipe::{wipe_area, wipe_data_start, wipe_new};
 use crate::plan::step::{Argv, CreateMd, CreateVg, MakeLuks};
 use crate::plan::{Plan, Step, fscmd, stackcmd};
 use crate::sys::run::Cmd;
@@ -61,7 +61,13 @@ pub fn create_vg(step: &Step, create: &CreateVg) -> Result<()> {
     file.write_all(create.vg.metadata.as_bytes()).context("writing LVM's metadata")?;
     file.flush().context("writing LVM's metadata")?;
     let path = file.path().to_str().context("the path of a temporary file")?;
-    run_all(&step.commands(path))?;
+    let commands = step.commands(path);
+    let (activate, before) = commands.split_last().context("a group without commands")?;
+    run_all(before)?;
+    for (dev, at, bytes) in &create.clear {
+        wipe_area(dev, *at, *bytes)?;
+    }
+    run_all(std::slice::from_ref(activate))?;
     udev::settle()
 }
 

@@ -69,6 +69,12 @@ pub fn wipe_data_start(member: &str, data_offset_bytes: u64) -> Result<()> {
     zero_ends(&mut &file, data_offset_bytes, left).with_context(|| format!("erasing /dev/{name}"))
 }
 
+/// Erases both ends of an area of a device.
+pub fn wipe_area(dev: &str, at: u64, bytes: u64) -> Result<()> {
+    let file = open(dev.trim_start_matches("/dev/"))?;
+    zero_ends(&mut &file, at, bytes).with_context(|| format!("erasing a part of {dev}"))
+}
+
 fn open(name: &str) -> Result<File> {
     let dev = Path::new("/dev").join(name);
     File::options()

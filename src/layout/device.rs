@@ -285,6 +285,36 @@ pub struct Lv {
     pub tags: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub segment: Vec<LvSegment>,
+    /// Thin volumes: the name of their pool.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pool: String,
+    /// Snapshots: the name of the volume that they are of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thin_pool: Option<ThinPool>,
+}
+
+/// What is particular to a thin pool, see lvmthin(7). Its segments are those of its data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThinPool {
+    pub metadata_bytes: u64,
+    pub chunk_bytes: u64,
+    /// `passdown`, `nopassdown`, `ignore`.
+    pub discards: String,
+    /// New blocks are zeroed.
+    pub zero: bool,
+    /// The group holds room to repair the metadata in.
+    #[serde(default)]
+    pub spare: bool,
+}
+
+impl Lv {
+    /// A copy of another volume as it once was.
+    pub fn is_snapshot(&self) -> bool {
+        self.kind == "snapshot" || !self.origin.is_empty()
+    }
 }
 
 impl Lv {

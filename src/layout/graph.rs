@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Id, Layout};
+use super::{Id, Layout, Lv};
 
 impl Layout {
     /// The devices directly below `id`: a partition's disk, an array's members, a group's physical
@@ -21,7 +21,9 @@ impl Layout {
             return vg.pv.iter().map(|pv| pv.on.clone()).collect();
         }
         if let Some(lv) = self.lv.iter().find(|lv| lv.id == *id) {
-            return vec![lv.vg.clone()];
+            let pool = |p: &&Lv| p.vg == lv.vg && !lv.pool.is_empty() && p.name == lv.pool;
+            let pool = self.lv.iter().find(pool).map(|pool| pool.id.clone());
+            return pool.into_iter().chain([lv.vg.clone()]).collect();
         }
         if let Some(fs) = self.fs.iter().find(|fs| fs.id == *id) {
             return fs.devices();
@@ -30,6 +32,21 @@ impl Layout {
             return vec![swap.on.clone()];
         }
         Vec::new()
+    }
+
+    /// Whether `id` is somewhere below `above`.
+    pub fn stands_on(&self, above: &Id, id: &Id) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut todo = self.below(above);
+        while let Some(next) = todo.pop() {
+            if next == *id {
+                return true;
+            }
+            if seen.insert(next.clone()) {
+                todo.extend(self.below(&next));
+            }
+        }
+        false
     }
 
     /// The disks at the bottom of `id`; `id` itself where it is a disk.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::lvmtext::Restorable;
 use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
     CreateLv, CreateMd, CreateVg, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release,
     Step, Wipe, WriteTable,
 };
-use super::{IdentityChange, Problem, partition_name};
-use crate::layout::{BytesPath, Fs, Id, Layout, LvSegment, Md, Mount, Table, Vg};
+use super::{IdentityChange, Problem, lvmtext, partition_name};
+use crate::layout::{BytesPath, Fs, Id, Layout, Lv, LvSegment, Md, Mount, Table, Vg};
 
 #[derive(Debug)]
 pub struct Built {
@@ -32,7 +33,7 @@ pub fn build(
     tables(&layout, &mut todo);
     arrays(&layout, &mut todo);
     encrypted(&layout, &mut todo);
-    groups(&layout, &mut todo, &mut identity_changes);
+    groups(&layout, &mut todo, &mut identity_changes, problems);
     content(&layout, &mut todo);
     let done: BTreeSet<Id> = layout.disk.iter().map(|d| d.id.clone()).collect();
     sort(todo, done, &mut steps, problems);
@@ -219,59 +220,88 @@ fn encrypted(layout: &Layout, todo: &mut Vec<Todo>) {
     }
 }
 
-fn groups(layout: &Layout, todo: &mut Vec<Todo>, changes: &mut Vec<IdentityChange>) {
+fn groups(
+    layout: &Layout,
+    todo: &mut Vec<Todo>,
+    changes: &mut Vec<IdentityChange>,
+    problems: &mut Vec<Problem>,
+) {
     for vg in &layout.vg {
-        let restore = can_restore(vg);
         let lvs: Vec<_> = layout.lv.iter().filter(|l| l.vg == vg.id).collect();
+        let restorable = restorable(vg, &lvs);
+        let is_back = |lv: &Lv| restorable.as_ref().is_some_and(|r| r.volumes.contains(&lv.name));
         let mut gives = vec![vg.id.clone()];
-        if restore {
-            gives.extend(lvs.iter().map(|l| l.id.clone()));
-        } else {
+        gives.extend(lvs.iter().filter(|lv| is_back(lv)).map(|lv| lv.id.clone()));
+        if restorable.is_none() {
             changes.push(IdentityChange {
                 what: format!("UUID of volume group {}", vg.name),
                 old: vg.uuid.clone(),
                 new: String::new(),
             });
         }
+        let device = |uuid: &str| vg.pv.iter().find(|pv| pv.uuid == uuid).map(|pv| &pv.on);
+        let clear = restorable.iter().flat_map(|r| &r.clear).filter_map(|(pv, at, bytes)| {
+            Some((device(pv).and_then(|on| layout.dev(on))?, *at, *bytes))
+        });
+        let mut recorded = vg.clone();
+        if let Some(restorable) = &restorable {
+            recorded.metadata.clone_from(&restorable.text);
+        }
         todo.push(Todo {
             what: format!("volume group {}", vg.name),
             needs: vg.pv.iter().map(|pv| pv.on.clone()).collect(),
             gives,
             step: Some(Step::CreateVg(CreateVg {
-                vg: vg.clone(),
+                vg: recorded,
                 devices: vg.pv.iter().filter_map(|pv| layout.dev(&pv.on)).collect(),
-                restore,
+                restore: restorable.is_some(),
+                clear: clear.collect(),
             })),
         });
-        if restore {
-            continue;
-        }
-        for lv in lvs {
+        for lv in lvs.into_iter().filter(|lv| !is_back(lv)) {
+            problems.extend(cannot_create(vg, lv));
             changes.push(IdentityChange {
                 what: format!("UUID of logical volume {}/{}", vg.name, lv.name),
                 old: lv.uuid.clone(),
                 new: String::new(),
             });
-            let places = lv.segment.iter().map(|s| places(layout, s)).collect();
-            todo.push(Todo {
-                what: format!("logical volume {}/{}", vg.name, lv.name),
-                needs: vec![vg.id.clone()],
-                gives: vec![lv.id.clone()],
-                step: Some(Step::CreateLv(CreateLv {
-                    vg: vg.name.clone(),
-                    lv: lv.clone(),
-                    places,
-                })),
-            });
+            todo.push(volume(layout, vg, lv));
         }
     }
 }
 
-/// The recorded metadata is there and speaks of these physical volumes.
-fn can_restore(vg: &Vg) -> bool {
-    vg.metadata.contains(&vg.uuid)
+fn volume(layout: &Layout, vg: &Vg, lv: &Lv) -> Todo {
+    Todo {
+        what: format!("logical volume {}/{}", vg.name, lv.name),
+        needs: layout.below(&lv.id),
+        gives: vec![lv.id.clone()],
+        step: Some(Step::CreateLv(CreateLv {
+            vg: vg.name.clone(),
+            lv: lv.clone(),
+            places: lv.segment.iter().map(|s| places(layout, s)).collect(),
+        })),
+    }
+}
+
+/// What comes back from the recorded metadata, if it is there and speaks of these physical volumes.
+fn restorable(vg: &Vg, lvs: &[&Lv]) -> Option<Restorable> {
+    let speaks_of_it = vg.metadata.contains(&vg.uuid)
         && !vg.uuid.is_empty()
-        && vg.pv.iter().all(|pv| vg.metadata.contains(&pv.uuid))
+        && vg.pv.iter().all(|pv| vg.metadata.contains(&pv.uuid));
+    let wanted = lvs.iter().map(|lv| lv.name.as_str()).collect();
+    lvmtext::restorable(&vg.metadata, &vg.name, &wanted).filter(|_| speaks_of_it)
+}
+
+/// Why lvcreate alone does not make it: its data lies on arrays.
+fn cannot_create(vg: &Vg, lv: &Lv) -> Option<Problem> {
+    let plain = |s: &LvSegment| matches!(s.kind.as_str(), "linear" | "striped");
+    if lv.kind == "thin" || lv.segment.iter().all(plain) {
+        return None;
+    }
+    Some(Problem::new(
+        format!("{}/{} ({}) lies on an array inside LVM", vg.name, lv.name, lv.kind),
+        "rr makes thin pools and cached volumes on plain extents alone, and arrays from LVM's metadata: without it, back the node up again",
+    ))
 }
 
 /// `part:sda2:0-99` with today's name of the device.

@@ -17,12 +17,14 @@
 //! * [`build`] the steps, in an order in which each finds what it stands on
 //! * [`step`] the steps' types
 //! * [`fscmd`], [`stackcmd`] the command lines that make filesystems, arrays and volumes
+//! * [`lvmtext`] what comes back from LVM's own metadata
 //! * [`validate`] the checks that a finished plan must pass
 //! * [`render`] a plan for people, programs and shells
 
 pub mod build;
 pub mod consent;
 pub mod fscmd;
+pub mod lvmtext;
 pub mod map;
 pub mod render;
 pub mod scope;

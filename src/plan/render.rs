@@ -171,15 +171,31 @@ pub(super) fn script(plan: &Plan) -> String {
                     quote(&file),
                     s.vg.metadata.trim_end()
                 );
-                commands(step, &file, &mut out);
+                let all = commands(step, &file);
+                let (activate, before) = all.split_last().map_or(("", &[][..]), |(l, b)| (l, b));
+                let _ = writeln!(out, "{}", before.join("\n"));
+                for (dev, at, bytes) in &s.clear {
+                    let _ = writeln!(
+                        out,
+                        "dd if=/dev/zero of={} bs=512 seek={} count={} conv=fsync status=none",
+                        quote(dev),
+                        at / 512,
+                        bytes / 512
+                    );
+                }
+                let _ = writeln!(out, "{activate}");
             }
-            _ => commands(step, "", &mut out),
+            _ => commands(step, "").iter().for_each(|line| {
+                let _ = writeln!(out, "{line}");
+            }),
         }
     }
     out
 }
 
-fn commands(step: &Step, metadata: &str, out: &mut String) {
+/// The command lines of a step as a shell takes them.
+fn commands(step: &Step, metadata: &str) -> Vec<String> {
+    let mut lines = Vec::new();
     let line = |argv: &Argv| argv.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" ");
     for mut argv in step.commands(metadata) {
         // By hand, cryptsetup asks for the passphrase.
@@ -187,8 +203,9 @@ fn commands(step: &Step, metadata: &str, out: &mut String) {
             argv.drain(at..at + 2);
         }
         let older = fscmd::for_older_tool(&argv).map(|older| format!(" || {}", line(&older)));
-        let _ = writeln!(out, "{}{}", line(&argv), older.unwrap_or_default());
+        lines.push(format!("{}{}", line(&argv), older.unwrap_or_default()));
     }
+    lines
 }
 
 fn release(step: &Release, out: &mut String) {

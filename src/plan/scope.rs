@@ -11,7 +11,8 @@ use crate::layout::{Disk, Id, Layout, Mount};
 /// The filesystems that can be made.
 const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "btrfs"];
 const MD_LEVELS: &[&str] = &["raid0", "raid1", "raid4", "raid5", "raid6", "raid10", "linear"];
-const LV_KINDS: &[&str] = &["linear", "striped"];
+const LV_KINDS: &[&str] =
+    &["linear", "striped", "mirror", "thin-pool", "thin", "cache", "writecache"];
 
 #[derive(Debug)]
 pub struct Scope {
@@ -74,6 +75,8 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         .vg
         .retain(|v| stays(&v.id) || skipped(format!("volume group {}", v.name), &v.id, &mut notes));
     layout.lv.retain(|l| stays(&l.id));
+    drop_snapshots(&mut layout, &mut notes);
+    caches(&layout, &mut notes);
     layout.swap.retain(|s| stays(&s.on));
     layout.mount.retain(|m| !m.target && stays(&m.fs));
     layout.fs.retain(|f| stays(&f.id));
@@ -81,6 +84,35 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     drop_unknown_filesystems(&mut layout, &mut notes, problems);
     check_kinds(&layout, problems);
     Scope { layout, notes }
+}
+
+/// A snapshot shows what another volume was; nothing archives it. A thin one that is mounted is a
+/// volume like any other.
+fn drop_snapshots(layout: &mut Layout, notes: &mut Vec<String>) {
+    let mounted = |id: &Id| layout.mount.iter().any(|m| layout.stands_on(&m.fs, id));
+    let dropped: BTreeSet<Id> = layout
+        .lv
+        .iter()
+        .filter(|lv| lv.kind == "snapshot" || (lv.is_snapshot() && !mounted(&lv.id)))
+        .map(|lv| lv.id.clone())
+        .collect();
+    for lv in layout.lv.iter().filter(|lv| dropped.contains(&lv.id)) {
+        notes.push(format!("{} does not come back: it is a snapshot of {}.", lv.name, lv.origin));
+    }
+    layout.lv.retain(|lv| !dropped.contains(&lv.id));
+    layout.fs.retain(|fs| !dropped.contains(&fs.on));
+    layout.swap.retain(|swap| !dropped.contains(&swap.on));
+    let kept: BTreeSet<Id> = layout.fs.iter().map(|fs| fs.id.clone()).collect();
+    layout.mount.retain(|m| kept.contains(&m.fs) || m.target);
+}
+
+fn caches(layout: &Layout, notes: &mut Vec<String>) {
+    for lv in layout.lv.iter().filter(|lv| matches!(lv.kind.as_str(), "cache" | "writecache")) {
+        notes.push(format!(
+            "{} comes back without its cache: lvconvert --type {} makes another.",
+            lv.name, lv.kind
+        ));
+    }
 }
 
 /// Files that are restored to a place where nothing is mounted would land in the rescue system.
@@ -161,12 +193,12 @@ fn check_kinds(layout: &Layout, problems: &mut Vec<Problem>) {
     for lv in &layout.lv {
         let odd = std::iter::once(lv.kind.as_str())
             .chain(lv.segment.iter().map(|s| s.kind.as_str()))
-            .find(|kind| !LV_KINDS.contains(kind));
+            .find(|kind| !LV_KINDS.contains(kind) && !kind.starts_with("raid"));
         if let Some(kind) = odd {
             let vg = layout.vg.iter().find(|v| v.id == lv.vg).map_or("?", |v| v.name.as_str());
             problems.push(Problem::new(
                 format!("logical volume {vg}/{} has the type {kind}, which rr can't make", lv.name),
-                "rr makes linear and striped volumes",
+                "rr makes linear, striped, mirrored, RAID and thin volumes",
             ));
         }
     }

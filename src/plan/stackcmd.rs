@@ -154,6 +154,9 @@ pub fn create_vg(step: &CreateVg, metadata: &str) -> Vec<Argv> {
 /// `lvcreate` for the first segment, `lvextend` for the others.
 pub fn create_lv(step: &CreateLv) -> Vec<Argv> {
     let lv = &step.lv;
+    if let Some(argv) = create_thin(step) {
+        return vec![argv];
+    }
     let mut commands = Vec::new();
     for (i, segment) in lv.segment.iter().enumerate() {
         let mut argv = if i == 0 {
@@ -175,6 +178,39 @@ pub fn create_lv(step: &CreateLv) -> Vec<Argv> {
         commands.push(argv);
     }
     commands
+}
+
+/// A thin pool or a thin volume.
+fn create_thin(step: &CreateLv) -> Option<Argv> {
+    let lv = &step.lv;
+    let mut argv = words(&["lvm", "lvcreate", "--yes", "--activate", "y", "--type", &lv.kind]);
+    let bytes = |bytes: u64| format!("{bytes}b");
+    match (&lv.thin_pool, lv.kind.as_str()) {
+        (Some(pool), _) => {
+            let extents: u64 = lv.segment.iter().map(|s| s.extents).sum();
+            argv.extend(words(&["--extents", &extents.to_string()]));
+            argv.extend(words(&["--poolmetadatasize", &bytes(pool.metadata_bytes)]));
+            argv.extend(words(&["--chunksize", &bytes(pool.chunk_bytes)]));
+            argv.extend(words(&["--discards", &pool.discards]));
+            let switch = |on: bool| if on { "y" } else { "n" };
+            argv.extend(words(&["--zero", switch(pool.zero)]));
+            argv.extend(words(&["--poolmetadataspare", switch(pool.spare)]));
+            if let Some(data) = lv.segment.first().filter(|data| data.stripes > 1) {
+                argv.extend(words(&["--stripes", &data.stripes.to_string()]));
+                argv.extend(words(&["--stripesize", &bytes(data.stripe_bytes)]));
+            }
+        }
+        (None, "thin") => {
+            argv.extend(words(&["--virtualsize", &bytes(lv.size_bytes)]));
+            argv.extend(words(&["--thinpool", &lv.pool]));
+        }
+        _ => return None,
+    }
+    for tag in &lv.tags {
+        argv.extend(words(&["--addtag", tag]));
+    }
+    argv.extend(words(&["--name", &lv.name, &step.vg]));
+    Some(argv)
 }
 
 fn stripes(segment: &LvSegment) -> Argv {

@@ -82,8 +82,12 @@ pub struct CreateVg {
     pub vg: Vg,
     /// The devices of `vg.pv`, in that order.
     pub devices: Vec<String>,
-    /// The group and its volumes come back from the recorded metadata with all their UUIDs.
+    /// The group comes back from the recorded metadata with all UUIDs, and so do the volumes that
+    /// are in it.
     pub restore: bool,
+    /// Device, first byte and size of what arrays of an earlier life left behind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clear: Vec<(String, u64, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -241,6 +245,8 @@ impl Step {
             Step::Wipe(_) | Step::WriteTable(_) => vec!["wipefs", "udevadm"],
             Step::CreateMd(_) => vec!["mdadm", "wipefs", "udevadm"],
             Step::MakeLuks(_) => vec!["wipefs", "cryptsetup", "udevadm"],
+            // Activating a pool runs thin_check.
+            Step::CreateLv(s) if s.lv.kind == "thin-pool" => vec!["lvm", "udevadm", "thin_check"],
             Step::CreateVg(_) | Step::CreateLv(_) => vec!["lvm", "udevadm"],
             Step::MakeFs(s) => {
                 let mut tools = vec!["wipefs", "blkid"];

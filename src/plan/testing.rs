@@ -104,6 +104,37 @@ pub fn mount(path: &str, fs: &Id) -> Mount {
     Mount { path: path.into(), fs: fs.clone(), options: "rw".into(), root: None, target: false }
 }
 
+/// LVM's metadata for [`raid_node`], as far as a plan reads it.
+const VG0: &str = r#"vg0 {
+	id = "VGUUID-0001"
+	extent_size = 8192
+	physical_volumes {
+		pv0 {
+			id = "PVUUID-0001"
+			pe_start = 2048
+		}
+	}
+	logical_volumes {
+		root {
+			segment1 {
+				start_extent = 0
+				extent_count = 2560
+				type = "striped"
+				stripes = ["pv0", 0]
+			}
+		}
+		swap {
+			segment1 {
+				start_extent = 0
+				extent_count = 256
+				type = "striped"
+				stripes = ["pv0", 2560]
+			}
+		}
+	}
+}
+"#;
+
 /// Two equal disks with `/boot` on a RAID1 and a volume group on another; a third holds the backup.
 pub fn raid_node() -> Layout {
     let mut layout = empty();
@@ -140,7 +171,7 @@ pub fn raid_node() -> Layout {
             extents: 4606,
             tags: Vec::new(),
         }],
-        metadata: "vg0 { id = \"VGUUID-0001\" pv0 { id = \"PVUUID-0001\" } }".into(),
+        metadata: VG0.into(),
     });
     for (name, extents) in [("root", 2560), ("swap", 256)] {
         layout.lv.push(Lv {
@@ -158,6 +189,9 @@ pub fn raid_node() -> Layout {
                 stripe_bytes: 0,
                 on: vec![format!("md:md1:0-{}", extents - 1)],
             }],
+            pool: String::new(),
+            origin: String::new(),
+            thin_pool: None,
         });
     }
     let root = Id::lv("vg0", "root");

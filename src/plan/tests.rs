@@ -206,11 +206,11 @@ fn a_group_that_spans_a_disk_that_stays_is_refused() {
 #[test]
 fn what_cannot_be_made_is_refused_by_name() {
     let mut recorded = raid_node();
-    recorded.lv[0].kind = "thin".into();
+    recorded.lv[0].kind = "vdo".into();
     recorded.fs[1].kind = "zfs_member".into();
     recorded.md[0].level = "container".into();
     let text = refused(&recorded, &recorded, &auto());
-    for part in ["vg0/root has the type thin", "/boot on /dev/md0 is a zfs", "level container"] {
+    for part in ["vg0/root has the type vdo", "/boot on /dev/md0 is a zfs", "level container"] {
         assert!(text.contains(part), "{text}");
     }
 }

@@ -216,7 +216,9 @@ fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
     }
     for vg in &layout.vg {
         let there: u64 = vg.pv.iter().map(|pv| pv.extents).fold(0, u64::saturating_add);
-        let used = layout.lv.iter().filter(|l| l.vg == vg.id).flat_map(|l| &l.segment);
+        // A thin volume takes no more than its pool does.
+        let real = layout.lv.iter().filter(|l| l.vg == vg.id && l.kind != "thin");
+        let used = real.flat_map(|l| &l.segment);
         let used = used.map(|s| s.extents).fold(0, u64::saturating_add);
         if used > there {
             problems.push(Problem::new(

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Machine, describe};
-use crate::layout::{Disk, Firmware, Id, Layout, Luks, Unprotected};
+use crate::layout::{Disk, Firmware, Id, Layout, Luks, Lv, Unprotected};
 
 /// The partition type of an EFI system partition, on GPT and on MBR.
 const ESP_TYPES: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
 
-/// What LVM volumes can be made again.
-const LV_KINDS: [&str; 2] = ["linear", "striped"];
+/// What LVM volumes can be made again, besides arrays.
+const LV_KINDS: [&str; 7] =
+    ["linear", "striped", "mirror", "thin-pool", "thin", "cache", "writecache"];
 
 /// Marks the disks that are not in use, completes what is known of booting, and names what would
 /// not come back, `contents` among it. `has_grub` looks at a disk's first sector.
@@ -177,16 +178,25 @@ fn lost_keys(layout: &Layout) -> Vec<Unprotected> {
 }
 
 fn unsupported_volumes(layout: &Layout) -> Vec<Unprotected> {
-    let volumes = layout.lv.iter().filter(|lv| {
-        !LV_KINDS.contains(&lv.kind.as_str())
-            || lv.segment.iter().any(|s| !LV_KINDS.contains(&s.kind.as_str()))
-    });
-    volumes
-        .map(|lv| Unprotected {
-            what: layout.dev(&lv.id).unwrap_or_else(|| lv.id.to_string()),
-            why: format!("a logical volume of the kind {} is not supported yet", lv.kind),
-        })
-        .collect()
+    let known = |kind: &str| LV_KINDS.contains(&kind) || kind.starts_with("raid");
+    let mounted = |lv: &Lv| layout.mount.iter().any(|m| layout.below(&m.fs).contains(&lv.id));
+    let why = |lv: &Lv| -> Option<String> {
+        if lv.kind == "snapshot" || (lv.is_snapshot() && !mounted(lv)) {
+            return Some(format!("a snapshot of {}: a recovery does not make it", lv.origin));
+        }
+        if matches!(lv.kind.as_str(), "cache" | "writecache") {
+            return Some("its cache: the volume comes back without one".to_owned());
+        }
+        let kinds = std::iter::once(lv.kind.as_str());
+        let mut kinds = kinds.chain(lv.segment.iter().map(|s| s.kind.as_str()));
+        let odd = kinds.find(|kind| !known(kind))?;
+        Some(format!("a logical volume of the kind {odd} is not supported yet"))
+    };
+    let named = |lv: &Lv| {
+        let what = layout.dev(&lv.id).unwrap_or_else(|| lv.id.to_string());
+        Some(Unprotected { what, why: why(lv)? })
+    };
+    layout.lv.iter().filter_map(named).collect()
 }
 
 fn unused_with_data(layout: &Layout) -> Vec<Unprotected> {
@@ -260,12 +270,12 @@ mod tests {
     #[test]
     fn what_cannot_be_made_again_is_named() {
         let mut layout = node();
-        layout.lv[0].kind = "thin".to_owned();
+        layout.lv[0].kind = "vdo".to_owned();
         layout.mount[0].fs = Id("fs:md:md126".to_owned());
         let device = layout.dev(&layout.lv[0].id).unwrap();
         let mount = layout.mount[0].path.to_string();
         let (_, notes) = finish(&mut layout);
-        assert!(notes.iter().any(|n| n.starts_with(&device) && n.contains("thin")), "{notes:#?}");
+        assert!(notes.iter().any(|n| n.starts_with(&device) && n.contains("vdo")), "{notes:#?}");
         assert!(notes.iter().any(|n| n.starts_with(&mount)), "{notes:#?}");
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::layout::{Id, Lv, LvSegment, Pv, Vg};
+use crate::layout::{Id, Lv, LvSegment, Pv, ThinPool, Vg};
 use crate::sys::run::Cmd;
 
 /// What LVM has.
@@ -19,8 +19,8 @@ pub struct Found {
 
 /// Asks lvm about all groups, active or not. `id_of` knows devices by their path.
 pub fn read(id_of: &dyn Fn(&str) -> Option<Id>) -> Result<Found> {
-    let report =
-        lvm(&["fullreport", "--reportformat", "json", "--units", "b", "--nosuffix"]).text()?;
+    let report = lvm(&["fullreport", "-a", "--reportformat", "json", "--units", "b", "--nosuffix"])
+        .text()?;
     let mut found = parse(&report, id_of)?;
     for vg in &mut found.vg {
         match backup(&vg.name) {
@@ -89,6 +89,13 @@ struct LvRow {
     lv_size: String,
     lv_tags: String,
     lv_role: String,
+    lv_layout: String,
+    #[serde(default)]
+    pool_lv: String,
+    #[serde(default)]
+    origin: String,
+    #[serde(default)]
+    lv_metadata_size: String,
 }
 
 #[derive(Deserialize)]
@@ -100,9 +107,15 @@ struct SegRow {
     seg_start_pe: String,
     seg_size_pe: String,
     seg_pe_ranges: String,
+    #[serde(default)]
+    chunk_size: String,
+    #[serde(default)]
+    discards: String,
+    #[serde(default)]
+    zero: String,
 }
 
-/// Parses `lvm fullreport --reportformat json --units b --nosuffix`.
+/// Parses `lvm fullreport -a --reportformat json --units b --nosuffix`.
 pub fn parse(text: &str, id_of: &dyn Fn(&str) -> Option<Id>) -> Result<Found> {
     let parsed: FullReport =
         serde_json::from_str(text).context("parsing the output of lvm fullreport")?;
@@ -156,9 +169,25 @@ fn read_group(
     for segment in &report.seg {
         segments.entry(&segment.lv_uuid).or_default().push(segment);
     }
+    let rows_of = |lv: &LvRow| segments.get(lv.lv_uuid.as_str()).cloned().unwrap_or_default();
     for lv in report.lv.iter().filter(|lv| is_visible(lv)) {
-        let rows = segments.remove(lv.lv_uuid.as_str()).unwrap_or_default();
-        found.lv.push(read_volume(lv, &rows, row, id_of)?);
+        let rows = rows_of(lv);
+        let mut volume = read_volume(lv, &rows, row, id_of)?;
+        // Where the data of a pool or below a cache is, its hidden part tells.
+        let suffixes = match volume.kind.as_str() {
+            "thin-pool" => &["_tdata"][..],
+            "cache" | "writecache" => &["_corig", "_wcorig"][..],
+            _ => &[],
+        };
+        let names: Vec<_> = suffixes.iter().map(|s| format!("[{}{s}]", lv.lv_name)).collect();
+        if let Some(part) = report.lv.iter().find(|part| names.contains(&part.lv_name)) {
+            volume.segment = read_segments(&rows_of(part), id_of)?;
+        }
+        if volume.kind == "thin-pool" {
+            let spare = report.lv.iter().any(|lv| lv.lv_role.ends_with("pool,spare"));
+            volume.thin_pool = Some(read_pool(lv, &rows, spare)?);
+        }
+        found.lv.push(volume);
     }
     found.vg.push(Vg {
         id,
@@ -172,9 +201,21 @@ fn read_group(
     Ok(())
 }
 
-/// Hidden parts of a volume stand in brackets and have no public role.
+/// Hidden parts of a volume stand in brackets and have no public role; nor have thin pools.
 fn is_visible(lv: &LvRow) -> bool {
-    !lv.lv_name.starts_with('[') && !lv.lv_role.split(',').any(|role| role == "private")
+    let private = lv.lv_role.split(',').any(|role| role == "private");
+    !lv.lv_name.starts_with('[') && (!private || lv.lv_layout == "thin,pool")
+}
+
+fn read_pool(lv: &LvRow, rows: &[&SegRow], spare: bool) -> Result<ThinPool> {
+    let row = rows.first().context("a thin pool without a segment")?;
+    Ok(ThinPool {
+        metadata_bytes: number(&lv.lv_metadata_size, "lv_metadata_size")?,
+        chunk_bytes: number(&row.chunk_size, "chunk_size")?,
+        discards: row.discards.clone(),
+        zero: row.zero == "zero",
+        spare,
+    })
 }
 
 fn read_volume(
@@ -183,6 +224,30 @@ fn read_volume(
     vg: &VgRow,
     id_of: &dyn Fn(&str) -> Option<Id>,
 ) -> Result<Lv> {
+    let segment = read_segments(rows, id_of)?;
+    // Of a classic snapshot the segments look like a linear volume's.
+    let kind = if lv.lv_role.split(',').any(|role| role == "thicksnapshot") {
+        "snapshot".to_owned()
+    } else {
+        segment.first().map_or_else(|| "unknown".to_owned(), |s| s.kind.clone())
+    };
+    let snapshot = lv.lv_role.split(',').any(|role| role == "snapshot");
+    Ok(Lv {
+        id: Id::lv(&vg.vg_name, &lv.lv_name),
+        vg: Id::vg(&vg.vg_name),
+        name: lv.lv_name.clone(),
+        uuid: lv.lv_uuid.clone(),
+        size_bytes: number(&lv.lv_size, "lv_size")?,
+        pool: if kind == "thin" { lv.pool_lv.clone() } else { String::new() },
+        origin: if snapshot { lv.origin.clone() } else { String::new() },
+        kind,
+        tags: tags(&lv.lv_tags),
+        segment,
+        thin_pool: None,
+    })
+}
+
+fn read_segments(rows: &[&SegRow], id_of: &dyn Fn(&str) -> Option<Id>) -> Result<Vec<LvSegment>> {
     let mut segment = Vec::new();
     for row in rows {
         let start = number(&row.seg_start_pe, "seg_start_pe")?;
@@ -200,23 +265,7 @@ fn read_volume(
         ));
     }
     segment.sort_by_key(|(start, _)| *start);
-    let segment: Vec<LvSegment> = segment.into_iter().map(|(_, segment)| segment).collect();
-    // Of a classic snapshot the segments look like a linear volume's.
-    let kind = if lv.lv_role.split(',').any(|role| role == "snapshot") {
-        "snapshot".to_owned()
-    } else {
-        segment.first().map_or_else(|| "unknown".to_owned(), |s| s.kind.clone())
-    };
-    Ok(Lv {
-        id: Id::lv(&vg.vg_name, &lv.lv_name),
-        vg: Id::vg(&vg.vg_name),
-        name: lv.lv_name.clone(),
-        uuid: lv.lv_uuid.clone(),
-        size_bytes: number(&lv.lv_size, "lv_size")?,
-        kind,
-        tags: tags(&lv.lv_tags),
-        segment,
-    })
+    Ok(segment.into_iter().map(|(_, segment)| segment).collect())
 }
 
 /// `/dev/sda2:0-29` with the device as an [`Id`].

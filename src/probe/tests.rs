@@ -388,3 +388,41 @@ fn luks_headers_are_read() {
     assert!(new.flags.is_empty());
     assert!(luks::parse("Device x is not a valid LUKS device.", &on).is_err());
 }
+
+#[test]
+fn thin_cached_and_mirrored_volumes_are_read() {
+    let found = lvm::parse(&fixture("debian12/fullreport.complex.json"), &|path| {
+        Some(Id::disk(path.strip_prefix("/dev/")?))
+    })
+    .unwrap();
+    let volumes: Vec<_> = found.lv.iter().map(|lv| (lv.name.as_str(), lv.kind.as_str())).collect();
+    assert_eq!(
+        volumes,
+        [
+            ("lin", "linear"),
+            ("linsnap", "snapshot"),
+            ("mir", "mirror"),
+            ("pool", "thin-pool"),
+            ("r1", "raid1"),
+            ("r5", "raid5"),
+            ("slow", "cache"),
+            ("t1", "thin"),
+            ("t1snap", "thin"),
+        ]
+    );
+    let lv = |name: &str| found.lv.iter().find(|lv| lv.name == name).unwrap();
+    let pool = crate::layout::ThinPool {
+        metadata_bytes: 4 << 20,
+        chunk_bytes: 128 << 10,
+        discards: "nopassdown".to_owned(),
+        zero: true,
+        spare: true,
+    };
+    assert_eq!(lv("pool").thin_pool, Some(pool));
+    assert_eq!(lv("pool").segment[0].on, ["disk:ubdb:19-28"]);
+    assert_eq!(lv("slow").segment[0].on, ["disk:ubdc:13-18"], "the volume below the cache");
+    assert_eq!((lv("t1").pool.as_str(), lv("t1").size_bytes), ("pool", 100 << 20));
+    assert!(!lv("t1").is_snapshot() && !lv("lin").is_snapshot());
+    assert!(lv("t1snap").is_snapshot() && lv("linsnap").is_snapshot());
+    assert!(found.notes.is_empty(), "{:?}", found.notes);
+}

@@ -166,6 +166,15 @@ fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &st
     if let Some(vg) = layout.vg.first() {
         needed.insert("dm_mod", format!("the volume group {}", vg.name));
     }
+    for lv in &layout.lv {
+        let module = match lv.kind.as_str() {
+            "thin-pool" => "dm_thin_pool",
+            "mirror" => "dm_mirror",
+            kind if kind.starts_with("raid") => "dm_raid",
+            _ => continue,
+        };
+        needed.insert(module, format!("the volume {}", lv.id));
+    }
     if is_nfs(config.target.as_deref()) {
         needed.insert("nfs", "the target".to_owned());
     }

@@ -61,6 +61,7 @@ pub const TOOLS: &[Tool] = &[
     tool("sh", "dash", "bash"),
     tool("sfdisk", "fdisk", "util-linux"),
     tool("swapoff", "mount", "util-linux"),
+    tool("thin_check", "thin-provisioning-tools", "device-mapper-persistent-data"),
     tool("tune2fs", "e2fsprogs", "e2fsprogs"),
     tool("udevadm", "udev", "systemd-udev"),
     tool("umount", "mount", "util-linux"),

@@ -38,8 +38,8 @@ pub fn main(dir: &Path) -> ExitCode {
 fn run(dir: &Path) -> Result<()> {
     let name = fs::read_to_string(dir.join("case"))?;
     let phase = fs::read_to_string(dir.join("phase"))?;
-    if name == recover::NAME {
-        return recover::run(dir, &phase);
+    if name == recover::NAME || name == recover::ENCRYPTED {
+        return recover::run(dir, &name, &phase);
     }
     let case = cases::all().into_iter().find(|c| c.name == name).context("an unknown case")?;
     match phase.as_str() {
@@ -98,7 +98,10 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let planned = plan::plan(&recorded, &present, &answers)?;
     fs::write(dir.join("plan.txt"), planned.render_text())?;
     fs::write(dir.join("plan.sh"), planned.render_script())?;
-    ensure!(planned.identity_changes().is_empty(), "{:?}", planned.identity_changes());
+    let anew = ["--type thin", "--type cache"].iter().any(|what| case.build.contains(what));
+    let told = |what: &str| anew && what.starts_with("UUID of logical volume");
+    let changes = planned.identity_changes();
+    ensure!(changes.iter().all(|change| told(&change.what)), "{changes:?}");
     let passphrase = Secret::new("pass phrase")?;
     for name in ["after.txt", "again.txt"] {
         // The second time over the finished machine, mounted as it is, found by what it carries.
@@ -139,6 +142,9 @@ fn dump() -> Result<String> {
             devices.push((name.to_owned(), kind.to_owned()));
         }
     }
+    // The parts of a volume show its content, or a piece of it.
+    let part = |name: &str| VOLUME_PARTS.iter().any(|part| name.contains(part));
+    devices.retain(|(name, _)| !part(name));
     devices.sort();
     devices.dedup();
     for (device, kind) in &devices {
@@ -182,8 +188,15 @@ fn dump() -> Result<String> {
     }
     lvm(&mut out, &["vgs", "-o", "vg_name,vg_uuid,vg_extent_size,vg_extent_count,vg_tags"])?;
     lvm(&mut out, &["pvs", "-o", "pv_name,pv_uuid,pv_size,pe_start,pv_tags"])?;
-    let lv = "lv_full_name,lv_uuid,lv_size,segtype,stripes,stripe_size,seg_pe_ranges,lv_tags";
+    let lv = "lv_full_name,lv_size,segtype,stripes,stripe_size,region_size,seg_pe_ranges,lv_tags,\
+              pool_lv,chunk_size,discards,zero,lv_metadata_size";
     lvm(&mut out, &["lvs", "-o", lv])?;
+    // Thin and cached volumes are created anew, the others and their parts come back.
+    let anew = "segtype!=thin && segtype!=thin-pool && segtype!=cache";
+    lvm(&mut out, &["lvs", "-o", "lv_full_name,lv_uuid", "-S", anew])?;
+    let parts = "lvm lvs -a --noheadings -o lv_full_name,lv_uuid,seg_pe_ranges | \
+                 grep -E '_(rimage|rmeta|mimage|mlog)' || true";
+    tell(&mut out, "lvm", "sh", &["-c", parts], &[])?;
     Ok(out)
 }
 
@@ -205,6 +218,11 @@ fn btrfs(out: &mut String, device: &str) -> Result<()> {
     tell(out, device, "sh", &["-c", list, top], &[])?;
     script(&format!("umount {top}"))
 }
+
+const VOLUME_PARTS: &[&str] = &[
+    "_rimage_", "_rmeta_", "_mimage_", "_mlog", "_tdata", "_tmeta", "-tpool", "_corig", "_cdata",
+    "_cmeta", "-real", "-cow", "rootsnap", "bootsnap",
+];
 
 /// Only lines that start with one of these are kept, where some are given.
 const MD_DETAIL: &[&str] = &[

@@ -1,4 +1,6 @@
-//! The stacks that are rebuilt.
+//! The stacks that are rebuilt; those with LVM and LUKS in [`volumes`].
+
+use crate::volumes;
 
 /// A machine, and the disks that it is rebuilt on.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +34,12 @@ pub enum Expect {
 }
 
 /// Rebuilt on blank disks of the same sizes.
-const fn blank(name: &'static str, disks: &'static [u64], build: &'static str) -> Case {
+pub const fn blank(name: &'static str, disks: &'static [u64], build: &'static str) -> Case {
     let target = Target::Blank(disks);
     Case { name, disks, build, target, erase: &[], ignore: "\0", expect: Expect::Same }
 }
 
-const fn on(case: Case, name: &'static str, target: Target) -> Case {
+pub const fn on(case: Case, name: &'static str, target: Target) -> Case {
     Case { name, target, ..case }
 }
 
@@ -181,7 +183,8 @@ swapon /dev/vg0/root
 pub fn all() -> Vec<Case> {
     let mut cases = vec![GPT_EXT4, MD1_LVM, LVM_TWO, MBR];
     cases.extend(filesystems());
-    cases.extend(encrypted());
+    cases.extend(volumes::volumes());
+    cases.extend(volumes::encrypted());
     cases.extend(arrays());
     let both = &["ubdb", "ubdc"];
     cases.extend([
@@ -369,57 +372,6 @@ mount /dev/ubdb3 /node/c
     ]
 }
 
-fn encrypted() -> Vec<Case> {
-    vec![
-        blank(
-            "luks2_lvm",
-            &[300],
-            r#"
-printf 'label: gpt\nsize=64M\ntype=linux\n' | sfdisk /dev/ubdb
-udevadm settle
-mke2fs -q -t ext4 /dev/ubdb1
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --label crypt --iter-time 50 --pbkdf-memory 32768 --key-file - /dev/ubdb2
-printf 'pass phrase' | cryptsetup open --allow-discards --persistent --key-file - /dev/ubdb2 ubdb2_crypt
-lvm pvcreate /dev/mapper/ubdb2_crypt
-lvm vgcreate vg0 /dev/mapper/ubdb2_crypt
-lvm lvcreate -y -n root -L 100M vg0
-lvm lvcreate -y -n swap -L 32M vg0
-mke2fs -q -t ext4 /dev/vg0/root
-mkswap /dev/vg0/swap
-mount /dev/vg0/root /node
-mkdir /node/boot
-mount /dev/ubdb1 /node/boot
-swapon /dev/vg0/swap
-"#,
-        ),
-        blank(
-            "luks1_and_2_on_disk_md_and_lv",
-            &[200, 200, 200],
-            r#"
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks1 --hash sha512 --cipher aes-cbc-essiv:sha256 --key-size 256 --iter-time 50 --key-file - /dev/ubdb
-printf 'pass phrase' | cryptsetup open --key-file - /dev/ubdb disk
-mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --homehost=node001 --name=0 /dev/ubdc /dev/ubdd
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --iter-time 50 --sector-size 4096 --offset 16384 --key-file - /dev/md0
-printf 'pass phrase' | cryptsetup open --key-file - /dev/md0 on-md
-lvm pvcreate /dev/mapper/on-md
-lvm vgcreate vg /dev/mapper/on-md
-lvm lvcreate -y -n inner -L 80M vg
-lvm lvcreate -y -n plain -L 30M vg
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf argon2i --iter-time 50 --pbkdf-memory 32768 --luks2-keyslots-size 8m --key-file - /dev/vg/inner
-printf 'pass phrase' | cryptsetup open --key-file - /dev/vg/inner in-lv
-mke2fs -q -t ext4 /dev/mapper/disk
-mke2fs -q -t ext4 /dev/mapper/in-lv
-mkswap /dev/vg/plain
-mount /dev/mapper/disk /node
-mkdir /node/data
-mount /dev/mapper/in-lv /node/data
-swapon /dev/vg/plain
-mdadm --wait /dev/md0 || true
-"#,
-        ),
-    ]
-}
-
 fn arrays() -> Vec<Case> {
     vec![
         md!("md0", &[100, 120], "--level=0 --chunk=64 --raid-devices=2 /dev/ubd[bc]1"),
@@ -444,6 +396,47 @@ fn arrays() -> Vec<Case> {
             "md10_degraded",
             &[100, 100],
             "--level=10 --raid-devices=3 /dev/ubdb1 missing /dev/ubdc1"
+        ),
+        blank(
+            "esp_on_md1_10_and_degraded_root",
+            &[200, 200],
+            r#"
+for disk in ubdb ubdc; do sfdisk /dev/$disk <<'END'
+label: gpt
+table-length: 256
+/dev/ubdb1 : start=2048, size=140000, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name="EFI\u00a0système", attrs="RequiredPartition GUID:62"
+/dev/ubdb200 : size=100000, type=A19D880F-05FC-4D3B-A006-743F0F84911E
+END
+done
+udevadm settle
+mdadm --create /dev/md0 --run --metadata=1.0 --level=1 --raid-devices=2 --homehost=any --name=esp /dev/ubdb1 /dev/ubdc1
+mdadm --create /dev/md1 --run --level=1 --raid-devices=2 --bitmap=internal --homehost=node001 --name=root /dev/ubdb200 missing
+mkfs.vfat -F 32 -n ESP /dev/md0
+mke2fs -q -t ext4 /dev/md1
+mke2fs -q -t ext4 /dev/ubdc200
+mount /dev/md1 /node
+mkdir -p /node/boot/efi /node/srv
+mount /dev/md0 /node/boot/efi
+mount /dev/ubdc200 /node/srv
+mdadm --wait /dev/md0 || true
+"#,
+        ),
+        blank(
+            "md1_whole_disks_mbr",
+            &[200, 200],
+            r#"
+mdadm --create /dev/md5 --run --metadata=0.90 --level=1 --raid-devices=2 /dev/ubdb /dev/ubdc
+printf 'label: dos\nlabel-id: 0x12345678\nstart=2048,size=60M,type=83,bootable\nsize=40M,type=82\ntype=83\n' | sfdisk /dev/md5
+udevadm settle
+mke2fs -q -t ext4 /dev/md5p1
+mkswap /dev/md5p2
+mke2fs -q -t ext2 /dev/md5p3
+mount /dev/md5p1 /node
+mkdir /node/home
+mount /dev/md5p3 /node/home
+swapon /dev/md5p2
+mdadm --wait /dev/md5 || true
+"#,
         ),
         blank(
             "md1_whole_disks_partitioned",

@@ -113,6 +113,18 @@ pub fn run_recovery() -> Result<()> {
     boot(&tree, dir, &new, "step by step")
 }
 
+/// The same with encrypted disks.
+pub fn run_encrypted_recovery() -> Result<()> {
+    let tree = tree()?;
+    let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
+    let dir = work.path();
+    prepare(dir, recover::ENCRYPTED)?;
+    let old = disks(dir, "old", recover::DISKS_MIB)?;
+    boot(&tree, dir, &old, "back up")?;
+    let new = disks(dir, "new", recover::DISKS_MIB)?;
+    boot(&tree, dir, &new, "encrypted")
+}
+
 fn prepare(dir: &Path, name: &str) -> Result<()> {
     // The agent is this program.
     fs::copy(std::env::current_exe()?, dir.join("agent")).context("copying the agent")?;

@@ -7,13 +7,14 @@
 //!
 //! * [`lab`] the root tree, booting
 //! * [`agent`] what runs inside
-//! * [`cases`] the stacks
+//! * [`cases`] the stacks, [`volumes`] more of them
 //! * [`recover`] a whole recovery, files and all
 
 mod agent;
 mod cases;
 mod lab;
 mod recover;
+mod volumes;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
         .collect();
     trials.push(Trial::test(format!("uml_{}", recover::NAME), || {
         lab::run_recovery().map_err(|error| Failed::from(format!("{error:#}")))
+    }));
+    trials.push(Trial::test(format!("uml_{}", recover::ENCRYPTED), || {
+        lab::run_encrypted_recovery().map_err(|error| Failed::from(format!("{error:#}")))
     }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -22,9 +22,12 @@ use rr::ui::Ui;
 use rr::ui::verdict::Verdict;
 
 pub const NAME: &str = "recover_md1_lvm";
+/// The same with LUKS between the mirror and LVM.
+pub const ENCRYPTED: &str = "recover_md1_luks_lvm";
 pub const DISKS_MIB: &[u64] = &[300, 300];
 
 const NODE: &str = "/node";
+const PASSPHRASE: &str = "open sesame, please";
 const BUILD: &str = r#"
 for disk in ubdb ubdc; do sfdisk /dev/$disk <<'END'
 label: gpt
@@ -35,8 +38,13 @@ done
 udevadm settle
 mdadm --create /dev/md0 --run --metadata=1.0 --level=1 --raid-devices=2 --homehost=node001 --name=boot /dev/ubdb1 /dev/ubdc1
 mdadm --create /dev/md1 --run --level=1 --raid-devices=2 --homehost=node001 --name=1 /dev/ubdb2 /dev/ubdc2
-lvm pvcreate /dev/md1
-lvm vgcreate vg0 /dev/md1
+pv=/dev/md1
+if [ "$0" = encrypted ]; then
+    printf "$1" | cryptsetup luksFormat -q --type luks2 --iter-time 50 --pbkdf-memory 32768 --key-file - /dev/md1
+    printf "$1" | cryptsetup open --key-file - /dev/md1 crypt
+    pv=/dev/mapper/crypt
+fi
+lvm vgcreate vg0 $pv
 lvm lvcreate -y -n root -L 100M vg0
 lvm lvcreate -y -n swap -L 32M vg0
 mke2fs -q -t ext4 /dev/md0
@@ -63,6 +71,11 @@ menuentry 'Node' {
 	initrd /initrd.img-6.1.0
 }
 END
+if [ "$0" = encrypted ]; then
+    mkdir -m 700 etc/keys
+    head -c 64 /dev/urandom >etc/keys/crypt.key
+    echo "crypt UUID=$(cryptsetup luksUUID /dev/md1) /etc/keys/crypt.key luks" >etc/crypttab
+fi
 head -c 300000 /dev/urandom >/node/boot/vmlinuz-6.1.0
 { printf 070701; head -c 500000 /dev/urandom; } >/node/boot/initrd.img-6.1.0
 cp /bin/true /node/sbin/init
@@ -75,12 +88,13 @@ cd /
 const LEAVE: &str = "umount /node/boot /node; swapoff -a; mdadm --wait-clean --scan || true";
 
 /// One phase, inside the machine.
-pub fn run(dir: &Path, phase: &str) -> Result<()> {
+pub fn run(dir: &Path, name: &str, phase: &str) -> Result<()> {
     match phase {
-        "back up" => back_up(dir),
+        "back up" => back_up(dir, name == ENCRYPTED),
+        "encrypted" => encrypted(dir),
         "damaged" => refuse(dir),
         "step by step" => step_by_step(dir),
-        _ => twice(dir),
+        _ => twice(dir, &Config::default()),
     }
 }
 
@@ -92,8 +106,9 @@ fn target(dir: &Path) -> TargetUrl {
     TargetUrl::File { dir: dir.join("backups") }
 }
 
-fn back_up(dir: &Path) -> Result<()> {
-    script(BUILD)?;
+fn back_up(dir: &Path, encrypted: bool) -> Result<()> {
+    let kind = if encrypted { "encrypted" } else { "plain" };
+    Cmd::new("sh").args(["-eu", "-c", BUILD, kind, PASSPHRASE]).run()?;
     let ui = Ui::detect(false);
     let layout = as_a_node(probe::read(&ui)?);
     fs::create_dir(dir.join("backups"))?;
@@ -163,11 +178,41 @@ fn options(dir: &Path) -> Options {
     }
 }
 
-fn twice(dir: &Path) -> Result<()> {
+/// Without the passphrase nothing is touched; with it all comes back, and it is told to nobody.
+fn encrypted(dir: &Path) -> Result<()> {
+    let outcome = recover::recover(&Config::default(), None, &options(dir), &Ui::detect(false));
+    let Err(Failure { touched, error }) = outcome else { bail!("it went on without a passphrase") };
+    ensure!(!touched, "a disk was touched: {error:#}");
+    ensure!(format!("{error:#}").contains("luks_passphrase_file"), "{error:#}");
+    for disk in ["/dev/ubdb", "/dev/ubdc"] {
+        ensure!(fs::read(disk)?.iter().all(|byte| *byte == 0), "{disk} was written to");
+    }
+    let file = Path::new("/tmp/passphrase");
+    fs::write(file, format!("{PASSPHRASE}\n"))?;
+    let mut config = Config::default();
+    config.recover.luks_passphrase_file = Some(file.to_owned());
+    twice(dir, &config)?;
+    script(
+        "mount /dev/vg0/root /node
+         cryptsetup open --test-passphrase --key-file /node/etc/keys/crypt.key /dev/md1
+         umount /node",
+    )?;
+    // Before the search below, which is logged itself.
+    let log = String::from_utf8_lossy(&rr::ui::log::text()).into_owned();
+    ensure!(
+        log.contains("luksFormat") && !log.contains(PASSPHRASE),
+        "the passphrase is in the log"
+    );
+    let told = Cmd::new("grep").args(["-rl", PASSPHRASE]).arg(dir.join("backups")).output()?.text();
+    ensure!(told.is_empty(), "the passphrase is in {told}");
+    Ok(())
+}
+
+fn twice(dir: &Path, config: &Config) -> Result<()> {
     let ui = Ui::detect(false);
     for time in ["blank disks", "the finished disks"] {
         let _ = fs::remove_file(dir.join("verdict"));
-        match recover::recover(&Config::default(), None, &options(dir), &ui) {
+        match recover::recover(config, None, &options(dir), &ui) {
             Ok(Outcome::Recovered(report)) => ensure!(report.entries > 200, "{report:?}"),
             Ok(other) => bail!("on {time}: {other:?}"),
             Err(failure) => return Err(failure.error.context(format!("recovering on {time}"))),
