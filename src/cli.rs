@@ -160,12 +160,13 @@ pub struct RestoreArgs {
     /// Restore below this directory
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
-    /// Restore a tar archive that any program wrote, an old backup of ReaR for
-    /// example: plain or compressed with gzip, zstd or xz; - is standard input.
-    /// Owners are restored by number. As with GNU tar, root gets devices and suid
-    /// programs too: restore archives that you do not trust below a directory on
-    /// a filesystem mounted nodev,nosuid
-    #[arg(long, value_name = "FILE", conflicts_with = "generation", verbatim_doc_comment)]
+    /// Restore a tar archive that any program wrote; - is standard input
+    ///
+    /// An old backup of ReaR for example; plain, or compressed with gzip, zstd or
+    /// xz. Owners are restored by number. As with GNU tar, root gets devices and
+    /// suid programs too: restore an archive that you do not trust below a
+    /// directory on a filesystem mounted nodev,nosuid.
+    #[arg(long, value_name = "FILE", conflicts_with = "generation")]
     pub from_tar: Option<PathBuf>,
     /// The generation; default: the newest
     #[arg(long = "gen", value_name = "GEN")]
