@@ -31,9 +31,12 @@ const BACKUP: &str =
     "{ rr mkbackup 2>&1; echo $? >/run/rr-code; } | tee /dev/ttyS0; exit $(cat /run/rr-code)";
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
-/// Asked in the node before and after.
-const FACTS: &str = "uname -n; findmnt --real --noheadings --list --output TARGET,SOURCE,FSTYPE | sort; \
-    swapon --show=NAME,SIZE --noheadings; lsblk --noheadings --list --output NAME,SIZE,TYPE,MOUNTPOINTS | sort";
+/// Asked in the node before and after. By identity: Linux 6.12 numbers NVMe disks as they answer.
+const FACTS: &str = "set -e; export LC_ALL=C; uname -n; \
+    findmnt --real --noheadings --list --output TARGET,UUID,FSTYPE | sort; \
+    swapon --show=UUID,SIZE --noheadings; \
+    lsblk --noheadings --list --output TYPE,SIZE,PARTUUID,UUID,MOUNTPOINT | sort; \
+    ls /dev/mapper; grep -o '^md[^ ]* : [a-z]* [a-z0-9]*' /proc/mdstat || true";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
