@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::vm::{Sockets, Vm};
 use crate::layout::Firmware;
 use crate::sys::run::Cmd;
+use crate::sys::tools;
 
 /// Chooses the accelerator: `tcg` (default) or `kvm`.
 const ACCEL_VARIABLE: &str = "RR_VM_ACCEL";
@@ -89,7 +90,9 @@ impl Machine {
         std::fs::create_dir_all(&self.logs)
             .with_context(|| format!("making {}", self.logs.display()))?;
         let sockets = Sockets::new()?;
-        let mut cmd = Cmd::new("qemu-system-x86_64");
+        tools::require(&["qemu-system-x86_64"])?;
+        // Ends with the thread that started it, however that ends: nobody would read its sockets.
+        let mut cmd = Cmd::new("setpriv").args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         for args in self.arguments(&sockets)? {
             cmd = cmd.args(args);
         }
