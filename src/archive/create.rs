@@ -176,7 +176,7 @@ fn pipeline(
     let warnings = Warnings::default();
     let failed = AtomicBool::new(false);
     let root = &options.root;
-    let stand_ins = options.stand_ins.iter().map(|(tree, dir)| (relative(tree), dir.clone()));
+    let stand_ins = options.stand_ins.iter().map(|(tree, root)| (relative(tree), Arc::clone(root)));
     let view = View::of_trees(root, select.trees(), &stand_ins.collect())
         .with_context(|| format!("opening {}", root.display()))?;
     let shared = Shared {

@@ -110,7 +110,9 @@ mod view;
 mod walk;
 mod warnings;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -134,9 +136,9 @@ pub struct CreateOptions {
     pub root: PathBuf,
     /// Mount points, or other directories and files, as the node names them.
     pub trees: Vec<PathBuf>,
-    /// Trees that are read elsewhere: of a filesystem mounted there, the directory that shows a
-    /// snapshot.
-    pub stand_ins: Vec<(PathBuf, PathBuf)>,
+    /// Trees that are read elsewhere: of a filesystem mounted there, the root of a snapshot, with
+    /// nothing mounted below it.
+    pub stand_ins: Vec<(PathBuf, Arc<OwnedFd>)>,
     /// Globs on absolute paths, as the node names them; see [`select::Select::new`].
     pub exclude: Vec<String>,
     /// Leave out files and directories with the `nodump` inode flag.

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -39,17 +39,17 @@ impl View {
 
     /// The filesystem of `root`, and those mounted at one of `trees` or on the way there.
     ///
-    /// `stand_ins` are snapshots: the directories that show, by the path of a filesystem, what is
-    /// seen there instead.
+    /// `stand_ins` are snapshots: by the path of a filesystem, what is seen there instead. Nothing may
+    /// be mounted below them.
     pub fn of_trees<'a>(
         root: &Path,
         trees: impl IntoIterator<Item = &'a [u8]>,
-        stand_ins: &BTreeMap<Vec<u8>, PathBuf>,
+        stand_ins: &BTreeMap<Vec<u8>, Arc<OwnedFd>>,
     ) -> io::Result<View> {
         let plain = View::plain(root)?;
-        let stand_in = |path: &[u8]| stand_ins.get(path).map(|dir| View::plain(dir)).transpose();
-        let shown = stand_in(b"")?;
-        let clean = match fs::without_mounts(shown.as_ref().unwrap_or(&plain).root.as_fd()) {
+        let stand_in = |path: &[u8]| stand_ins.get(path).map(|root| root.try_clone()).transpose();
+        let clean = match stand_in(b"")?.map_or_else(|| fs::without_mounts(plain.root.as_fd()), Ok)
+        {
             Ok(clean) => clean,
             Err(error) if is_not_ours_to_do(&error) && stand_ins.is_empty() => {
                 log::info!("what is below other filesystems' mount points is not seen: {error}");
@@ -63,8 +63,7 @@ impl View {
             if !mounts.contains_key(path)
                 && let Some(mount) = mount_at(&mut dirs, path)?
             {
-                let shown = stand_in(path)?.map(|shown| fs::without_mounts(shown.root.as_fd()));
-                mounts.insert(path.to_vec(), shown.transpose()?.unwrap_or(mount));
+                mounts.insert(path.to_vec(), stand_in(path)?.unwrap_or(mount));
             }
         }
         Ok(View { root: clean, mounts, is_clean: true })

@@ -51,10 +51,11 @@ pub(super) fn archive(
                 with_hooks(hooks, ui, || Snapshots::take(&options.trees, generation, ui))?
             }
         };
-        let stand_ins = snapshots.stand_ins();
-        let created = create(&CreateOptions { stand_ins, ..options });
-        snapshots.remove(ui);
-        created
+        let created = snapshots
+            .stand_ins()
+            .and_then(|stand_ins| create(&CreateOptions { stand_ins, ..options }));
+        let removed = snapshots.remove(ui);
+        created.and_then(|created| removed.map(|()| created))
     })?;
     let mut manifest = Manifest {
         version: MANIFEST_VERSION,

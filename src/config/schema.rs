@@ -61,7 +61,7 @@ pub struct BackupConfig {
     /// How long each of them may take. 0: for ever.
     pub hook_timeout_seconds: u64,
     /// Read snapshots instead of the files that change: `none` or `auto`, of every filesystem that
-    /// can (btrfs). `post` runs as soon as they are taken.
+    /// can (on btrfs or a logical volume). `post` runs as soon as they are taken.
     pub snapshot: SnapshotMode,
     /// As nice(1): 0 to 19.
     pub nice: i32,

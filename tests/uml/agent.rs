@@ -14,7 +14,7 @@ use rr::ui::Ui;
 use rr::{apply, plan, probe};
 
 use crate::cases::{self, Case, Expect, Target};
-use crate::recover;
+use crate::{recover, snapshot};
 
 const ROOT: &str = "/mnt/rr";
 
@@ -40,6 +40,12 @@ fn run(dir: &Path) -> Result<()> {
     let phase = fs::read_to_string(dir.join("phase"))?;
     if name == recover::NAME || name == recover::ENCRYPTED {
         return recover::run(dir, &name, &phase);
+    }
+    if name == snapshot::NAME {
+        return match phase.as_str() {
+            "be killed" => snapshot::be_killed(dir),
+            _ => snapshot::run(dir),
+        };
     }
     let case = cases::all().into_iter().find(|c| c.name == name).context("an unknown case")?;
     match phase.as_str() {

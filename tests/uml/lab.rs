@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rr::sys::run::Cmd;
 
 use crate::cases::{Case, Expect};
-use crate::recover;
+use crate::{recover, snapshot};
 
 const UML: &str = "/usr/bin/linux.uml";
 const MODULES: &str = "/usr/lib/uml/modules";
@@ -123,6 +123,16 @@ pub fn run_encrypted_recovery() -> Result<()> {
     boot(&tree, dir, &old, "back up")?;
     let new = disks(dir, "new", recover::DISKS_MIB)?;
     boot(&tree, dir, &new, "encrypted")
+}
+
+/// Backs up from snapshots of logical volumes.
+pub fn run_snapshots() -> Result<()> {
+    let tree = tree()?;
+    let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
+    let dir = work.path();
+    prepare(dir, snapshot::NAME)?;
+    let disks = disks(dir, "disk", snapshot::DISKS_MIB)?;
+    boot(&tree, dir, &disks, "back up")
 }
 
 fn prepare(dir: &Path, name: &str) -> Result<()> {

@@ -8,12 +8,13 @@
 //! * [`lab`] the root tree, booting
 //! * [`agent`] what runs inside
 //! * [`cases`] the stacks, [`volumes`] more of them
-//! * [`recover`] a whole recovery, files and all
+//! * [`recover`] a whole recovery, files and all; [`snapshot`] backups from snapshots
 
 mod agent;
 mod cases;
 mod lab;
 mod recover;
+mod snapshot;
 mod volumes;
 
 use std::path::Path;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
     }));
     trials.push(Trial::test(format!("uml_{}", recover::ENCRYPTED), || {
         lab::run_encrypted_recovery().map_err(|error| Failed::from(format!("{error:#}")))
+    }));
+    trials.push(Trial::test(format!("uml_{}", snapshot::NAME), || {
+        lab::run_snapshots().map_err(|error| Failed::from(format!("{error:#}")))
     }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,13 +1,14 @@
-//! Snapshots: files that stand still while they are read.
-//!
-//! Of a btrfs subvolume it is a read-only one within itself, named `.rr-snapshot-GENERATION`. It is
-//! deleted when the files are read, and also when rr is killed.
+//! A read-only snapshot of a btrfs subvolume within itself, named `.rr-snapshot-GENERATION`.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
+use super::Snapshot;
 use crate::sys::at_end::AtEnd;
 use crate::sys::fs;
 use crate::sys::run::Cmd;
@@ -15,56 +16,20 @@ use crate::ui::Ui;
 
 /// The inode number of every subvolume's root.
 const SUBVOLUME_INO: u64 = 256;
-
-#[derive(Debug)]
-pub(super) struct Snapshots {
-    /// A tree, where its snapshot is, and what deletes that.
-    taken: Vec<(PathBuf, PathBuf, AtEnd)>,
-}
-
-impl Snapshots {
-    /// Takes a snapshot of each tree that can have one.
-    ///
-    /// # Errors
-    /// One that should work does not.
-    pub fn take(trees: &[PathBuf], generation: &str, ui: &Ui) -> Result<Snapshots> {
-        let mut snapshots = Snapshots { taken: Vec::new() };
-        for tree in trees {
-            if !is_subvolume(tree) {
-                ui.warn(format!(
-                    "{} is read as it is: rr takes snapshots of mounted btrfs subvolumes only",
-                    tree.display()
-                ));
-                continue;
-            }
-            let taken = take_one(tree, generation)
-                .with_context(|| format!("taking a snapshot of {}", tree.display()))?;
-            snapshots.taken.push(taken);
-        }
-        Ok(snapshots)
-    }
-
-    pub fn stand_ins(&self) -> Vec<(PathBuf, PathBuf)> {
-        self.taken.iter().map(|(tree, dir, _)| (tree.clone(), dir.clone())).collect()
-    }
-
-    pub fn remove(self, ui: &Ui) {
-        for (_, dir, deletion) in self.taken {
-            if let Err(error) = deletion.run("done") {
-                ui.warn(format!("the snapshot {} is still there: {error:#}", dir.display()));
-            }
-        }
-    }
-}
+const PREFIX: &str = ".rr-snapshot-";
 
 /// Whether a btrfs subvolume is mounted at `tree`.
-fn is_subvolume(tree: &Path) -> bool {
+pub(super) fn is_subvolume(tree: &Path) -> bool {
     let mounted = fs::is_btrfs(tree) && fs::is_mount_root(tree);
-    mounted && std::fs::metadata(tree).is_ok_and(|meta| meta.ino() == SUBVOLUME_INO)
+    mounted && is_subvolume_root(tree)
 }
 
-fn take_one(tree: &Path, generation: &str) -> Result<(PathBuf, PathBuf, AtEnd)> {
-    let dir = tree.join(format!(".rr-snapshot-{generation}"));
+fn is_subvolume_root(dir: &Path) -> bool {
+    std::fs::symlink_metadata(dir).is_ok_and(|meta| meta.ino() == SUBVOLUME_INO)
+}
+
+pub(super) fn take(tree: &Path, generation: &str) -> Result<Snapshot> {
+    let dir = tree.join(format!("{PREFIX}{generation}"));
     // The directory that it is made in must look as if nothing had happened.
     let times = std::fs::metadata(tree)?;
     let (sec, nsec) = (times.mtime(), times.mtime_nsec());
@@ -75,5 +40,26 @@ fn take_one(tree: &Path, generation: &str) -> Result<(PathBuf, PathBuf, AtEnd)> 
     // First, as somebody may kill us in the middle of it.
     let deletion = AtEnd::new(&[delete], &env, None)?;
     Cmd::new("btrfs").args(["subvolume", "snapshot", "-r"]).arg(tree).arg(&dir).run()?;
-    Ok((tree.to_owned(), dir, deletion))
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = open(&dir, flags, Mode::empty())?;
+    let root = fs::without_mounts(opened.as_fd())?;
+    Ok(Snapshot { root, name: dir.display().to_string(), fills: None, deletion })
+}
+
+/// Deletes what a run left that a power cut ended.
+pub(super) fn delete_left(trees: &[PathBuf], ui: &Ui) {
+    for tree in trees.iter().filter(|tree| is_subvolume(tree)) {
+        let Ok(names) = std::fs::read_dir(tree) else { continue };
+        for name in names.flatten().map(|entry| entry.file_name()) {
+            let dir = tree.join(&name);
+            if !name.to_string_lossy().starts_with(PREFIX) || !is_subvolume_root(&dir) {
+                continue;
+            }
+            let deleted = Cmd::new("btrfs").args(["subvolume", "delete"]).arg(&dir).run();
+            match deleted.with_context(|| format!("deleting {}", dir.display())) {
+                Ok(()) => ui.info(format!("{} of an earlier run is deleted", dir.display())),
+                Err(error) => ui.warn(format!("{error:#}")),
+            }
+        }
+    }
 }

@@ -1,0 +1,113 @@
+//! Snapshots: files that stand still while they are read.
+//!
+//! * [`btrfs`] of a subvolume, within itself
+//! * [`lvm`] of a logical volume, in what its volume group has free
+//!
+//! A snapshot is deleted when the files are read, and also when rr is killed. What a power cut
+//! leaves is deleted by the next run.
+
+mod btrfs;
+mod lvm;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::sys::at_end::AtEnd;
+use crate::ui::Ui;
+
+/// A snapshot that is mounted.
+#[derive(Debug)]
+struct Snapshot {
+    /// Its root, for as long as it is read.
+    root: OwnedFd,
+    /// For people.
+    name: String,
+    fills: Option<lvm::Fills>,
+    deletion: AtEnd,
+}
+
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    taken: Vec<(PathBuf, Snapshot)>,
+    /// What this run has taken is not what an earlier one left.
+    _lock: Option<Flock<File>>,
+}
+
+impl Snapshots {
+    /// Takes a snapshot of each tree that can have one.
+    ///
+    /// # Errors
+    /// One that should work does not.
+    pub fn take(trees: &[PathBuf], generation: &str, ui: &Ui) -> Result<Snapshots> {
+        let lock = lock()?;
+        if lock.is_some() {
+            btrfs::delete_left(trees, ui);
+            lvm::delete_left(ui)?;
+        }
+        let origins = lvm::origins(trees)?;
+        let mut snapshots = Snapshots { taken: Vec::new(), _lock: lock };
+        for (number, tree) in trees.iter().enumerate() {
+            let origin = origins.iter().find(|origin| origin.tree() == tree);
+            let taken = match origin.map(|origin| (origin, origin.refusal())) {
+                _ if btrfs::is_subvolume(tree) => btrfs::take(tree, generation),
+                Some((origin, None)) => origin.take(&format!("rr-{generation}-{number}")),
+                refused => {
+                    let why = refused.and_then(|(_, why)| why);
+                    let why =
+                        why.as_deref().unwrap_or("it is on no btrfs and on no logical volume");
+                    ui.warn(format!("{} is read as it is: {why}", tree.display()));
+                    continue;
+                }
+            };
+            let taken =
+                taken.with_context(|| format!("taking a snapshot of {}", tree.display()))?;
+            snapshots.taken.push((tree.clone(), taken));
+        }
+        Ok(snapshots)
+    }
+
+    /// What is read instead of each tree.
+    pub fn stand_ins(&self) -> Result<Vec<(PathBuf, Arc<OwnedFd>)>> {
+        self.taken
+            .iter()
+            .map(|(tree, snapshot)| Ok((tree.clone(), Arc::new(snapshot.root.try_clone()?))))
+            .collect()
+    }
+
+    /// Deletes them all.
+    ///
+    /// # Errors
+    /// One ran full: what was read from it can't be trusted.
+    pub fn remove(self, ui: &Ui) -> Result<()> {
+        let mut outcome = Ok(());
+        for (tree, Snapshot { root, name, fills, deletion }) in self.taken {
+            let whole = fills.map_or(Ok(()), |fills| fills.check());
+            drop(root);
+            if let Err(error) = deletion.run("done") {
+                ui.warn(format!("the snapshot {name} is still there: {error:#}"));
+            }
+            outcome = outcome
+                .and(whole.with_context(|| format!("reading the snapshot of {}", tree.display())));
+        }
+        outcome
+    }
+}
+
+/// Held by one run at a time. None: by another one, whose snapshots are in use.
+fn lock() -> Result<Option<Flock<File>>> {
+    const DIR: &str = "/run/rr";
+    std::fs::create_dir_all(DIR).with_context(|| format!("creating {DIR}"))?;
+    let path = Path::new(DIR).join("snapshots.lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
+    }
+}
