@@ -21,16 +21,15 @@ use super::budget::Budget;
 use super::codec::Id;
 use super::dirs::Dirs;
 use super::feed::{Feed, Job};
-use super::fetch::compressor;
 use super::index::{Chunk, Frame, Index, Place};
 use super::pace::Pace;
 use super::pack::{Full, Holds, Packer, Putter, Spare};
 use super::previous::Previous;
-use super::run::{self, Built};
 use super::select::{Select, relative};
 use super::view::View;
 use super::warnings::Warnings;
-use super::{CreateOptions, Created, pax, recipe, walk};
+use super::worker::{Done, Packed, Ready, work};
+use super::{CreateOptions, Created, recipe, walk};
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
@@ -40,8 +39,6 @@ use crate::ui::progress::{Progress, Unit};
 /// What even the smallest job counts as.
 const JOB_MIN_BYTES: u64 = 64 << 10;
 const PUTTERS: usize = 2;
-/// Tables are small and read often.
-const TABLE_LEVEL: i32 = 3;
 
 /// Archives the trees of `options` into `store`. With a `parent`, what it has stored is not stored
 /// again, and what did not change since is not read (unless `options.full`).
@@ -154,15 +151,15 @@ fn compact(
 }
 
 /// What all threads share.
-struct Shared<'a> {
-    options: &'a CreateOptions,
-    warnings: &'a Warnings,
-    progress: &'a Progress,
+pub(super) struct Shared<'a> {
+    pub(super) options: &'a CreateOptions,
+    pub(super) warnings: &'a Warnings,
+    pub(super) progress: &'a Progress,
     /// Stored frames by the BLAKE3 of their plain bytes. None for a first generation: its packs
     /// hold the whole stream in order, repeated chunks included.
-    known: Option<RwLock<HashMap<Id, Place>>>,
+    pub(super) known: Option<RwLock<HashMap<Id, Place>>>,
     budget: Budget,
-    failed: &'a AtomicBool,
+    pub(super) failed: &'a AtomicBool,
     view: Arc<View>,
 }
 
@@ -228,10 +225,10 @@ fn known_frames(index: &Index) -> HashMap<Id, Place> {
     frames.flatten().map(|frame| (frame.id, frame.place)).collect()
 }
 
-struct Work {
-    sequence: u64,
-    cost: u64,
-    job: Job,
+pub(super) struct Work {
+    pub(super) sequence: u64,
+    pub(super) cost: u64,
+    pub(super) job: Job,
 }
 
 /// Walks, and hands out jobs as the budget allows.
@@ -266,153 +263,13 @@ fn feed(
 }
 
 impl Shared<'_> {
-    fn dirs(&self) -> Dirs {
+    pub(super) fn dirs(&self) -> Dirs {
         Dirs::new(Arc::clone(&self.view))
     }
 
-    fn fail(&self) {
+    pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.budget.wake();
-    }
-}
-
-/// A chunk that is ready.
-struct Done {
-    sequence: u64,
-    cost: u64,
-    result: Result<Ready>,
-}
-
-struct Ready {
-    chunk: Packed,
-    table: Option<Packed>,
-    entries: u64,
-    files: u64,
-}
-
-/// A frame to be stored, or one that is.
-enum Packed {
-    New { id: Id, plain_bytes: u32, frame: Vec<u8> },
-    Known(Frame),
-}
-
-/// A thread that panics must not leave the others waiting for it.
-struct FailOnPanic<'a>(&'a Shared<'a>);
-
-impl Drop for FailOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.fail();
-        }
-    }
-}
-
-fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Work>>, done: &Sender<Done>) {
-    let _guard = FailOnPanic(shared);
-    let mut worker = match Worker::new(shared) {
-        Ok(worker) => worker,
-        Err(error) => {
-            shared.fail();
-            let _ = done.send(Done { sequence: 0, cost: 0, result: Err(error) });
-            return;
-        }
-    };
-    loop {
-        let next = lock(jobs).recv();
-        let Ok(Work { sequence, cost, job }) = next else { return };
-        if shared.failed.load(Ordering::Relaxed) {
-            continue;
-        }
-        let result = worker.run(job);
-        if done.send(Done { sequence, cost, result }).is_err() {
-            return;
-        }
-    }
-}
-
-struct Worker<'a> {
-    shared: &'a Shared<'a>,
-    dirs: Dirs,
-    zstd: zstd::bulk::Compressor<'static>,
-    plain: Vec<u8>,
-    frame: Vec<u8>,
-}
-
-impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared<'a>) -> Result<Worker<'a>> {
-        Ok(Worker {
-            shared,
-            dirs: shared.dirs(),
-            zstd: compressor(shared.options.level)?,
-            plain: Vec::new(),
-            frame: Vec::new(),
-        })
-    }
-
-    fn run(&mut self, job: Job) -> Result<Ready> {
-        let warnings = self.shared.warnings;
-        let mut plain = std::mem::take(&mut self.plain);
-        let mut built = Built::default();
-        match job {
-            Job::Run(items) => {
-                built = run::build(items, &mut self.dirs, warnings, plain);
-                plain = std::mem::take(&mut built.plain);
-            }
-            Job::Slice(slice) => run::build_slice(&slice, warnings, &mut plain)
-                .with_context(|| format!("reading {}", slice.entry.shown()))?,
-            Job::End => {
-                plain.clear();
-                plain.extend_from_slice(&pax::END);
-            }
-            Job::Stored { chunk, entries, files } => {
-                self.shared.progress.add(chunk.frame.plain_bytes.into());
-                self.plain = plain;
-                let table = chunk.table.map(Packed::Known);
-                return Ok(Ready { chunk: Packed::Known(chunk.frame), table, entries, files });
-            }
-        }
-        self.shared.progress.add(plain.len() as u64);
-        let chunk = self.pack(&plain)?;
-        self.plain = plain;
-        let table = match built.table.as_slice() {
-            [] => None,
-            table => Some(self.pack_table(table)?),
-        };
-        Ok(Ready { chunk, table, entries: built.entries, files: built.files })
-    }
-
-    fn pack(&mut self, plain: &[u8]) -> Result<Packed> {
-        let (id, plain_bytes) = match self.find(plain)? {
-            Packed::New { id, plain_bytes, .. } => (id, plain_bytes),
-            known => return Ok(known),
-        };
-        self.frame.clear();
-        self.frame.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        self.zstd.compress_to_buffer(plain, &mut self.frame).context("compressing")?;
-        Ok(Packed::New { id, plain_bytes, frame: self.frame.as_slice().to_vec() })
-    }
-
-    fn pack_table(&mut self, table: &[u8]) -> Result<Packed> {
-        Ok(match self.find(table)? {
-            Packed::New { id, plain_bytes, .. } => {
-                let frame = super::fetch::compress(table, TABLE_LEVEL)?;
-                Packed::New { id, plain_bytes, frame }
-            }
-            known => known,
-        })
-    }
-
-    /// The stored frame of `plain`, or a new one that is still empty.
-    fn find(&self, plain: &[u8]) -> Result<Packed> {
-        let id = *blake3::hash(plain).as_bytes();
-        let plain_bytes = u32::try_from(plain.len()).context("a chunk is too big")?;
-        let known = self.shared.known.as_ref().and_then(|known| {
-            known.read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
-        });
-        Ok(match known {
-            Some(place) => Packed::Known(Frame { id, plain_bytes, place }),
-            None => Packed::New { id, plain_bytes, frame: Vec::new() },
-        })
     }
 }
 
@@ -508,6 +365,6 @@ impl<'a> Sink<'a> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

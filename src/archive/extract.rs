@@ -259,6 +259,7 @@ impl Shared<'_> {
                 None => &[],
             };
             let path = head.entry.path.clone();
+            self.progress.at(|| shown(&path));
             for entry in self.pick.targets(head.entry) {
                 let head = Head { entry, extra: head.extra.clone(), ..head };
                 let placed = self.place(&head, next.map(|_| data), placer);
@@ -318,6 +319,7 @@ impl Shared<'_> {
     fn extract_slice(&self, number: usize, data: &[u8], placer: &Placer<'_>) -> Result<()> {
         let Some((run, start)) = self.behind[number] else { return Ok(()) };
         let Some(big) = self.wait_for(run) else { return Ok(()) };
+        self.progress.at(|| big.entry.shown());
         let doing = || format!("writing {}", big.entry.shown());
         let written = write_slice(&big, start, data).with_context(doing)?;
         if written > 0 && big.left.fetch_sub(written, Ordering::AcqRel) == written {

@@ -1,7 +1,7 @@
 //! Files <-> stream: what a backup holds, and how it is stored.
 //!
 //! ```text
-//! create:   select -> walk (ahead, lister) -> feed -> run (read, pax) -> chunks -> pack -> store
+//! create:   select -> walk (ahead, lister) -> feed -> worker (run, read, pax) -> chunks -> pack -> store
 //! extract:  store -> fetch -> tar -> pick -> place
 //! foreign:  others' tar archives -> members -> head -> place
 //! ```
@@ -109,6 +109,7 @@ mod verify;
 mod view;
 mod walk;
 mod warnings;
+mod worker;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -10,6 +10,8 @@ use super::{Paint, Style, Ui};
 /// Plain lines come at most this often: a serial console and a log are not a terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 const JSON_EVERY: Duration = Duration::from_millis(200);
+/// What is being done changes faster than anybody reads.
+const CURRENT_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -28,23 +30,14 @@ pub struct Progress {
     started: Instant,
     bar: Option<indicatif::ProgressBar>,
     said: Mutex<Instant>,
+    current: Mutex<Option<(Instant, String)>>,
 }
 
 impl Progress {
     pub(super) fn new(ui: Ui, name: &str, total: u64, unit: Unit) -> Progress {
         let bar = (ui.style() == Style::Terminal).then(|| {
-            let template = match (unit, total) {
-                (Unit::Bytes, 0) => "{spinner} {msg} {bytes} {bytes_per_sec}",
-                (Unit::Bytes, _) => {
-                    "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}"
-                }
-                (Unit::Items, 0) => "{spinner} {msg} {human_pos} {per_sec}",
-                (Unit::Items, _) => "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} ETA {eta}",
-            };
-            let bar = indicatif::ProgressBar::new(total).with_message(name.to_owned());
-            if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
-                bar.set_style(style.progress_chars("=> "));
-            }
+            let bar = indicatif::ProgressBar::new(total).with_prefix(name.to_owned());
+            set_template(&bar, template(unit, total));
             ui.set_bar(Some(bar.clone()));
             bar
         });
@@ -58,7 +51,26 @@ impl Progress {
             started: now,
             bar,
             said: Mutex::new(now),
+            current: Mutex::new(None),
         }
+    }
+
+    /// What is being done now: a file, for people. Asked for only as often as it is shown.
+    pub fn at(&self, what: impl FnOnce() -> String) {
+        // Whoever holds the lock is telling it already.
+        let Ok(mut current) = self.current.try_lock() else { return };
+        if current.as_ref().is_some_and(|(since, _)| since.elapsed() < CURRENT_EVERY) {
+            return;
+        }
+        let what = what();
+        if let Some(bar) = &self.bar {
+            if current.is_none() {
+                let line = template(self.unit, self.total.load(Ordering::Relaxed));
+                set_template(bar, &format!("{line}\n  {{wide_msg}}"));
+            }
+            bar.set_message(what.clone());
+        }
+        *current = Some((Instant::now(), what));
     }
 
     /// `amount` more is done.
@@ -88,15 +100,20 @@ impl Progress {
         *said = Instant::now();
         let total = self.total.load(Ordering::Relaxed);
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let current = self.current.try_lock().ok().and_then(|now| Some(now.as_ref()?.1.clone()));
         if self.ui.style() == Style::Json {
             let line = serde_json::json!({
                 "event": "progress", "name": self.name, "done": done, "total": total,
                 "unit": if self.unit == Unit::Bytes { "bytes" } else { "items" },
-                "seconds": seconds,
+                "seconds": seconds, "current": current,
             });
             self.ui.write(&line.to_string());
         } else {
-            self.ui.say("progress", &Paint::plain(&self.line(done, total, seconds)));
+            let mut line = self.line(done, total, seconds);
+            if let Some(current) = current {
+                line += &format!(", at {current}");
+            }
+            self.ui.say("progress", &Paint::plain(&line));
         }
     }
 
@@ -116,6 +133,22 @@ impl Progress {
             line += &format!(", {:.0} s left", (total - done) as f64 / rate);
         }
         line
+    }
+}
+
+/// Fits 80 columns. Nothing said of a bar is worth an error.
+fn template(unit: Unit, total: u64) -> &'static str {
+    match (unit, total) {
+        (Unit::Bytes, 0) => "{spinner} {prefix} {bytes} {bytes_per_sec}",
+        (Unit::Bytes, _) => "{prefix} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
+        (Unit::Items, 0) => "{spinner} {prefix} {human_pos} {per_sec}",
+        (Unit::Items, _) => "{prefix} [{bar:24}] {human_pos}/{human_len} {per_sec} ETA {eta}",
+    }
+}
+
+fn set_template(bar: &indicatif::ProgressBar, template: &str) {
+    if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
     }
 }
 

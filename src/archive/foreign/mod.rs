@@ -91,7 +91,8 @@ fn restore<R: Read>(
     let root = &options.root;
     let placer =
         Placer::new(root, warnings).with_context(|| format!("opening {}", root.display()))?;
-    let mut restorer = Restorer { placer, warnings, wanted, late: Late::default(), counts: (0, 0) };
+    let late = Late::default();
+    let mut restorer = Restorer { placer, warnings, progress, wanted, late, counts: (0, 0) };
     while let Some(member) = members.next()? {
         restorer.take(&member, &mut members)?;
         tick(progress);
@@ -151,6 +152,7 @@ struct Late {
 struct Restorer<'a> {
     placer: Placer<'a>,
     warnings: &'a Warnings,
+    progress: &'a Progress,
     wanted: Wanted,
     late: Late,
     /// Entries, and bytes of data.
@@ -173,6 +175,7 @@ impl Restorer<'_> {
             return Ok(());
         }
         let path = entry.path.clone();
+        self.progress.at(|| shown(&path));
         match self.place(head, members)? {
             Ok(()) => self.counts.0 += 1,
             Err(error) if is_fatal(&error) => bail!("extracting {}: {error}", shown(&path)),
