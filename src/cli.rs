@@ -80,14 +80,12 @@ pub enum Verb {
     /// Restore files below a directory
     Restore(RestoreArgs),
     /// Delete the generations that the retention no longer keeps
-    Prune {
-        /// Keep this many of the newest generations
-        #[arg(long, value_name = "N")]
-        keep_last: Option<usize>,
-        /// Only say what would be deleted
-        #[arg(long)]
-        dry_run: bool,
-    },
+    ///
+    /// As every backup does when it is done. What any rule keeps is kept, and the
+    /// newest generation that is whole always is; --dry-run says which and why. The
+    /// numbers stand in rr.toml (backup.keep_last and so on); an option here takes
+    /// the place of one. A restore that reads what is deleted fails and says so.
+    Prune(PruneArgs),
     /// How disks are built: show, save, compare, plan
     #[command(subcommand)]
     Layout(LayoutVerb),
@@ -134,6 +132,28 @@ pub struct BackupArgs {
     #[arg(long, value_name = "MIB")]
     pub bandwidth: Option<u64>,
     /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Keep this many of the newest generations
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<usize>,
+    /// Keep the newest of each of the last N days that have one (UTC)
+    #[arg(long, value_name = "N")]
+    pub keep_daily: Option<usize>,
+    /// Keep the newest of each of the last N ISO weeks that have one
+    #[arg(long, value_name = "N")]
+    pub keep_weekly: Option<usize>,
+    /// Keep the newest of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    pub keep_monthly: Option<usize>,
+    /// Keep what is younger than this
+    #[arg(long, value_name = "DAYS")]
+    pub keep_min_age_days: Option<u32>,
+    /// Only say what would be deleted
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rr::archive::{self, ExtractOptions};
@@ -218,61 +217,6 @@ fn assert_nothing_is_left_over(target: &Path) {
         .collect();
     assert!(dirs.iter().eq(&generations));
     assert_eq!(count_files(target), store.list("").unwrap().len(), "no unfinished file is left");
-}
-
-const CHILD: &str = "RR_TEST_BACKUP_CHILD";
-
-/// Does nothing unless it is started by the test below, in a process that is then killed.
-#[test]
-fn child_that_is_killed() {
-    if let Some(text) = std::env::var_os(CHILD) {
-        let (target, tree) = text.to_str().unwrap().split_once(':').unwrap();
-        run(Path::new(target), &Options { full: true, ..include(Path::new(tree)) }).unwrap();
-    }
-}
-
-#[test]
-fn a_killed_run_costs_nothing() {
-    let (target, tree) = small_tree(48);
-    let first = run(target.path(), &include(tree.path())).unwrap().generation.unwrap();
-    let own_exe = std::env::current_exe().unwrap();
-    let mut interrupted = 0;
-    for round in 0..6_u64 {
-        // All content is new, so that there are packs to be put when the kill comes.
-        for nr in 0..48 {
-            let bytes = noise(1000 * (round + 1) + nr, 1 << 20);
-            std::fs::write(tree.path().join(format!("file{nr}")), bytes).unwrap();
-        }
-        let mut child = Cmd::new(&own_exe)
-            .args(["child_that_is_killed", "--exact", "--nocapture"])
-            .env(CHILD, format!("{}:{}", target.path().display(), tree.path().display()))
-            .spawn(Stdio::null(), Stdio::null())
-            .unwrap();
-        let started = Instant::now();
-        while objects(target.path()).iter().all(|name| !name.starts_with("lock-")) {
-            assert!(started.elapsed() < Duration::from_secs(60), "the child does not start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        std::thread::sleep(Duration::from_millis(30 + round * 60));
-        child.kill().unwrap();
-        interrupted += u8::from(!child.wait().unwrap().success());
-        let generations = catalog::generations(&*open(target.path())).unwrap();
-        assert_eq!(generations[0], first);
-        for generation in generations {
-            let store = open(target.path());
-            let manifest = catalog::manifest(&*store, &generation).unwrap();
-            archive::check(&manifest, &*store, &ui()).unwrap();
-        }
-        if interrupted == 2 {
-            break;
-        }
-    }
-    assert!(interrupted > 0, "every child was done before it was killed");
-    let mut config = config(target.path());
-    config.backup.keep_last = 1;
-    let last = backup::backup(&config, &include(tree.path()), &ui()).unwrap();
-    assert_eq!(catalog::generations(&*open(target.path())).unwrap(), [last.generation.unwrap()]);
-    assert_nothing_is_left_over(target.path());
 }
 
 /// A hook that kills rr the hard way: the other hook still runs.

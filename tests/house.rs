@@ -8,7 +8,7 @@ const FLOORS: &[&[&str]] = &[
     &["layout", "sys", "ui", "config"],
     &["plan", "probe", "store"],
     &["apply", "rescue", "archive", "prove"],
-    &["backup", "recover"],
+    &["backup", "recover", "format"],
     &["init", "commands"],
 ];
 
@@ -108,4 +108,31 @@ fn only_sys_starts_processes_and_holds_unsafe() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Whole trees are deleted only where nothing can be mounted: when an unmount fails, what a recursive
+/// deletion finds below the mount point is somebody's disk. (A [`tempfile::TempDir`] deletes its tree,
+/// too: see `sys::mount::TempMount`.)
+#[test]
+fn trees_are_deleted_only_where_nothing_is_ever_mounted() {
+    const ALLOWED: &[&str] = &[
+        "rescue/iso.rs",      // what the ISO is made of
+        "rescue/selftest.rs", // a copy of the rescue system; chroot only
+    ];
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let mut wrong = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        // Tests come last.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let name = file.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
+        let deletes = code.contains("remove_dir_all") && !ALLOWED.contains(&name.as_str());
+        let mounts = code.contains("tempdir()") && code.contains("MountGuard::mount");
+        if (deletes || mounts) && name != "sys/mount.rs" {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }

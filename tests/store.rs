@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rr::config::{TargetOptions, TargetUrl};
 use rr::store::catalog::{self, ArchiveStats, FileRecord, MANIFEST_VERSION, Manifest};
+use rr::store::keep::Keep;
 use rr::store::{self, Access, Store, StoreError, lock, retain};
 use rr::sys::mount::{self, MountGuard};
 use rr::sys::run::Cmd;
@@ -279,7 +280,7 @@ fn run(store: &Arc<dyn Store>, packs: u8) -> String {
     let manifest = manifest_of(&generation, records.collect());
     guard.check().unwrap();
     catalog::publish(&**store, &manifest).unwrap();
-    retain::prune(&guard, 3, &ui).unwrap();
+    retain::prune(&guard, &Keep { last: 3, ..Keep::default() }, &ui).unwrap();
     generation
 }
 

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use super::stack::{modprobe, run_all, wait_for};
 use crate::plan::Step;
 use crate::plan::step::{MakeFs, MakeSubvolumes, MakeSwap};
-use crate::sys::mount::MountGuard;
+use crate::sys::mount::TempMount;
 use crate::sys::run::Cmd;
-use crate::sys::udev;
+use crate::sys::{blkid, udev};
 
 pub fn make_fs(step: &Step, make: &MakeFs) -> Result<()> {
     for dev in &make.more_devs {
@@ -23,10 +23,8 @@ pub fn make_fs(step: &Step, make: &MakeFs) -> Result<()> {
 /// Creates the subvolumes below the top of the filesystem, which is mounted for that alone.
 pub fn make_subvolumes(make: &MakeSubvolumes) -> Result<()> {
     modprobe("btrfs");
-    let top = tempfile::tempdir().context("making a directory to mount the filesystem on")?;
     let options = make.mount_options();
-    let args = ["-t", "btrfs", "-o", &options, &make.dev];
-    let mounted = MountGuard::mount(&args, top.path())?;
+    let top = TempMount::mount(&["-t", "btrfs", "-o", &options, &make.dev])?;
     for path in &make.paths {
         let path = top.path().join(path.as_path());
         if let Some(parent) = path.parent() {
@@ -39,7 +37,7 @@ pub fn make_subvolumes(make: &MakeSubvolumes) -> Result<()> {
         let path = top.path().join(path.as_path());
         Cmd::new("btrfs").args(["subvolume", "set-default"]).arg(path).run()?;
     }
-    mounted.close()
+    top.close()
 }
 
 pub fn make_swap(step: &Step, make: &MakeSwap) -> Result<()> {
@@ -60,10 +58,9 @@ fn verify(dev: &str, kind: &str, uuid: &str, label: &str) -> Result<()> {
         if wanted.is_empty() {
             continue;
         }
-        let args = ["--probe", "--output", "value", "--match-tag", tag, dev];
-        let found = Cmd::new("blkid").args(args).text()?;
-        if found.trim_end_matches('\n') != wanted {
-            bail!("{dev} has {tag} {:?} and not {wanted:?}", found.trim());
+        let found = blkid::tag(dev, tag)?;
+        if found != wanted {
+            bail!("{dev} has {tag} {found:?} and not {wanted:?}");
         }
     }
     Ok(())

@@ -47,6 +47,12 @@ pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
     let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     wrong.sort();
     if !wrong.is_empty() {
+        ensure!(
+            !super::is_deleted(manifest, store),
+            "the generation {} was deleted at {} while it was checked\nhint: rr list shows what is there",
+            manifest.generation,
+            store.url()
+        );
         let more = match wrong.len().saturating_sub(NAMED) {
             0 => String::new(),
             more => format!("\n  and {more} more"),

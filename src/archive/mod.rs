@@ -111,24 +111,25 @@ mod walk;
 mod warnings;
 mod worker;
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 pub use check::check;
 pub use create::create;
 pub use entry::{Entry, Kind, Time};
-pub use export::export;
-pub use extract::{ExtractOptions, Extracted, extract};
+pub use extract::{ExtractOptions, Extracted};
 pub use foreign::{TarOptions, restore_tar};
 pub use list::{Change, diff, list};
 pub use recipe::restore_text;
 pub use verify::{Verified, verify_root};
 
-use crate::store::Manifest;
-use crate::store::catalog::{ArchiveStats, FileRecord};
+use crate::store::catalog::{self, ArchiveStats, FileRecord};
+use crate::store::{Manifest, Store, StoreError};
+use crate::ui::Ui;
 
 /// What to archive and how.
 #[derive(Debug, Clone, Default)]
@@ -170,9 +171,46 @@ pub struct Created {
     pub parent: Option<String>,
 }
 
+/// Restores the entries of a generation that `options` picks.
+pub fn extract(
+    manifest: &Manifest,
+    store: &dyn Store,
+    options: &ExtractOptions,
+    ui: &Ui,
+) -> Result<Extracted> {
+    let extracted = extract::extract(manifest, store, options, ui);
+    extracted.map_err(|error| explain(error, manifest, store))
+}
+
+/// Writes a generation as one plain tar stream.
+pub fn export(manifest: &Manifest, store: &dyn Store, out: &mut dyn Write) -> Result<()> {
+    let exported = export::export(manifest, store, out);
+    exported.map_err(|error| explain(error, manifest, store))
+}
+
+/// Says so where what a reader misses was deleted while it read: it holds no lock.
+fn explain(error: anyhow::Error, manifest: &Manifest, store: &dyn Store) -> anyhow::Error {
+    let is_missing = |e: &(dyn std::error::Error + 'static)| {
+        matches!(e.downcast_ref(), Some(StoreError::NotFound { .. }))
+    };
+    if error.chain().any(is_missing) && is_deleted(manifest, store) {
+        return anyhow!(
+            "the generation {} was deleted at {} while it was read: {error:#}\nhint: rr list shows what is there; backup.keep_min_age_days keeps what is young",
+            manifest.generation,
+            store.url()
+        );
+    }
+    error
+}
+
+fn is_deleted(manifest: &Manifest, store: &dyn Store) -> bool {
+    let name = catalog::object(&manifest.generation, "manifest.json");
+    matches!(store.size_bytes(&name), Err(StoreError::NotFound { .. }))
+}
+
 /// The record of a file in the generation's directory.
 fn generation_file<'a>(manifest: &'a Manifest, file: &str) -> Result<&'a FileRecord> {
-    let name = crate::store::catalog::object(&manifest.generation, file);
+    let name = catalog::object(&manifest.generation, file);
     let record = manifest.file.iter().find(|record| record.name == name);
     record.with_context(|| format!("the manifest of {} names no {file}", manifest.generation))
 }

@@ -35,6 +35,7 @@ use anyhow::{Context, Result};
 
 use crate::config::Config;
 use crate::config::schema::IoClass;
+use crate::store::keep::Keep;
 use crate::store::{Store, catalog, lock, retain};
 use crate::ui::Ui;
 use preflight::Job;
@@ -102,7 +103,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
         }
     }
     if job.options.archive {
-        match retain::prune(&guard, job.config.backup.keep_last, ui) {
+        match retain::prune(&guard, &Keep::from(&job.config.backup), ui) {
             Ok(pruned) => report.pruned = pruned.generations,
             Err(error) => ui.warn(format!("deleting old generations: {error:#}")),
         }

@@ -220,19 +220,29 @@ impl Job<'_> {
         let Some(free) = self.free_bytes else { return Ok(()) };
         if free < LEAST_FREE_BYTES {
             fatal.push(format!(
-                "{} is full: {} free\nhint: make room there, or keep fewer generations (backup.keep_last)",
+                "{} is full: {} free\nhint: make room there, or keep fewer generations (rr prune --dry-run)",
                 store.url(),
                 size(free)
             ));
-        } else if let Some(used) = self.used_bytes
-            && free < used / 4
-            && store::catalog::latest(&**store)?.is_none()
-        {
-            ui.warn(format!(
+            return Ok(());
+        }
+        // The first generation has to hold everything, the next about what the last one had to.
+        let newest = store::catalog::latest(&**store)?;
+        let newest = newest.and_then(|name| store::catalog::manifest(&**store, &name).ok());
+        match (newest, self.used_bytes) {
+            (None, Some(used)) if free < used / 4 => ui.warn(format!(
                 "the target has {} free and {} are to be archived for the first time: compressed to a quarter they would not fit",
                 size(free),
                 size(used)
-            ));
+            )),
+            (Some(last), _) if last.parent.is_some() && free < last.archive.stored_bytes => {
+                ui.warn(format!(
+                    "the target has {} free, and the last generation needed {}",
+                    size(free),
+                    size(last.archive.stored_bytes)
+                ));
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -145,7 +145,7 @@ impl Report {
             ui.info(format!("rescue image: rr-{}.iso, {}", self.node, size(self.iso_bytes)));
         }
         if !self.pruned.is_empty() {
-            ui.info(format!("deleted by backup.keep_last: {}", self.pruned.join(", ")));
+            ui.info(format!("no longer kept, deleted: {}", self.pruned.join(", ")));
         }
     }
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use crate::archive::{self, Change, Entry, Kind};
-use crate::cli::{RestoreArgs, VerifyArgs};
+use crate::cli::{PruneArgs, RestoreArgs, VerifyArgs};
 use crate::layout::mount::escape;
 use crate::layout::units::size;
+use crate::store::keep::{Keep, Verdict};
 use crate::store::{Access, Manifest, Store, catalog, lock, retain};
 
 use super::{Exit, Session, answer, print, print_json};
@@ -99,32 +100,38 @@ pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-pub(super) fn prune(
-    session: &Session<'_>,
-    keep_last: Option<usize>,
-    dry_run: bool,
-) -> Result<Exit> {
-    let keep_last = keep_last.unwrap_or(session.config.backup.keep_last);
-    if dry_run {
-        let store = session.store(Access::Read)?;
-        let all = catalog::generations(&*store)?;
-        let old = &all[..all.len().saturating_sub(keep_last.max(1))];
-        print(&old.iter().map(|g| format!("would delete {g}\n")).collect::<String>())?;
-        return Ok(Exit::Done);
-    }
-    let store: Arc<dyn Store> = session.store(Access::Write)?.into();
-    let guard = lock::lock(&store, session.ui)?;
-    let pruned = retain::prune(&guard, keep_last, session.ui)?;
+pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
+    let configured = Keep::from(&session.config.backup);
+    let keep = Keep {
+        last: args.keep_last.unwrap_or(configured.last),
+        daily: args.keep_daily.unwrap_or(configured.daily),
+        weekly: args.keep_weekly.unwrap_or(configured.weekly),
+        monthly: args.keep_monthly.unwrap_or(configured.monthly),
+        min_age_days: args.keep_min_age_days.unwrap_or(configured.min_age_days),
+    };
+    let pruned = if args.dry_run {
+        retain::forecast(&*session.store(Access::Read)?, &keep, session.ui)?
+    } else {
+        let store: Arc<dyn Store> = session.store(Access::Write)?.into();
+        let guard = lock::lock(&store, session.ui)?;
+        retain::prune(&guard, &keep, session.ui)?
+    };
     if session.global.json {
         print_json(&pruned)?;
-    } else {
-        print(&pruned.generations.iter().map(|g| format!("deleted {g}\n")).collect::<String>())?;
-        session.ui.info(format!(
-            "{} objects deleted, {} freed",
-            pruned.objects,
-            size(pruned.freed_bytes)
-        ));
+        return Ok(Exit::Done);
     }
+    let line = |verdict: &Verdict| match verdict.is_kept() {
+        true => format!("keep    {}  {}\n", verdict.generation, verdict.kept.join(", ")),
+        false => format!("delete  {}\n", verdict.generation),
+    };
+    print(&pruned.verdicts.iter().map(line).collect::<String>())?;
+    session.ui.info(format!(
+        "{} generations and {} objects {}, {} freed",
+        pruned.generations.len(),
+        pruned.objects,
+        if args.dry_run { "would be deleted" } else { "deleted" },
+        size(pruned.freed_bytes)
+    ));
     Ok(Exit::Done)
 }
 

@@ -90,7 +90,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Diff { old, new } => generation::diff(session, &old, &new),
         Verb::Export(arg) => generation::export(session, arg.generation.as_deref()),
         Verb::Restore(args) => generation::restore(session, args),
-        Verb::Prune { keep_last, dry_run } => generation::prune(session, keep_last, dry_run),
+        Verb::Prune(args) => generation::prune(session, &args),
         Verb::Layout(verb) => layout::run(session, verb),
         Verb::Savelayout { file } => layout::save(session, file.as_deref()),
         Verb::Checklayout(arg) => layout::check(session, arg.generation.as_deref()),

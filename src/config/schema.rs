@@ -73,8 +73,14 @@ pub struct BackupConfig {
     pub level: i32,
     /// 0: as many as there are cores.
     pub threads: usize,
-    /// How many generations are kept.
+    /// How many of the newest generations are kept; the rules below keep others besides.
     pub keep_last: usize,
+    /// How many days, weeks and months keep their newest generation.
+    pub keep_daily: usize,
+    pub keep_weekly: usize,
+    pub keep_monthly: usize,
+    /// Generations younger than this are kept anyway.
+    pub keep_min_age_days: u32,
 }
 
 impl Default for BackupConfig {
@@ -97,6 +103,10 @@ impl Default for BackupConfig {
             level: 1,
             threads: 0,
             keep_last: 7,
+            keep_daily: 0,
+            keep_weekly: 0,
+            keep_monthly: 0,
+            keep_min_age_days: 0,
         }
     }
 }

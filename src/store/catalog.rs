@@ -8,6 +8,8 @@
 //! `manifest.json` holds the hash of every other object, and as its own last field `self_blake3`,
 //! the hash of all of its bytes before that field: a bit that changed anywhere in it is found.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -161,21 +163,29 @@ pub fn publish(store: &dyn Store, manifest: &Manifest) -> Result<()> {
 }
 
 fn check_present(store: &dyn Store, manifest: &Manifest) -> Result<()> {
-    let mut there = std::collections::HashMap::new();
+    let mut there = HashMap::new();
     let own = object(&manifest.generation, "");
     for prefix in ["packs/", own.as_str()] {
         there.extend(store.list(prefix)?.into_iter().map(|o| (o.name, o.size_bytes)));
     }
-    for record in manifest.file.iter().chain(&manifest.pack) {
-        match there.get(&record.name) {
-            Some(&size) if size == record.size_bytes => {}
-            Some(size) => {
-                bail!("{} has {size} bytes, {} were written", record.name, record.size_bytes)
-            }
-            None => bail!("{} is gone", record.name),
-        }
+    match lacks(manifest, &there).first() {
+        None => Ok(()),
+        Some(why) => bail!("{why}"),
     }
-    Ok(())
+}
+
+/// What a generation needs and is not, or not whole, among the objects that are `there`: name ->
+/// size in bytes.
+pub(super) fn lacks(manifest: &Manifest, there: &HashMap<String, u64>) -> Vec<String> {
+    let records = manifest.file.iter().chain(&manifest.pack);
+    let lack = |record: &FileRecord| match there.get(&record.name) {
+        Some(&size) if size == record.size_bytes => None,
+        Some(size) => {
+            Some(format!("{} has {size} bytes, {} were written", record.name, record.size_bytes))
+        }
+        None => Some(format!("{} is gone", record.name)),
+    };
+    records.filter_map(lack).collect()
 }
 
 /// The bytes of an object that must be just these.

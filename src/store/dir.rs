@@ -29,6 +29,12 @@ const DIR_FLAGS: OFlag =
 const DIR_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
+/// What big objects leave free: for the manifests, logs and locks of this node and of all others
+/// that share the target. A node that fills it to the last byte would stop them all.
+const RESERVE_BYTES: u64 = 16 << 20;
+/// What may go into the reserve.
+const SMALL_BYTES: u64 = 4 << 20;
+
 /// One node's tree in a directory.
 #[derive(Debug)]
 pub struct DirStore {
@@ -59,8 +65,16 @@ impl DirStore {
                 Err(errno) => return Err(fail("creating", errno)),
             }
         }
-        let node_dir = openat(base, node, DIR_FLAGS, Mode::empty())
-            .map_err(|errno| fail("opening the directory", errno))?;
+        let node_dir = openat(base, node, DIR_FLAGS, Mode::empty()).map_err(|errno| match errno {
+            // Through a link, one node would get at the tree of another.
+            Errno::ELOOP | Errno::ENOTDIR => StoreError::Other {
+                store: url.to_owned(),
+                detail: format!(
+                    "{node} is a symbolic link or a file there, and must be a directory of its own\nhint: another name for this node: --node NAME"
+                ),
+            },
+            errno => fail("opening the directory", errno),
+        })?;
         let device = fstat(&node_dir).map_err(|e| fail("looking at", e))?.st_dev;
         let store = DirStore { node_dir, device, label, tag: Tag::own() };
         if access == Access::Write {
@@ -131,6 +145,21 @@ impl DirStore {
             .and_then(|()| file.sync_all())
             .map_err(|error| self.fail_io("writing", leaf, &error))?;
         Ok(part)
+    }
+
+    /// Refuses a big object that would not leave the reserve free.
+    fn leave_room(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
+        let Some(free) = self.free_bytes()?.filter(|_| bytes >= SMALL_BYTES) else { return Ok(()) };
+        if free >= bytes.saturating_add(RESERVE_BYTES) {
+            return Ok(());
+        }
+        let detail = format!(
+            "{name} has {} MiB, {} MiB are free, and {} MiB of them are for manifests and locks{MAKE_ROOM}",
+            bytes >> 20,
+            free >> 20,
+            RESERVE_BYTES >> 20
+        );
+        Err(StoreError::Full { store: self.label.clone(), detail })
     }
 
     fn store(
@@ -205,16 +234,18 @@ impl Store for DirStore {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.leave_room(name, bytes.len() as u64)?;
         self.store(name, true, &mut |file| file.write_all(bytes))
     }
 
     fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError> {
         let open = || File::open(path);
         // What can't be read here is no trouble of the store's, so it is opened before.
-        open().map_err(|error| StoreError::Other {
+        let size = open().and_then(|file| file.metadata()).map_err(|error| StoreError::Other {
             store: self.label.clone(),
             detail: format!("opening {} to store it as {name}: {error}", path.display()),
         })?;
+        self.leave_room(name, size.len())?;
         self.store(name, true, &mut |file| std::io::copy(&mut open()?, file).map(drop))
     }
 
@@ -405,6 +436,8 @@ fn named(error: StoreError, name: &str) -> StoreError {
     }
 }
 
+const MAKE_ROOM: &str = "\nhint: make room there, or keep fewer generations (rr prune --dry-run)";
+
 /// What an errno means for a store, with a hint where one helps.
 fn failure(store: &str, doing: &str, name: &str, errno: Errno) -> StoreError {
     let store = store.to_owned();
@@ -412,10 +445,7 @@ fn failure(store: &str, doing: &str, name: &str, errno: Errno) -> StoreError {
     match errno {
         Errno::ENOENT => StoreError::NotFound { store, name: name.to_owned() },
         Errno::EEXIST => StoreError::Exists { store, name: name.to_owned() },
-        Errno::ENOSPC => StoreError::Full {
-            store,
-            detail: detail("\nhint: make room there, or keep fewer generations (backup.keep_last)"),
-        },
+        Errno::ENOSPC => StoreError::Full { store, detail: detail(MAKE_ROOM) },
         Errno::EDQUOT => {
             StoreError::Full { store, detail: detail("\nhint: raise the quota there") }
         }

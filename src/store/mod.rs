@@ -6,11 +6,12 @@
 //! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory;
 //!   [`patient`] how it is given up when the server is gone
 //! * [`name`] what objects and unfinished files are called
-//! * [`catalog`] generations and their manifests; [`lock`] one writer at a time; [`retain`] what is
-//!   deleted
+//! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
+//! * [`keep`] which generations stay; [`retain`] what is deleted
 
 pub mod catalog;
 pub mod dir;
+pub mod keep;
 pub mod lock;
 pub mod name;
 pub mod nfs;

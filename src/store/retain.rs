@@ -1,41 +1,62 @@
 //! What is deleted from a node's tree, and what never is.
 //!
-//! Retention keeps the newest generations that can be read, one at least. An older one goes in an
-//! order that a kill at any point leaves sound: its manifest first, which unpublishes it, then its
-//! other files, then the packs that no generation names.
+//! Which generations are kept is said by [`super::keep`]. One that is not goes in an order that a
+//! kill at any point leaves sound: its manifest first, which unpublishes it, then its other files,
+//! then the packs that no generation names.
 //!
 //! What can't be understood is never deleted, and neither is what it may need: a manifest that is
 //! damaged or newer than this program stays, does not count as kept, and stops the deletion of
-//! packs. Objects whose names are not ours stay.
+//! packs. A generation that lacks an object stays with what it has, and does not count either, so
+//! that the last good one is never the one that goes. Objects whose names are not ours stay.
+//!
+//! Who writes holds the lock, so that nothing is deleted beside a backup that runs. Who reads holds
+//! nothing: a target may be read-only, and a rescue system must not write to it. A reader of a
+//! generation that is deleted meanwhile finds an object missing, never a wrong one, and is told why
+//! ([`crate::archive`]).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 
 use super::catalog::{self, Manifest};
+use super::keep::{self, Keep, Made, Verdict};
 use super::lock::LockGuard;
+use super::{Object, Store};
 use crate::ui::Ui;
 
-/// What [`prune`] did.
+/// What [`prune`] did, or would do.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Pruned {
+    /// Of every generation that is whole.
+    pub verdicts: Vec<Verdict>,
+    /// Those that were deleted.
     pub generations: Vec<String>,
     /// Packs and files of generations, also those that killed runs left.
     pub objects: usize,
     pub freed_bytes: u64,
 }
 
-/// Deletes all but the newest `keep_last` generations, and what no generation needs.
-pub fn prune(guard: &LockGuard, keep_last: usize, ui: &Ui) -> Result<Pruned> {
-    let (good, strange) = read_all(guard, ui)?;
-    let keep_from = good.len().saturating_sub(keep_last.max(1));
-    let mut pruned = Pruned::default();
-    for old in &good[..keep_from] {
+/// Deletes the generations that `keep` does not keep, and what no generation needs.
+pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
+    let survey = Survey::of(guard.store(), ui)?;
+    let (mut pruned, left) = survey.judge(keep);
+    for old in pruned.generations.clone() {
         guard.check()?;
-        guard.store().delete(&catalog::object(&old.generation, "manifest.json"))?;
-        pruned.generations.push(old.generation.clone());
+        guard.store().delete(&catalog::object(&old, "manifest.json"))?;
+        pruned.objects += 1;
     }
-    collect(guard, &good[keep_from..], strange, &mut pruned)?;
+    collect(guard, &left, &mut pruned)?;
+    Ok(pruned)
+}
+
+/// Says what [`prune`] would do. Needs no lock: a backup that runs at the same time makes it
+/// imprecise, and harms nothing.
+pub fn forecast(store: &dyn Store, keep: &Keep, ui: &Ui) -> Result<Pruned> {
+    let survey = Survey::of(store, ui)?;
+    let (mut pruned, left) = survey.judge(keep);
+    for object in left.doomed(store)? {
+        pruned.count(&object);
+    }
     Ok(pruned)
 }
 
@@ -43,8 +64,8 @@ pub fn prune(guard: &LockGuard, keep_last: usize, ui: &Ui) -> Result<Pruned> {
 /// of its own may be stored yet.
 pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     let mut pruned = Pruned { objects: guard.store().sweep()?, ..Pruned::default() };
-    let (good, strange) = read_all(guard, ui)?;
-    collect(guard, &good, strange, &mut pruned)?;
+    let survey = Survey::of(guard.store(), ui)?;
+    collect(guard, &survey.all(), &mut pruned)?;
     if pruned.objects > 0 {
         ui.info(format!(
             "removed {} objects ({} MiB) of runs that did not end",
@@ -55,52 +76,115 @@ pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     Ok(pruned)
 }
 
-/// The manifests that can be read, oldest first, and whether there are others.
-fn read_all(guard: &LockGuard, ui: &Ui) -> Result<(Vec<Manifest>, bool)> {
-    let mut good = Vec::new();
-    let mut strange = false;
-    for generation in catalog::generations(guard.store())? {
-        match catalog::manifest(guard.store(), &generation) {
-            Ok(manifest) => good.push(manifest),
-            Err(error) => {
-                strange = true;
-                ui.warn(format!(
-                    "the generation {generation} can't be read, so no packs are deleted: {error:#}"
-                ));
-            }
-        }
+impl Pruned {
+    fn count(&mut self, object: &Object) {
+        self.objects += 1;
+        self.freed_bytes = self.freed_bytes.saturating_add(object.size_bytes);
     }
-    Ok((good, strange))
 }
 
-/// Deletes files of unpublished generations, and packs that none of `kept` names. Where no
-/// generation can be read nothing says what is not needed, and all packs stay.
-fn collect(guard: &LockGuard, kept: &[Manifest], strange: bool, pruned: &mut Pruned) -> Result<()> {
-    let store = guard.store();
-    let published: HashSet<String> = catalog::generations(store)?.into_iter().collect();
-    let mut doomed = Vec::new();
-    for object in store.list("generations/")? {
-        let generation = object.name.split('/').nth(1).unwrap_or_default();
-        if catalog::time_of(generation).is_some() && !published.contains(generation) {
-            doomed.push(object);
+/// The published generations, oldest first.
+#[derive(Debug, Default)]
+struct Survey {
+    /// Those all of whose objects are there.
+    whole: Vec<Manifest>,
+    torn: Vec<Manifest>,
+    /// The names of those that can't be read.
+    strange: Vec<String>,
+}
+
+/// What stays of them.
+#[derive(Debug)]
+struct Left<'a> {
+    generations: HashSet<&'a str>,
+    packs: HashSet<&'a str>,
+    /// Whether it is known of every pack if it is needed. Where no generation can be read, nothing
+    /// says what is not.
+    packs_known: bool,
+}
+
+impl Survey {
+    fn of(store: &dyn Store, ui: &Ui) -> Result<Survey> {
+        let mut survey = Survey::default();
+        let generations = catalog::generations(store)?;
+        // Listed after them: what they name was there before.
+        let mut there = HashMap::new();
+        for prefix in ["packs/", "generations/"] {
+            there.extend(store.list(prefix)?.into_iter().map(|o| (o.name, o.size_bytes)));
         }
-    }
-    if !strange && !kept.is_empty() {
-        let needed: HashSet<&str> =
-            kept.iter().flat_map(|m| &m.pack).map(|pack| pack.name.as_str()).collect();
-        for object in store.list("packs/")? {
-            if is_pack(&object.name) && !needed.contains(object.name.as_str()) {
-                doomed.push(object);
+        for generation in generations {
+            match catalog::manifest(store, &generation) {
+                Ok(manifest) => match catalog::lacks(&manifest, &there).first() {
+                    None => survey.whole.push(manifest),
+                    Some(why) => {
+                        ui.warn(format!(
+                            "the generation {generation} is not whole, so it does not count as kept: {why}"
+                        ));
+                        survey.torn.push(manifest);
+                    }
+                },
+                Err(error) => {
+                    ui.warn(format!(
+                        "the generation {generation} can't be read, so no packs are deleted: {error:#}"
+                    ));
+                    survey.strange.push(generation);
+                }
             }
         }
+        Ok(survey)
     }
+
+    /// The verdicts, and what stays when they are carried out.
+    fn judge(&self, keep: &Keep) -> (Pruned, Left<'_>) {
+        let made: Vec<Made> = self.whole.iter().map(Made::of).collect();
+        let verdicts = keep::judge(&made, keep, jiff::Timestamp::now());
+        let kept = self.whole.iter().zip(&verdicts).filter(|(_, v)| v.is_kept()).map(|(m, _)| m);
+        let left = self.left(kept.collect());
+        let gone = verdicts.iter().filter(|v| !v.is_kept()).map(|v| v.generation.clone());
+        (Pruned { generations: gone.collect(), verdicts, ..Pruned::default() }, left)
+    }
+
+    fn all(&self) -> Left<'_> {
+        self.left(self.whole.iter().collect())
+    }
+
+    fn left<'a>(&'a self, kept: Vec<&'a Manifest>) -> Left<'a> {
+        let read: Vec<&Manifest> = kept.into_iter().chain(&self.torn).collect();
+        let names = read.iter().map(|m| m.generation.as_str());
+        Left {
+            generations: names.chain(self.strange.iter().map(String::as_str)).collect(),
+            packs: read.iter().flat_map(|m| &m.pack).map(|pack| pack.name.as_str()).collect(),
+            packs_known: self.strange.is_empty() && !read.is_empty(),
+        }
+    }
+}
+
+impl Left<'_> {
+    /// Files of generations that are not published or not kept, and packs that none needs.
+    fn doomed(&self, store: &dyn Store) -> Result<Vec<Object>> {
+        let mut doomed = store.list("generations/")?;
+        doomed.retain(|object| {
+            let generation = object.name.split('/').nth(1).unwrap_or_default();
+            catalog::time_of(generation).is_some() && !self.generations.contains(generation)
+        });
+        if self.packs_known {
+            let packs = store.list("packs/")?.into_iter();
+            doomed.extend(packs.filter(|object| {
+                is_pack(&object.name) && !self.packs.contains(object.name.as_str())
+            }));
+        }
+        Ok(doomed)
+    }
+}
+
+fn collect(guard: &LockGuard, left: &Left<'_>, pruned: &mut Pruned) -> Result<()> {
+    let doomed = left.doomed(guard.store())?;
     if !doomed.is_empty() {
         guard.check()?;
     }
     for object in doomed {
-        store.delete(&object.name)?;
-        pruned.objects += 1;
-        pruned.freed_bytes = pruned.freed_bytes.saturating_add(object.size_bytes);
+        guard.store().delete(&object.name)?;
+        pruned.count(&object);
     }
     Ok(())
 }
@@ -119,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::store::catalog::FileRecord;
-    use crate::store::{Store, lock, test_store};
+    use crate::store::{lock, test_store};
     use crate::ui::Style;
 
     const DAYS: [&str; 4] =
@@ -146,6 +230,10 @@ mod tests {
         }
     }
 
+    fn last(count: usize) -> Keep {
+        Keep { last: count, ..Keep::default() }
+    }
+
     fn names(store: &Arc<dyn Store>, prefix: &str) -> Vec<String> {
         store.list(prefix).unwrap().into_iter().map(|o| o.name).collect()
     }
@@ -157,8 +245,11 @@ mod tests {
         four_generations(&store);
         store.put("packs/notes.txt", b"not ours").unwrap();
         let guard = lock::lock(&store, &ui).unwrap();
-        let pruned = prune(&guard, 2, &ui).unwrap();
+        let forecast = forecast(&*store, &last(2), &ui).unwrap();
+        assert_eq!(catalog::generations(&*store).unwrap(), DAYS, "a forecast deletes nothing");
+        let pruned = prune(&guard, &last(2), &ui).unwrap();
         assert_eq!(pruned.generations, DAYS[..2]);
+        assert_eq!((forecast.verdicts, forecast.objects), (pruned.verdicts, pruned.objects));
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[2..]);
         let packs = names(&store, "packs/");
         assert_eq!(
@@ -167,7 +258,7 @@ mod tests {
         );
         assert_eq!(names(&store, "generations/").len(), 4);
         // The last one is never deleted.
-        prune(&guard, 0, &ui).unwrap();
+        prune(&guard, &last(0), &ui).unwrap();
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[3..]);
     }
 
@@ -178,7 +269,7 @@ mod tests {
         four_generations(&store);
         store.put("generations/20261102T000000Z/manifest.json", b"{\"version\": 9}").unwrap();
         let guard = lock::lock(&store, &ui).unwrap();
-        let pruned = prune(&guard, 1, &ui).unwrap();
+        let pruned = prune(&guard, &last(1), &ui).unwrap();
         assert_eq!(pruned.generations, [DAYS[0], DAYS[2]]);
         assert_eq!(catalog::generations(&*store).unwrap(), [DAYS[1], DAYS[3]]);
         assert_eq!(names(&store, "packs/").len(), 4);
@@ -193,7 +284,7 @@ mod tests {
         four_generations(&store);
         store.put("generations/20261104T000000Z/manifest.json", b"").unwrap();
         let guard = lock::lock(&store, &ui).unwrap();
-        prune(&guard, 1, &ui).unwrap();
+        prune(&guard, &last(1), &ui).unwrap();
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[2..]);
     }
 
@@ -214,5 +305,18 @@ mod tests {
         assert_eq!((swept.objects, swept.generations.len()), (3, 0));
         assert_eq!(names(&store, "packs/").len(), 4);
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS);
+    }
+    #[test]
+    fn a_generation_that_lost_a_pack_does_not_cost_the_last_whole_one() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        store.delete(&pack(DAYS[3], 1)).unwrap();
+        let guard = lock::lock(&store, &ui).unwrap();
+        let pruned = prune(&guard, &last(1), &ui).unwrap();
+        assert_eq!(pruned.generations, DAYS[..2]);
+        assert_eq!(catalog::generations(&*store).unwrap(), DAYS[2..]);
+        assert_eq!(names(&store, "packs/"), [pack(DAYS[1], 1), pack(DAYS[2], 1)]);
+        assert_eq!(ui.warnings().len(), 1);
     }
 }

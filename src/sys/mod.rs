@@ -4,6 +4,7 @@
 //!
 //! * [`run`] external programs
 //! * [`at_end`] programs that run whatever happens to this one
+//! * [`blkid`] what is on which device
 //! * [`secret`] what is given to programs and never shown
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`fs`] files: attributes, flags, holes
@@ -13,6 +14,7 @@
 //! * [`udev`] waiting for and asking udev
 
 pub mod at_end;
+pub mod blkid;
 pub mod fs;
 pub mod ioctl;
 pub mod mount;

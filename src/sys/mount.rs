@@ -49,6 +49,44 @@ impl Drop for MountGuard {
     }
 }
 
+/// A filesystem mounted on a new directory in /tmp.
+///
+/// Unlike a [`tempfile::TempDir`] with something mounted on it, this deletes nothing when the
+/// filesystem can't be unmounted: it removes the directory, which must be empty then.
+#[derive(Debug)]
+pub struct TempMount {
+    mounted: Option<MountGuard>,
+    dir: PathBuf,
+}
+
+impl TempMount {
+    /// Runs `mount(8)` with these arguments and a new directory.
+    pub fn mount(args: &[&str]) -> Result<TempMount> {
+        let dir = tempfile::tempdir().context("making a directory to mount on")?.keep();
+        let mut made = TempMount { mounted: None, dir };
+        made.mounted = Some(MountGuard::mount(args, &made.dir)?);
+        Ok(made)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Unmounts, and says so when it can't.
+    pub fn close(mut self) -> Result<()> {
+        self.mounted.take().map_or(Ok(()), MountGuard::close)
+    }
+}
+
+impl Drop for TempMount {
+    fn drop(&mut self) {
+        self.mounted = None;
+        if let Err(error) = std::fs::remove_dir(&self.dir) {
+            log::warn!("{} is left behind: {error}", self.dir.display());
+        }
+    }
+}
+
 /// Runs `body` in a thread with a mount namespace of its own: what it mounts is seen by it and its
 /// children only, and is unmounted when it ends, killed or not. What it has opened stays open.
 /// Mounts and unmounts of the system still reach the namespace, so that it keeps none of them busy.
