@@ -30,7 +30,7 @@ pub struct Global {
     /// Read this instead of /etc/rr/rr.toml and its drop-ins
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where backups are: nfs://server/export or file:///directory
+    /// Where backups are: nfs://server/export, file:///directory or usb://LABEL
     #[arg(long, global = true, value_name = "URL", env = "RR_TARGET")]
     pub target: Option<String>,
     /// The node's name at the target (default: the host name)
@@ -109,6 +109,13 @@ pub enum Verb {
     Finalizeonly(RecoverArgs),
     /// Only assemble and mount the disks that are there, to repair them
     Mountonly(RecoverArgs),
+    /// Make a disk that holds backups and boots: usb://RR-BACKUP
+    ///
+    /// All that is on DEVICE is lost. It holds the backups of many nodes and boots
+    /// their rescue systems on BIOS and UEFI: rr --target usb://RR-BACKUP mkbackup.
+    /// A disk that is in use is refused; one that holds data or can't be unplugged
+    /// is, unless --erase names it.
+    Format(FormatArgs),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -255,6 +262,22 @@ pub struct RecoverArgs {
     /// Do not read the whole backup before disks are touched
     #[arg(long)]
     pub no_verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// The whole disk, as /dev/sdx or /dev/disk/by-id/...
+    #[arg(value_name = "DEVICE")]
+    pub device: PathBuf,
+    /// The label that usb:// targets find it by
+    #[arg(long, value_name = "LABEL", default_value = "RR-BACKUP")]
+    pub label: String,
+    /// Allow this disk to be erased: its serial or name (can be given again)
+    #[arg(long, value_name = "SERIAL")]
+    pub erase: Vec<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

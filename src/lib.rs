@@ -11,7 +11,7 @@
 //! The floors, top to bottom; an arrow only ever points down:
 //!
 //! * [`commands`] one file a verb, and [`init`], PID 1 of the rescue system
-//! * [`backup`] and [`recover`]: the two conversations
+//! * [`backup`] and [`recover`]: the two conversations; [`format`](mod@format): a disk for backups
 //! * [`apply`] plan -> machine; [`rescue`] the rescue image; [`archive`] files <-> stream;
 //!   [`prove`] virtual machines
 //! * [`plan`] two layouts -> steps; [`probe`] machine -> layout; [`store`] publish and fetch
@@ -27,6 +27,7 @@ pub mod backup;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod format;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod init;

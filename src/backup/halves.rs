@@ -8,9 +8,11 @@ use super::hooks::Hooks;
 use super::preflight::Job;
 use super::snapshot::Snapshots;
 use crate::archive::{self, CreateOptions};
+use crate::config::TargetUrl;
 use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
 use crate::rescue::{self, BuildRequest, Image};
+use crate::store::StoreError;
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest};
 use crate::store::lock::LockGuard;
 use crate::ui::{self, Ui};
@@ -147,4 +149,26 @@ fn put_media(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<u64> {
     let Some(iso) = &image.iso else { return Ok(0) };
     put(&format!("rr-{}.iso", job.node), iso)?;
     Ok(iso.metadata().with_context(|| format!("looking at {}", iso.display()))?.len())
+}
+
+/// Writes this node's entries in the boot menu of a backup disk, which show its generations.
+pub(super) fn menu(job: &Job<'_>, guard: &LockGuard) -> Result<()> {
+    let store = guard.store();
+    if !matches!(job.url, TargetUrl::Usb(_)) {
+        return Ok(());
+    }
+    let mut bytes = 0;
+    for name in ["kernel", "initrd"] {
+        match store.size_bytes(name) {
+            Ok(size) => bytes += size,
+            // No rescue system was made yet.
+            Err(StoreError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let generations = catalog::generations(store)?;
+    let size_mib = bytes.div_ceil(1 << 20);
+    let text = rescue::menu::of_node(job.config, &job.rescue_info(), &generations, size_mib);
+    guard.check()?;
+    Ok(store.put("menu.cfg", text.as_bytes())?)
 }

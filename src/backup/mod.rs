@@ -108,6 +108,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
             Err(error) => ui.warn(format!("deleting old generations: {error:#}")),
         }
     }
+    halves::menu(job, &guard).context("writing the boot menu of the backup disk")?;
     Ok(())
 }
 

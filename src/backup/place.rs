@@ -6,11 +6,15 @@
 //! lost as well, and no recovery can rebuild a disk that holds the backup it reads.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{major, minor};
 
 use crate::layout::{Id, Layout};
 use crate::probe::mounts::MountInfo;
 use crate::rescue::TargetDevice;
+use crate::store::usb;
 
 /// A target directory on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +76,30 @@ pub fn find(dir: &Path, mounts: &[MountInfo], layout: Option<&Layout>) -> Option
     })
 }
 
+/// The place of a `usb://` target, which rr mounts for itself alone. Where somebody has it mounted as
+/// well, that is where its files must not be archived from.
+pub fn of_stick(
+    found: &usb::Found,
+    mounts: &[MountInfo],
+    layout: Option<&Layout>,
+) -> Option<Place> {
+    let number = std::fs::metadata(&found.device).ok()?.rdev();
+    let device = (u32::try_from(major(number)).ok()?, u32::try_from(minor(number)).ok()?);
+    let target_device = Some(TargetDevice {
+        fs_uuid: found.uuid.clone(),
+        fs_kind: usb::KIND.to_owned(),
+        subdir: Path::new("/").join(usb::DIR).into(),
+    });
+    let mounted = mounts.iter().find(|m| m.device == device);
+    let place = mounted.and_then(|mount| find(&mount.path, mounts, layout));
+    let (mount, kind) = match place {
+        Some(place) => (place.mount, place.kind),
+        // Nothing that the machine has is there.
+        None => (PathBuf::from(usb::MOUNT_POINT), PlaceKind::Own),
+    };
+    Some(Place { dir: mount.join(usb::DIR), mount, device, target_device, kind })
+}
+
 /// The mount points that make a filesystem part of the machine: those of other filesystems on its
 /// disks, and its own where it is the root or a directory that the system itself has.
 fn neighbours(layout: &Layout, fs: &Id) -> Vec<PathBuf> {
@@ -100,6 +128,14 @@ impl Place {
         for mount in layout.mount.iter_mut().filter(|m| Some(&m.fs) == fs.as_ref()) {
             mount.target = true;
         }
+        // That nothing backs up the disk of the backup is no news.
+        let uuid = self.target_device.as_ref().map(|device| &device.fs_uuid);
+        let target = layout.fs.iter().find(|fs| Some(&fs.uuid) == uuid);
+        let disks = target.map(|fs| layout.disks_below(&fs.id)).unwrap_or_default();
+        let disks = layout.disk.iter().filter(|disk| disks.contains(&disk.id));
+        let disks: Vec<String> = disks.map(crate::layout::Disk::dev).collect();
+        let about = |what: &str| what.split([' ', ',']).any(|word| disks.iter().any(|d| d == word));
+        layout.unprotected.retain(|note| !about(&note.what));
     }
 
     /// What an admin has to know about it.

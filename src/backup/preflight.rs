@@ -13,7 +13,7 @@ use crate::config::{Config, TargetUrl};
 use crate::layout::{BytesPath, Layout};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
-use crate::store::{self, Access, Store, StoreError};
+use crate::store::{self, Access, Store, StoreError, usb};
 use crate::sys::{fs, tools};
 use crate::ui::Ui;
 
@@ -175,10 +175,19 @@ impl Job<'_> {
     }
 
     fn find_place(&mut self, mounts: &[mounts::MountInfo], ui: &Ui) {
-        let TargetUrl::File { dir } = &self.url else { return };
         // Where it is not there, opening the target has said so.
-        let Ok(dir) = dir.canonicalize() else { return };
-        let Some(place) = place::find(&dir, mounts, self.layout.as_ref()) else { return };
+        let place = match &self.url {
+            TargetUrl::File { dir } => dir
+                .canonicalize()
+                .ok()
+                .and_then(|dir| place::find(&dir, mounts, self.layout.as_ref())),
+            TargetUrl::Usb(stick) => {
+                let found = usb::find(stick).ok();
+                found.and_then(|found| place::of_stick(&found, mounts, self.layout.as_ref()))
+            }
+            _ => None,
+        };
+        let Some(place) = place else { return };
         if self.options.include.is_empty()
             && let Some(warning) = place.warning()
         {

@@ -4,6 +4,7 @@
 
 mod backup;
 mod config;
+mod format;
 mod generation;
 mod layout;
 mod recover;
@@ -99,6 +100,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Layoutonly(args) => recover::run(session, args, Phase::Layout),
         Verb::Finalizeonly(args) => recover::run(session, args, Phase::Finalize),
         Verb::Mountonly(args) => recover::run(session, args, Phase::Mount),
+        Verb::Format(args) => format::run(session, args),
         Verb::Config(verb) => config::run(loaded, &verb),
         Verb::Init => match crate::rescue::RescueInfo::read() {
             Ok(Some(_)) => crate::init::run(),

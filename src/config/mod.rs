@@ -12,4 +12,4 @@ pub use load::{Loaded, load};
 pub use schema::{
     BackupConfig, Config, Console, Drivers, MenuDefault, Network, RescueConfig, TargetOptions,
 };
-pub use url::TargetUrl;
+pub use url::{Stick, TargetUrl};

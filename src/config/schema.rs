@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where backups go: `nfs://172.16.1.5/work001` or `file:///srv/backup`.
+    /// Where backups go: `nfs://172.16.1.5/work001`, `file:///srv/backup`, `usb://RR-BACKUP`.
     pub target: Option<String>,
     /// The name of this node's directory at the target. Default: the host name up to the first dot.
     pub node: Option<String>,

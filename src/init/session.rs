@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::cmdline::{self, Mode, Network, Options};
 use super::network::Say;
 use super::{console, devices, integrity, medium, mounts, network, power};
-use crate::config::{self, Config};
+use crate::config::{self, Config, TargetUrl};
 use crate::layout::Layout;
 use crate::rescue::RescueInfo;
 use crate::rescue::info::{RECOVER_CODE, RECOVER_LOG};
@@ -129,7 +129,7 @@ impl Rescue {
 
     /// Brings the network up: before anything else where the backup is on it, else aside.
     fn connect(&self) {
-        let needed = !self.target().starts_with("file:");
+        let needed = self.target().parse().is_ok_and(|url: TargetUrl| url.is_on_network());
         let asked = !matches!(self.options.network, Network::Configured);
         if needed || asked {
             let say = |text: &str| self.ui.info(text);

@@ -198,7 +198,7 @@ impl Plan {
 
 /// Is `disk` what a person calls `name`: the kernel's name with or without `/dev/`, the serial
 /// number, the WWN?
-fn is_called(disk: &Disk, name: &str) -> bool {
+pub fn is_called(disk: &Disk, name: &str) -> bool {
     let kernel_name = name.strip_prefix("/dev/").unwrap_or(name);
     disk.name == kernel_name
         || disk.serial.as_deref() == Some(name)

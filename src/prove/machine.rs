@@ -26,6 +26,8 @@ pub enum Bus {
     Scsi,
     Nvme,
     Sata,
+    /// A stick that the machine does not boot from by itself; see [`Machine::stick`].
+    Usb,
 }
 
 /// A disk whose sectors are in a raw file.
@@ -130,9 +132,11 @@ impl Machine {
             all.push(drive("cd", iso, ",media=cdrom,readonly=on"));
             all.push(words("-device ide-cd,drive=cd,bus=ide.5,bootindex=0"));
         }
+        if self.stick.is_some() || self.disks.iter().any(|disk| disk.bus == Bus::Usb) {
+            all.push(words("-device qemu-xhci,id=usb"));
+        }
         if let Some(image) = &self.stick {
             all.push(drive("stick", image, ""));
-            all.push(words("-device qemu-xhci,id=usb"));
             all.push(words("-device usb-storage,bus=usb.0,drive=stick,removable=on,bootindex=0"));
         }
         if self.disks.iter().any(|disk| disk.bus == Bus::Scsi) {
@@ -193,6 +197,9 @@ impl Machine {
             }
             Bus::Nvme => format!("nvme,drive={id},serial={}", disk.serial),
             Bus::Sata => format!("ide-hd,bus=ide.{index},drive={id},serial={}", disk.serial),
+            Bus::Usb => {
+                format!("usb-storage,bus=usb.0,drive={id},removable=on,serial={}", disk.serial)
+            }
         };
         match (disk.wwn, disk.bus) {
             (Some(wwn), Bus::Scsi | Bus::Sata) => device += &format!(",wwn={wwn:#018x}"),

@@ -39,13 +39,18 @@ impl Devices {
 
     /// The device that has `tag` with this value. Letters of UUIDs count alike.
     pub fn by_tag(&self, tag: &str, value: &str) -> Option<&Path> {
-        let same = |found: &&Found| {
+        self.with(tag, value).next()
+    }
+
+    /// All devices that have `tag` with this value.
+    pub fn with<'a>(&'a self, tag: &str, value: &str) -> impl Iterator<Item = &'a Path> {
+        let same = move |found: &&Found| {
             found.tags.get(tag).is_some_and(|v| match tag {
                 "LABEL" | "PARTLABEL" => v == value,
                 _ => v.eq_ignore_ascii_case(value),
             })
         };
-        self.found.iter().find(same).map(|found| found.dev.as_path())
+        self.found.iter().filter(same).map(|found| found.dev.as_path())
     }
 
     /// The device that `spec` means: `UUID=...` and its like as in fstab(5), or a path in `/dev`.

@@ -17,6 +17,7 @@ use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout};
 use crate::plan::{self, Answers, KeptDisk, Plan};
 use crate::rescue::info::RescueInfo;
+use crate::store::usb;
 use crate::sys::secret::Secret;
 use crate::sys::tools;
 use crate::ui::Ui;
@@ -165,6 +166,17 @@ impl<'a> Run<'a> {
         let mut kept = Vec::new();
         for name in self.target.iter().flat_map(|target| &target.disks) {
             kept.push(KeptDisk { name: name.clone(), why: "holds the backup".into() });
+        }
+        // Those of other nodes, too, and what the machine may have been started from.
+        for device in Devices::read()?.with("PARTLABEL", usb::PARTITION) {
+            for name in Sysfs::default().disks_below(&kernel_name(device)?)? {
+                if kept.iter().all(|disk: &KeptDisk| disk.name != name) {
+                    kept.push(KeptDisk {
+                        name,
+                        why: "was made by rr format to hold backups".into(),
+                    });
+                }
+            }
         }
         match std::fs::read_to_string(MEDIUM) {
             Ok(text) => {

@@ -1,8 +1,9 @@
-//! Where the backup is: for `file://` targets, the filesystem that holds it is found by its UUID
+//! Where the backup is: for `file://` and `usb://` targets, the filesystem that holds it is found by its UUID
 //! and mounted, and the disks below it are kept from being erased.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,7 +12,7 @@ use super::mounts;
 use super::sysfs::{Sysfs, kernel_name};
 use crate::config::{TargetOptions, TargetUrl};
 use crate::rescue::info::TargetDevice;
-use crate::store::{self, Access, Store};
+use crate::store::{self, Access, Store, usb};
 use crate::sys::mount::MountGuard;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
@@ -34,15 +35,27 @@ impl Target {
     /// Finds the target. `device` is what the rescue image knows about a `file://` target.
     pub fn locate(url: &TargetUrl, device: Option<&TargetDevice>, ui: &Ui) -> Result<Target> {
         let shown = url.to_string();
-        let TargetUrl::File { dir } = url else {
-            return Ok(Target { url: url.clone(), disks: BTreeSet::new(), shown, mount: None });
+        let looking = || format!("looking for the filesystem that holds {url}");
+        let device = match (url, device) {
+            (TargetUrl::File { .. } | TargetUrl::Usb(_), Some(device)) => device.clone(),
+            (TargetUrl::Usb(stick), None) => TargetDevice {
+                fs_uuid: patiently(ui, || usb::find(stick)).with_context(looking)?.uuid,
+                fs_kind: usb::KIND.to_owned(),
+                subdir: Path::new("/").join(usb::DIR).into(),
+            },
+            (TargetUrl::File { dir }, None) => {
+                let disks = disks_of_dir(dir)?;
+                return Ok(Target { url: url.clone(), disks, shown, mount: None });
+            }
+            _ => {
+                return Ok(Target { url: url.clone(), disks: BTreeSet::new(), shown, mount: None });
+            }
         };
-        let Some(device) = device else {
-            let disks = disks_of_dir(dir)?;
-            return Ok(Target { url: url.clone(), disks, shown, mount: None });
+        let dev = match url {
+            TargetUrl::Usb(_) => patiently(ui, || look(&device)?.with_context(|| absent(&device))),
+            _ => find(&device, ui),
         };
-        let dev = find(device, ui)
-            .with_context(|| format!("looking for the filesystem that holds {url}"))?;
+        let dev = dev.with_context(looking)?;
         let disks = Sysfs::default().disks_below(&kernel_name(&dev)?)?;
         let point = Path::new(MOUNT_POINT);
         mounts::unmount_all(point)?;
@@ -88,18 +101,34 @@ impl Target {
     }
 }
 
+/// A disk on USB answers some seconds after it was found; nothing tells when all are there.
+fn patiently<T>(ui: &Ui, look: impl Fn() -> Result<T>) -> Result<T> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let started = Instant::now();
+    let mut said = false;
+    loop {
+        match look() {
+            Err(_) if started.elapsed() < PATIENCE => {
+                if !said {
+                    ui.info(format!("waiting up to {} s for the disk", PATIENCE.as_secs()));
+                    said = true;
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            found => return found,
+        }
+    }
+}
+
 /// The device of the filesystem, after assembling arrays and activating volumes if it is not there
 /// without.
 fn find(device: &TargetDevice, ui: &Ui) -> Result<PathBuf> {
-    let look = || -> Result<Option<PathBuf>> {
-        Ok(Devices::read()?.by_tag("UUID", &device.fs_uuid).map(Path::to_owned))
-    };
     let assemble = [
         ("mdadm", &["--assemble", "--scan", "--readonly", "--no-degraded"][..]),
         ("lvm", &["vgchange", "--activate", "y"][..]),
     ];
     for (program, args) in assemble {
-        if let Some(dev) = look()? {
+        if let Some(dev) = look(device)? {
             return Ok(dev);
         }
         if crate::sys::tools::find(program.as_ref()).is_some() {
@@ -110,13 +139,21 @@ fn find(device: &TargetDevice, ui: &Ui) -> Result<PathBuf> {
             crate::sys::udev::settle()?;
         }
     }
-    if let Some(dev) = look()? {
+    if let Some(dev) = look(device)? {
         return Ok(dev);
     }
-    bail!(
-        "no {} with the UUID {} is here\nhint: plug in the disk that holds the backup, then: rr recover",
-        device.fs_kind,
-        device.fs_uuid
+    bail!(absent(device))
+}
+
+fn look(device: &TargetDevice) -> Result<Option<PathBuf>> {
+    Ok(Devices::read()?.by_tag("UUID", &device.fs_uuid).map(Path::to_owned))
+}
+
+fn absent(device: &TargetDevice) -> String {
+    format!(
+        "no {} with the UUID {} is here
+hint: plug in the disk that holds the backup, then: rr recover",
+        device.fs_kind, device.fs_uuid
     )
 }
 

@@ -6,8 +6,13 @@ use crate::layout::units::shown_time;
 use crate::layout::{Firmware, Layout};
 
 use super::info::RescueInfo;
+use crate::store::catalog;
 
-const GRUB_CFG: &str = include_str!("../../bootloader-assets/grub.cfg");
+const HEAD: &str = include_str!("../../bootloader-assets/head.cfg");
+const IMAGE: &str = include_str!("../../bootloader-assets/grub.cfg");
+const DISK: &str = include_str!("../../bootloader-assets/disk.cfg");
+const NODE: &str = include_str!("../../bootloader-assets/node.cfg");
+const GENERATION: &str = include_str!("../../bootloader-assets/generation.cfg");
 const THEME: &str = include_str!("../../bootloader-assets/theme.txt");
 
 /// How long the menu waits for a key.
@@ -31,7 +36,7 @@ impl Menu<'_> {
         let consoles = consoles(&self.config.rescue, self.info, &running_cmdline());
         let (unit, speed) = consoles.iter().find_map(|c| serial_port(c)).unwrap_or((0, 115_200));
         fill(
-            GRUB_CFG,
+            &format!("{HEAD}\n{IMAGE}"),
             &[
                 ("ID", self.id),
                 ("TIMEOUT", &TIMEOUT_SECONDS.to_string()),
@@ -50,16 +55,65 @@ impl Menu<'_> {
         let date = shown_time(&self.layout.node.recorded);
         let product = format!("{} {}", self.layout.node.vendor, self.layout.node.product);
         let os = format!("{}  {}", self.layout.node.os, product.trim());
-        fill(
-            THEME,
-            &[
-                ("NODE", &plain(&self.info.node)),
-                ("DATE", &plain(&date)),
-                ("OS", &plain(os.trim())),
-                ("FONT", self.font),
-            ],
-        )
+        theme(self.font, &self.info.node, &format!("Rescue system of rr, made {date}"), os.trim())
     }
+}
+
+/// The menu of a backup disk, whose filesystem has the label `label`.
+#[derive(Debug)]
+pub struct DiskMenu<'a> {
+    pub label: &'a str,
+    /// As in [`Menu`].
+    pub id: &'a str,
+    pub font: &'a str,
+}
+
+impl DiskMenu<'_> {
+    pub fn grub_cfg(&self) -> String {
+        let filled = [
+            ("ID", self.id),
+            ("TIMEOUT", &TIMEOUT_SECONDS.to_string()),
+            // Left in a machine, it harms nothing.
+            ("DEFAULT", default_entry(MenuDefault::Local)),
+            ("UNIT", "0"),
+            ("SPEED", "115200"),
+            // Whose loader it would be is not known: the firmware's next choice.
+            ("LOADERS", "none"),
+        ];
+        fill(&format!("{HEAD}\n{DISK}"), &filled)
+    }
+
+    pub fn theme(&self) -> String {
+        let subtitle = "Backups and rescue systems of rr. Which node?";
+        theme(self.font, self.label, subtitle, "")
+    }
+}
+
+/// The entries of a node in the menu of the backup disk that holds these generations, oldest first.
+pub fn of_node(
+    config: &Config,
+    info: &RescueInfo,
+    generations: &[String],
+    size_mib: u64,
+) -> String {
+    let cmdline = cmdline(config, info, &running_cmdline());
+    let size_mib = size_mib.to_string();
+    let common = [("NODE", info.node.as_str()), ("SIZE", &size_mib), ("CMDLINE", &cmdline)];
+    let entry = |generation: &String| {
+        let time = catalog::time_of(generation).map(|time| shown_time(&time.to_string()));
+        let date = time.unwrap_or_default();
+        let own = [("GENERATION", generation.as_str()), ("DATE", date.as_str())];
+        fill(&fill(GENERATION, &own), &common)
+    };
+    let generations: String = generations.iter().rev().map(entry).collect();
+    fill(&fill(NODE, &[("GENERATIONS", &generations)]), &common)
+}
+
+fn theme(font: &str, title: &str, subtitle: &str, detail: &str) -> String {
+    let (title, subtitle, detail) = (plain(title), plain(subtitle), plain(detail));
+    let texts =
+        [("TITLE", &*title), ("SUBTITLE", &*subtitle), ("DETAIL", &*detail), ("FONT", font)];
+    fill(THEME, &texts)
 }
 
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
@@ -213,5 +267,34 @@ mod tests {
             assert_eq!(left, None);
         }
         assert!(menu.grub_cfg().contains("set default=local"));
+
+        let disk = DiskMenu { label: "RR-BACKUP", id: "abc", font: "Unifont Regular 16" };
+        let generations = ["20261120T013500Z", "20261121T013500Z"].map(String::from);
+        let node = of_node(&config, &info, &generations, 40);
+        for text in [disk.grub_cfg(), disk.theme(), node.clone()] {
+            let left = text.lines().find(|line| line.contains('@') && !line.starts_with('#'));
+            assert_eq!(left, None);
+        }
+        let newest = node.find("rr.gen=20261121T013500Z").unwrap();
+        assert!(newest < node.find("rr.gen=20261120T013500Z").unwrap(), "{node}");
+        assert!(node.contains("2026-11-20"), "{node}");
+    }
+
+    /// By GRUB's own parser.
+    #[test]
+    fn the_menus_are_in_the_language_of_grub() {
+        let layout = super::super::tests::layout();
+        let (config, info) = (Config::default(), info());
+        let (id, font) = ("abc", "Unifont Regular 16");
+        let menu = Menu { layout: &layout, config: &config, info: &info, id, size_mib: 40, font };
+        let disk = DiskMenu { label: "RR-BACKUP", id, font };
+        let node = of_node(&config, &info, &["20261120T013500Z".to_owned()], 40);
+        if crate::sys::tools::find("grub-script-check".as_ref()).is_none() {
+            eprintln!("skipped: no grub-script-check here");
+            return;
+        }
+        for text in [menu.grub_cfg(), disk.grub_cfg(), node] {
+            crate::sys::run::Cmd::new("grub-script-check").stdin(text).run().unwrap();
+        }
     }
 }

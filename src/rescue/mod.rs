@@ -178,6 +178,10 @@ fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &st
     if is_nfs(config.target.as_deref()) {
         needed.insert("nfs", "the target".to_owned());
     }
+    if config.target.as_deref().is_some_and(|target| target.starts_with("usb:")) {
+        needed.insert("ext4", "the target".to_owned());
+        needed.insert("usb_storage", "the target".to_owned());
+    }
     needed
         .iter()
         .filter(|(module, _)| !index.has(module))

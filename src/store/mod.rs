@@ -3,8 +3,8 @@
 //! A [`Store`] holds named objects of one node's tree, `<target>/<node>/`. An object appears whole
 //! or not at all. What the names mean is told by [`catalog`].
 //!
-//! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory;
-//!   [`patient`] how it is given up when the server is gone
+//! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory,
+//!   [`usb`] one on a disk that is plugged in; [`patient`] how it is given up when the server is gone
 //! * [`name`] what objects and unfinished files are called
 //! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
 //! * [`keep`] which generations stay; [`retain`] what is deleted
@@ -17,6 +17,7 @@ pub mod name;
 pub mod nfs;
 pub mod patient;
 pub mod retain;
+pub mod usb;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -105,12 +106,13 @@ pub fn open(
     let base = match url {
         TargetUrl::File { dir } => open_dir(dir)?,
         TargetUrl::Nfs { host, path } => nfs::open(host, path, options)?,
+        TargetUrl::Usb(stick) => usb::open(stick, access)?,
     };
     let store = dir::DirStore::open(&base, &url.to_string(), node, access)
         .with_context(|| format!("opening the target {url} for the node {node}"))?;
     let store: Box<dyn Store> = Box::new(store);
     Ok(match url {
-        TargetUrl::File { .. } => store,
+        TargetUrl::File { .. } | TargetUrl::Usb(_) => store,
         TargetUrl::Nfs { .. } => {
             let patience = Duration::from_secs(options.patience_seconds);
             Box::new(patient::PatientStore::new(store, patience))

@@ -3,9 +3,11 @@
 //!
 //! * [`cuts`] kill -9, a power cut, a filesystem that is full, each at every moment
 //! * [`others`] other runs, other nodes, readers, wrong clocks
+//! * [`usb`] disks made by `rr format`
 
 mod cuts;
 mod others;
+mod usb;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rr::layout::Firmware;
-use rr::prove::{Agent, Machine, Vm};
+use rr::prove::{Agent, Bus, Disk, Machine, Vm};
 use rr::sys::run::Cmd;
 
 use crate::compare::{VOLATILE, differences};
@@ -29,6 +29,9 @@ const TOO_LATE: &str = "/root/made-after-the-backup";
 /// Seen on the console while it runs, for who watches.
 const BACKUP: &str =
     "{ rr mkbackup 2>&1; echo $? >/run/rr-code; } | tee /dev/ttyS0; exit $(cat /run/rr-code)";
+/// Blank and removable: nobody has to agree.
+const FORMAT: &str = "rr format /dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_STICK-0:0";
+const STICK_MIB: u64 = 2048;
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
 /// Asked in the node before and after. By identity: Linux 6.12 numbers NVMe disks as they answer.
@@ -43,6 +46,8 @@ pub enum Target {
     /// A directory on a disk of the node that survives.
     File,
     Nfs(nfs::Version),
+    /// A stick, which also is what the rescue system boots from.
+    Usb,
 }
 
 /// What the ISO is put on.
@@ -72,6 +77,7 @@ pub fn all() -> Vec<Scenario> {
         on(nodes::UEFI_GPT_NVME_EXT4, Target::File),
         on(nodes::BIOS_MBR_EXT4, Target::File),
         on(nodes::UEFI_GPT_LVM_EXT4, nfs4),
+        on(nodes::UEFI_GPT_LVM_EXT4, Target::Usb),
         Scenario {
             suite: "bullseye",
             medium: Medium::Stick,
@@ -102,6 +108,7 @@ impl Scenario {
                 Target::File => "file",
                 Target::Nfs(nfs::Version::V4) => "nfs",
                 Target::Nfs(nfs::Version::V3) => "nfs3",
+                Target::Usb => "usb",
             }),
             Some(self.suite).filter(|suite| *suite != "bookworm"),
             (self.medium == Medium::Stick).then_some("stick"),
@@ -151,15 +158,18 @@ impl Scenario {
         let stage = Stage { scenario: self, tree: &tree, dir };
         let mut server = match self.target {
             Target::Nfs(version) => Some(Server::start(&dir.join("nfs"), version)?),
-            Target::File => None,
+            Target::File | Target::Usb => None,
         };
         phases.run("install rr", || stage.install(&source, server.as_ref()))?;
         let facts = phases.run("back up", || stage.back_up())?;
         phases.run("read the old disks", || stage.read("before"))?;
-        let iso = phases.run("take the ISO", || stage.take_iso(server.as_ref()))?;
-        phases.note(&format!("{:6.1} MiB ISO", size_mib(&iso)?));
+        let medium = match self.target {
+            Target::Usb => stage.stick(),
+            _ => phases.run("take the ISO", || stage.take_iso(server.as_ref()))?,
+        };
+        phases.note(&format!("{:6.1} MiB medium", size_mib(&medium)?));
         stage.lose_disks()?;
-        stage.recover(&iso, server.as_mut(), phases)?;
+        stage.recover(&medium, server.as_mut(), phases)?;
         phases.run("read the new disks", || stage.read("after"))?;
         stage.compare()?;
         phases.run("boot the recovered node", || stage.boot_recovered(&facts))?;
@@ -200,9 +210,10 @@ impl Stage<'_> {
         }
         let share = self.dir.join("install");
         lab::make_dir(&share)?;
-        let target = match server {
-            Some(server) => server.rr_toml(),
-            None => "target = \"file:///backup\"\n".to_owned(),
+        let target = match (server, self.scenario.target) {
+            (Some(server), _) => server.rr_toml(),
+            (None, Target::Usb) => "target = \"usb://RR-BACKUP\"\n".to_owned(),
+            (None, _) => "target = \"file:///backup\"\n".to_owned(),
         };
         let rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}\"\n");
         lab::write(&share.join("rr.toml"), target + &rescue)?;
@@ -215,10 +226,18 @@ impl Stage<'_> {
 
     /// Boots the node, backs it up, and makes a file afterwards. Gives what it says of itself.
     pub fn back_up(&self) -> Result<String> {
-        let machine = self.node().machine(self.dir, &self.dir.join("1-node"), "OLD");
+        let mut machine = self.node().machine(self.dir, &self.dir.join("1-node"), "OLD");
+        if self.scenario.target == Target::Usb {
+            lab::blank(&self.stick(), STICK_MIB)?;
+            machine.disks.push(self.plugged());
+        }
         visit(&machine, |_, agent| {
+            if self.scenario.target == Target::Usb {
+                let said = agent.check(FORMAT, command_timeout())?;
+                lab::write(&self.dir.join("format.txt"), said)?;
+            }
             let facts = agent.check(FACTS, command_timeout())?;
-            if self.scenario.target != Target::File {
+            if matches!(self.scenario.target, Target::Nfs(_)) {
                 agent.check(ONLINE, command_timeout()).context("waiting for the network")?;
             }
             let answer = agent.run(BACKUP, lab::seconds(BACKUP_SECONDS))?;
@@ -227,6 +246,17 @@ impl Stage<'_> {
             agent.check(&format!("echo too late >{TOO_LATE}; sync"), command_timeout())?;
             Ok(facts)
         })
+    }
+
+    /// The image of the stick that holds the backup.
+    fn stick(&self) -> PathBuf {
+        self.dir.join("stick.raw")
+    }
+
+    /// The same in a machine that boots from its own disks.
+    fn plugged(&self) -> Disk {
+        let (file, serial) = (self.stick(), "STICK".to_owned());
+        Disk { file, bus: Bus::Usb, serial, wwn: None, sector_bytes: 512 }
     }
 
     /// Writes what is on the disks to `WHEN.disks` and what is in the files to `WHEN.tree`.
@@ -279,14 +309,14 @@ impl Stage<'_> {
     /// Boots the rescue medium and lets the day take its course.
     pub fn recover(
         &self,
-        iso: &Path,
+        medium: &Path,
         server: Option<&mut Server>,
         phases: &mut Phases,
     ) -> Result<()> {
         let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
-        match self.scenario.medium {
-            Medium::Cd => machine.cdrom = Some(iso.to_owned()),
-            Medium::Stick => machine.stick = Some(iso.to_owned()),
+        match (self.scenario.medium, self.scenario.target) {
+            (Medium::Stick, _) | (_, Target::Usb) => machine.stick = Some(medium.to_owned()),
+            (Medium::Cd, _) => machine.cdrom = Some(medium.to_owned()),
         }
         machine.reboots = false;
         let mut vm = machine.start()?;
@@ -320,7 +350,10 @@ impl Stage<'_> {
 
     /// Boots the recovered node, which must say of itself what it said before.
     pub fn boot_recovered(&self, facts: &str) -> Result<()> {
-        let machine = self.node().machine(self.dir, &self.dir.join("3-recovered"), "NEW");
+        let mut machine = self.node().machine(self.dir, &self.dir.join("3-recovered"), "NEW");
+        if self.scenario.target == Target::Usb {
+            machine.disks.push(self.plugged());
+        }
         visit(&machine, |vm, agent| {
             log_in(vm, agent)?;
             vm.screenshot(&self.dir.join("login.png"))?;
@@ -344,6 +377,9 @@ impl Stage<'_> {
     fn clean(&self) -> Result<()> {
         for file in self.disks() {
             std::fs::remove_file(file)?;
+        }
+        if self.stick().exists() {
+            std::fs::remove_file(self.stick())?;
         }
         let export = self.dir.join("nfs/export");
         if export.exists() {
