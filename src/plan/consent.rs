@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::map::DiskMatch;
 use super::{Answers, Problem, is_called};
 use crate::layout::units::size;
-use crate::layout::{Disk, Id, Layout, Table};
+use crate::layout::{Disk, Fs, Id, Layout, Table};
 
 /// Refuses matches that would erase what nobody agreed to.
 pub fn check(
@@ -218,7 +218,12 @@ fn marks(layout: &Layout, disk: &Disk) -> BTreeSet<String> {
     for md in layout.md.iter().filter(|m| on_it(&m.id)) {
         marks.insert(format!("md {}", md.uuid));
     }
-    for fs in layout.fs.iter().filter(|f| f.devices().contains(&disk.id) && f.uuid.len() > 16) {
+    // An MBR that was fitted to a smaller disk has other partitions, with the same filesystems.
+    let has_mbr = matches!(disk.table, Some(Table::Mbr { .. }));
+    let parts = layout.partition.iter().filter(|p| has_mbr && p.disk == disk.id).map(|p| &p.id);
+    let places: BTreeSet<&Id> = parts.chain([&disk.id]).collect();
+    let on_it = |fs: &&Fs| fs.devices().iter().any(|id| places.contains(id));
+    for fs in layout.fs.iter().filter(on_it).filter(|fs| fs.uuid.len() > 16) {
         let kind = if fs.devices().len() > 1 { "multi" } else { "fs" };
         marks.insert(format!("{kind} {}", fs.uuid));
     }

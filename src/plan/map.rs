@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::consent::{self, Content};
 use super::scope::Scope;
-use super::{Answers, KeptDisk, Problem, disk_of, is_called};
+use super::{Answers, KeptDisk, Problem, disk_of, fit, is_called};
 use crate::layout::units::size;
 use crate::layout::{Disk, Id, Layout, Table};
 
@@ -78,13 +78,11 @@ pub fn map(
     mapper.by_answer(kept, problems);
     mapper.by_key("the same WWN", consent::wwn);
     mapper.by_key("the same serial number", consent::serial);
-    mapper.by_place_of();
-    mapper.by_content();
-    mapper.twins("the same model and size", |d| {
-        d.model.as_ref().map(|m| format!("{m} {}", d.size_bytes))
-    });
-    mapper.twins("the same size", |d| Some(d.size_bytes.to_string()));
-    mapper.last_one();
+    mapper.by_likeness();
+    // Where no disk is large enough, one that the files fit on will do.
+    let least = |d: &Disk| (d.id.clone(), fit::least_bytes(&scope.layout, d));
+    mapper.needs = scope.layout.disk.iter().map(least).collect();
+    mapper.by_likeness();
     mapper.refuse_rest(kept, problems);
     let mut pairs = mapper.pairs;
     recorded
@@ -153,6 +151,17 @@ impl<'a> Mapper<'a> {
                 self.pair(old, new, why);
             }
         }
+    }
+
+    /// The rules that take disks only where the layout fits.
+    fn by_likeness(&mut self) {
+        self.by_place_of();
+        self.by_content();
+        self.twins("the same model and size", |d| {
+            d.model.as_ref().map(|m| format!("{m} {}", d.size_bytes))
+        });
+        self.twins("the same size", |d| Some(d.size_bytes.to_string()));
+        self.last_one();
     }
 
     fn by_place_of(&mut self) {
@@ -300,16 +309,22 @@ pub fn check_sizes(
             ));
         }
         if new.size_bytes < need {
+            let least = fit::least_bytes(scope, old);
+            let least_said = if least < need {
+                format!(", and {} as small as its files allow", size_exact(least))
+            } else {
+                String::new()
+            };
             problems.push(Problem::new(
                 format!(
-                    "{} is too small for recorded {}: it has {}, the layout needs {}, {} are missing",
+                    "{} is too small for recorded {}: it has {}, the layout needs {}{least_said}, {} are missing",
                     new.name,
                     old.name,
                     size_exact(new.size_bytes),
                     size_exact(need),
-                    size_exact(need - new.size_bytes)
+                    size_exact(least - new.size_bytes.min(least))
                 ),
-                format!("use a disk of at least {}, chosen with --map {}=NEW", size(need), old.name),
+                format!("use a disk of at least {}, chosen with --map {}=NEW", size(least), old.name),
             ));
         }
         if disk_of(present, &new.id).is_none_or(|d| d.read_only) {

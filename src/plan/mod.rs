@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! recorded -> scope: what comes back at all ----+
-//! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> build: steps -> validate
-//! answers ---------------------------------------+
+//! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> fit: to smaller disks
+//! answers ---------------------------------------+                                 -> build: steps -> validate
 //! ```
 //!
 //! Nothing here touches the machine, so a plan can be made at backup time (against the node's own
@@ -14,6 +14,7 @@
 //! * [`scope`] which parts of the recorded layout come back
 //! * [`map`] which disk takes the place of which
 //! * [`consent`] which disks may be erased
+//! * [`fit`] the layout for disks that are smaller
 //! * [`build`] the steps, in an order in which each finds what it stands on
 //! * [`step`] the steps' types
 //! * [`fscmd`], [`stackcmd`] the command lines that make filesystems, arrays and volumes
@@ -23,6 +24,7 @@
 
 pub mod build;
 pub mod consent;
+pub mod fit;
 pub mod fscmd;
 pub mod lvmtext;
 pub mod map;
@@ -131,18 +133,19 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     let kept = map::kept_disks(present, answers, &mut problems);
     let disks = map::map(recorded, &scope, present, answers, &kept, &mut problems);
     consent::check(recorded, present, answers, &disks, &mut problems);
-    map::check_sizes(&scope.layout, present, &disks, &mut problems);
+    let (layout, smaller) = fit::fit(&scope.layout, &disks);
+    map::check_sizes(&layout, present, &disks, &mut problems);
     if !problems.is_empty() {
         return Err(Refusal { problems });
     }
-    let built = build::build(&scope.layout, present, &disks, &mut problems);
+    let built = build::build(&layout, present, &disks, &mut problems);
     let plan = Plan {
         layout: built.layout,
         disks,
         kept,
         steps: built.steps,
         identity_changes: built.identity_changes,
-        notes: scope.notes,
+        notes: [scope.notes, smaller].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

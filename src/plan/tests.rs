@@ -157,11 +157,13 @@ fn a_kept_disk_is_no_candidate() {
 fn a_small_disk_is_refused_with_the_arithmetic() {
     let recorded = raid_node();
     let mut present = blank(&recorded);
-    present.disk[0].size_bytes = 18 * GIB;
+    present.disk[0].size_bytes = 10 * GIB;
     let text = refused(&recorded, &present, &auto());
     assert!(
-        text.contains("sda is too small for recorded sda: it has 18.0 GiB (19327352832 bytes)")
-            && text.contains("1.0 GiB (1075855872 bytes) are missing"),
+        text.contains("sda is too small for recorded sda: it has 10.0 GiB (10737418240 bytes)")
+            && text.contains("the layout needs 19.0 GiB")
+            && text.contains("and 12.0 GiB (12897501696 bytes) as small as its files allow")
+            && text.contains("2.0 GiB (2160083456 bytes) are missing"),
         "{text}"
     );
 }

@@ -1,12 +1,13 @@
 //! What runs inside the machine: one phase of a case.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use rr::layout::schema;
+use rr::layout::{Layout, schema};
 use rr::plan::Answers;
 use rr::sys::run::Cmd;
 use rr::sys::secret::Secret;
@@ -104,8 +105,13 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let planned = plan::plan(&recorded, &present, &answers)?;
     fs::write(dir.join("plan.txt"), planned.render_text())?;
     fs::write(dir.join("plan.sh"), planned.render_script())?;
+    let smaller = case.expect == Expect::Smaller;
+    ensure!(smaller == planned.notes.iter().any(|n| n.contains("smaller")), "{:?}", planned.notes);
     let anew = ["--type thin", "--type cache"].iter().any(|what| case.build.contains(what));
-    let told = |what: &str| anew && what.starts_with("UUID of logical volume");
+    let told = |what: &str| {
+        (anew || smaller) && what.starts_with("UUID of logical volume")
+            || smaller && what.starts_with("UUID of volume group")
+    };
     let changes = planned.identity_changes();
     ensure!(changes.iter().all(|change| told(&change.what)), "{changes:?}");
     let passphrase = Secret::new("pass phrase")?;
@@ -116,11 +122,31 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
         let planned = plan::plan(&recorded, &present, &answers)?;
         apply::apply(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;
         write_files(&planned)?;
+        if smaller {
+            is_as_planned(&planned.layout, &probe::read(&ui)?)?;
+        }
         apply::unmount(&planned, Path::new(ROOT))?;
         script("swapoff -a; mdadm --wait-clean --scan 2>/dev/null || true")?;
         let text = dump()?;
         fs::write(dir.join(name), text)?;
         apply::mount(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;
+    }
+    Ok(())
+}
+
+/// Nothing has another size than the plan says.
+fn is_as_planned(plan: &Layout, present: &Layout) -> Result<()> {
+    let sizes = |layout: &Layout| {
+        let partitions = layout.partition.iter().map(|p| (p.id.0.clone(), p.size_bytes));
+        let places = layout.partition.iter().map(|p| (format!("{} at", p.id.0), p.start_bytes));
+        let volumes = layout.lv.iter().map(|lv| (lv.id.0.clone(), lv.size_bytes));
+        let fs = layout.fs.iter().map(|fs| (fs.id.0.clone(), fs.size_bytes));
+        partitions.chain(places).chain(volumes).chain(fs).collect::<BTreeMap<_, _>>()
+    };
+    let (plan, present) = (sizes(plan), sizes(present));
+    for (what, bytes) in &plan {
+        let is = present.get(what);
+        ensure!(is == Some(bytes), "{what} has {is:?} bytes, the plan says {bytes}");
     }
     Ok(())
 }

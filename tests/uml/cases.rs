@@ -30,6 +30,8 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     Same,
+    /// On smaller disks: what the plan says, with all identities as they were.
+    Smaller,
     Refused(&'static str),
 }
 
@@ -37,6 +39,10 @@ pub enum Expect {
 pub const fn blank(name: &'static str, disks: &'static [u64], build: &'static str) -> Case {
     let target = Target::Blank(disks);
     Case { name, disks, build, target, erase: &[], ignore: "\0", expect: Expect::Same }
+}
+
+const fn smaller(case: Case, name: &'static str, disks: &'static [u64]) -> Case {
+    Case { expect: Expect::Smaller, ..on(case, name, Target::Blank(disks)) }
 }
 
 pub const fn on(case: Case, name: &'static str, target: Target) -> Case {
@@ -200,8 +206,11 @@ pub fn all() -> Vec<Case> {
         },
         Case {
             expect: Expect::Refused("too small"),
-            ..on(GPT_EXT4, "small_disk_refused", Target::Blank(&[100]))
+            ..on(GPT_EXT4, "small_disk_refused", Target::Blank(&[60]))
         },
+        smaller(GPT_EXT4, "smaller_gpt_ext4", &[130]),
+        smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
+        smaller(MBR, "smaller_mbr_logicals", &[340]),
         Case {
             expect: Expect::Refused("--map ubdb="),
             ..on(MD1_LVM, "three_twins_refused", Target::Blank(&[400, 400, 400]))

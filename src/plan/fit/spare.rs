@@ -1,0 +1,132 @@
+//! How much smaller things could be.
+
+use super::{ALIGNMENT_BYTES, round_down, scale};
+use crate::layout::{Disk, Fs, Id, Layout, Lv, Md, Vg};
+use crate::plan::map;
+
+/// The arrays of which every member holds as much.
+const LEVELS: &[&str] = &["raid1", "raid4", "raid5", "raid6", "raid10"];
+const MIB: u64 = 1 << 20;
+
+/// How small a disk may be for what is on `disk`.
+pub fn least_bytes(layout: &Layout, disk: &Disk) -> u64 {
+    let spare = Spare::of(layout);
+    let bytes = match disk.table {
+        None => spare.on(&disk.id),
+        Some(_) => {
+            let on_disk = layout.partition.iter().filter(|p| p.disk == disk.id);
+            on_disk.map(|p| round_down(spare.on(&p.id))).sum()
+        }
+    };
+    map::need(layout, disk).saturating_sub(bytes)
+}
+
+pub(super) struct Spare<'a> {
+    layout: &'a Layout,
+}
+
+impl Spare<'_> {
+    pub(super) fn of(layout: &Layout) -> Spare<'_> {
+        Spare { layout }
+    }
+
+    /// How many bytes the device could do without.
+    pub(super) fn on(&self, id: &Id) -> u64 {
+        if let Some(fs) = self.layout.fs.iter().find(|f| f.on == *id) {
+            return if self.keeps_its_size(fs) {
+                0
+            } else {
+                fs.size_bytes.saturating_sub(least(fs))
+            };
+        }
+        if let Some(luks) = self.layout.luks.iter().find(|l| l.on == *id) {
+            return self.on(&luks.id);
+        }
+        if let Some(md) = self.layout.md.iter().find(|m| m.member.iter().any(|m| m.on == *id)) {
+            return self.in_member(md);
+        }
+        self.layout.vg.iter().find_map(|vg| self.in_group(vg, id)).unwrap_or(0)
+    }
+
+    /// What firmware and boot loader read; what was not mounted, so that its use is not known.
+    fn keeps_its_size(&self, fs: &Fs) -> bool {
+        let boots =
+            |m: &&crate::layout::Mount| m.fs == fs.id && m.path.as_path().starts_with("/boot");
+        fs.used_bytes == 0 || self.layout.mount.iter().find(boots).is_some()
+    }
+
+    fn in_member(&self, md: &Md) -> u64 {
+        let Some(member_bytes) = md.member_size_bytes else { return 0 };
+        if md.table.is_some() || !LEVELS.contains(&md.level.as_str()) {
+            return 0;
+        }
+        // Both the array and its members end at whole units.
+        let array = self.on(&md.id).saturating_sub(ALIGNMENT_BYTES);
+        scale(array, member_bytes, md.size_bytes).saturating_sub(ALIGNMENT_BYTES)
+    }
+
+    /// A physical volume's part of what its group could do without.
+    fn in_group(&self, vg: &Vg, id: &Id) -> Option<u64> {
+        let pv = vg.pv.iter().find(|pv| pv.on == *id)?;
+        let volumes: Vec<_> = self.layout.lv.iter().filter(|lv| lv.vg == vg.id).collect();
+        if vg.extent_bytes == 0 || !volumes.iter().all(|lv| is_plain(lv)) {
+            return Some(0);
+        }
+        let has: u64 = vg.pv.iter().map(|pv| pv.extents).sum();
+        let needs = volumes.iter().map(|lv| extents(lv, vg.extent_bytes)).sum();
+        let in_volumes: u64 = volumes.iter().map(|lv| self.on(&lv.id) / vg.extent_bytes).sum();
+        let spare = has.saturating_sub(needs).saturating_add(in_volumes);
+        let extents = scale(spare, pv.extents, has).min(pv.extents.saturating_sub(1));
+        Some(extents.saturating_mul(vg.extent_bytes))
+    }
+}
+
+/// Can LVM place it anywhere? What is striped or mirrored needs as much room on several devices.
+fn is_plain(lv: &Lv) -> bool {
+    let linear = lv.segment.iter().all(|s| s.stripes < 2);
+    matches!(lv.kind.as_str(), "linear" | "thin-pool") && linear || lv.kind == "thin"
+}
+
+/// What a volume takes of its group.
+pub(super) fn extents(lv: &Lv, extent_bytes: u64) -> u64 {
+    if lv.kind == "thin" {
+        return 0;
+    }
+    let metadata = lv.thin_pool.as_ref().map_or(0, |pool| {
+        pool.metadata_bytes.div_ceil(extent_bytes).saturating_mul(1 + u64::from(pool.spare))
+    });
+    lv.segment.iter().map(|s| s.extents).sum::<u64>().saturating_add(metadata)
+}
+
+pub(super) fn device_bytes(layout: &Layout, id: &Id) -> Option<u64> {
+    let partitions = layout.partition.iter().map(|p| (&p.id, p.size_bytes));
+    let disks = layout.disk.iter().map(|d| (&d.id, d.size_bytes));
+    let luks = layout.luks.iter().map(|l| (&l.id, l.size_bytes));
+    let volumes = layout.lv.iter().map(|l| (&l.id, l.size_bytes));
+    let arrays = layout.md.iter().map(|m| (&m.id, m.size_bytes));
+    let mut all = partitions.chain(disks).chain(luks).chain(volumes).chain(arrays);
+    all.find(|(other, _)| *other == id).map(|(_, size_bytes)| size_bytes)
+}
+
+/// The smallest filesystem that holds what was in use, with a tenth to spare and with what it needs
+/// for itself, which "used" does not count.
+fn least(fs: &Fs) -> u64 {
+    let files = fs.used_bytes.saturating_add(fs.used_bytes / 10);
+    if let Some(ext) = &fs.ext {
+        let inodes = ext.inodes.saturating_mul(ext.inode_bytes);
+        let journal = ext.journal_bytes.unwrap_or(0);
+        // Bitmaps, group descriptors and room for more of these.
+        let groups = fs.size_bytes / 512;
+        return [inodes, journal, groups, 16 * MIB].iter().fold(files, |a, b| a.saturating_add(*b));
+    }
+    if let Some(xfs) = &fs.xfs {
+        // mkfs.xfs makes none of less than 300 MiB.
+        let log = xfs.log_blocks.saturating_mul(xfs.block_bytes);
+        return files.saturating_add(log).saturating_add(64 * MIB).max(320 * MIB);
+    }
+    match &fs.btrfs {
+        // Data and metadata are allotted in pieces of up to a GiB.
+        Some(btrfs) if btrfs.device.len() == 1 => files.saturating_add(files / 10 + 512 * MIB),
+        _ => fs.size_bytes,
+    }
+}

@@ -1,0 +1,206 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout::{ExtOptions, Table};
+use crate::plan::testing::{GIB, MIB, blank, disk, empty, fs, gpt, mount, partition, raid_node};
+use crate::plan::{Answers, Plan, Step, plan};
+
+fn auto() -> Answers {
+    Answers { auto: true, ..Answers::default() }
+}
+
+/// The node's disks, blank, with so many bytes each.
+fn on_disks_of(recorded: &Layout, size_bytes: u64) -> Layout {
+    let mut present = blank(recorded);
+    present.disk.iter_mut().for_each(|disk| disk.size_bytes = disk.size_bytes.min(size_bytes));
+    present
+}
+
+fn make_ext4(fs: &mut Fs, used_bytes: u64) {
+    fs.used_bytes = used_bytes;
+    fs.ext = Some(ExtOptions {
+        block_bytes: 4096,
+        blocks: fs.size_bytes / 4096,
+        inode_bytes: 256,
+        inodes: fs.size_bytes / 16384,
+        reserved_blocks: fs.size_bytes / 4096 / 20,
+        journal_bytes: Some(16 * MIB),
+        ..ExtOptions::default()
+    });
+}
+
+fn planned(recorded: &Layout, present: &Layout) -> Plan {
+    plan(recorded, present, &auto()).unwrap()
+}
+
+fn bytes_of(layout: &Layout, id: &Id) -> u64 {
+    spare::device_bytes(layout, id).unwrap()
+}
+
+#[test]
+fn what_a_group_has_free_goes_first() {
+    let recorded = raid_node();
+    let plan = planned(&recorded, &on_disks_of(&recorded, 15 * GIB));
+    let is = &plan.layout;
+    assert_eq!(is.lv.iter().map(|l| l.size_bytes).collect::<Vec<_>>(), [10 * GIB, GIB]);
+    for part in ["sda3", "sdb3"].map(Id::partition) {
+        let lost = bytes_of(&recorded, &part) - bytes_of(is, &part);
+        // 19 GiB and 2 MiB of partitions, and the table.
+        assert_eq!(lost, 4 * GIB + 3 * MIB, "{part:?}");
+    }
+    let md = &is.md[1];
+    assert!(md.member_size_bytes.unwrap() + MIB <= bytes_of(is, &Id::partition("sda3")));
+    let pv = &is.vg[0].pv[0];
+    assert!(pv.pe_start_bytes + pv.extents * 4 * MIB <= md.size_bytes && pv.extents >= 2816);
+    assert!(is.vg[0].metadata.is_empty(), "the old metadata speaks of a larger group");
+    assert!(plan.notes.iter().any(|n| n.starts_with("sda3 becomes smaller: 14.0 GiB instead")));
+    assert!(plan.identity_changes().iter().any(|c| c.what == "UUID of volume group vg0"));
+    let text = plan.render_text();
+    assert!(text.contains("md1 becomes smaller"), "{text}");
+    assert_eq!(recorded.md[0], is.md[0], "/boot stays");
+}
+
+#[test]
+fn volumes_and_filesystems_give_what_their_files_can_spare() {
+    let mut recorded = raid_node();
+    make_ext4(&mut recorded.fs[0], 2 * GIB);
+    let plan = planned(&recorded, &on_disks_of(&recorded, 10 * GIB));
+    let is = &plan.layout;
+    assert_eq!(is.lv[1].size_bytes, GIB, "swap stays");
+    let root = &is.lv[0];
+    assert_eq!(root.size_bytes, root.segment[0].extents * 4 * MIB);
+    assert!(root.size_bytes < 8 * GIB && root.size_bytes > 7 * GIB, "{root:?}");
+    assert!(root.segment[0].on.is_empty());
+    let ext = is.fs[0].ext.as_ref().unwrap();
+    assert_eq!(ext.blocks * 4096, root.size_bytes);
+    assert_eq!(ext.reserved_blocks, ext.blocks / 20);
+    let Some(Step::CreateLv(step)) = plan.steps.iter().find(|s| matches!(s, Step::CreateLv(_)))
+    else {
+        panic!("no volume is made");
+    };
+    assert_eq!(step.lv.segment[0].extents, root.segment[0].extents);
+    // 2.2 GiB of files cannot be had on less.
+    let refusal = crate::plan::plan(&recorded, &on_disks_of(&recorded, 4 * GIB), &auto());
+    let text = refusal.unwrap_err().to_string();
+    assert!(text.contains("as small as its files allow"), "{text}");
+}
+
+#[test]
+fn logical_partitions_move_with_their_records() {
+    let mut layout = empty();
+    let mut sda = disk("sda", 10 * GIB);
+    sda.table = Some(Table::Mbr { signature: 0x1234_5678 });
+    sda.signatures = vec!["dos".into()];
+    layout.disk.push(sda);
+    let mut add = |number, start, size_bytes, kind| {
+        let mut part = partition("sda", number, start, size_bytes);
+        (part.kind, part.uuid, part.type_code) = (kind, None, "0x83".into());
+        if kind == PartitionKind::Logical {
+            part.ebr_bytes = Some(start - MIB);
+        }
+        let id = part.id.clone();
+        layout.partition.push(part);
+        id
+    };
+    let root = add(1, MIB, 4 * GIB, PartitionKind::Primary);
+    add(2, 4 * GIB + MIB, 5 * GIB, PartitionKind::Extended);
+    let var = add(5, 4 * GIB + 2 * MIB, 2 * GIB, PartitionKind::Logical);
+    let home = add(6, 6 * GIB + 3 * MIB, 2 * GIB, PartitionKind::Logical);
+    layout.partition[1].type_code = "0x05".into();
+    for (on, path, used) in [(&root, "/", GIB), (&var, "/var", GIB), (&home, "/home", GIB / 2)] {
+        let mut fs = fs(on, "ext4", bytes_of(&layout, on));
+        make_ext4(&mut fs, used);
+        layout.mount.push(mount(path, &fs.id));
+        layout.fs.push(fs);
+    }
+    let plan = planned(&layout, &on_disks_of(&layout, 8 * GIB));
+    let [p1, p2, p5, p6] = &plan.layout.partition[..] else { panic!("four partitions") };
+    assert_eq!(p2.start_bytes, p1.start_bytes + p1.size_bytes);
+    assert_eq!(p5.start_bytes, p2.start_bytes + MIB);
+    assert_eq!(p5.ebr_bytes, Some(p2.start_bytes));
+    assert_eq!(p6.ebr_bytes, Some(p5.start_bytes + p5.size_bytes));
+    assert_eq!(p6.start_bytes, p6.ebr_bytes.unwrap() + MIB);
+    assert!(p2.start_bytes + p2.size_bytes <= 8 * GIB);
+    // The gap behind the last one is part of the extended partition, and stays.
+    let gap =
+        |e: &Partition, l: &Partition| e.start_bytes + e.size_bytes - l.start_bytes - l.size_bytes;
+    assert_eq!(gap(p2, p6), gap(&layout.partition[1], &layout.partition[3]));
+}
+
+#[test]
+fn a_disk_that_is_large_enough_is_taken_before_a_smaller_one() {
+    let mut recorded = empty();
+    let mut sda = disk("sda", 10 * GIB);
+    gpt(&mut sda, 1);
+    recorded.disk.push(sda);
+    recorded.partition.push(partition("sda", 1, MIB, 9 * GIB));
+    let mut root = fs(&Id::partition("sda1"), "ext4", 9 * GIB);
+    make_ext4(&mut root, GIB);
+    recorded.mount.push(mount("/", &root.id));
+    recorded.fs.push(root);
+    let mut present = empty();
+    present.disk.extend([disk("vda", 5 * GIB), disk("vdb", 12 * GIB)]);
+    let plan = planned(&recorded, &present);
+    assert_eq!((plan.disks[0].new.name.as_str(), plan.notes.len()), ("vdb", 0));
+    present.disk.pop();
+    let plan = planned(&recorded, &present);
+    assert_eq!(plan.disks[0].new.name, "vda");
+    assert!(plan.layout.partition[0].size_bytes < 5 * GIB);
+}
+
+/// A disk with up to five partitions: length in MiB, the part of it that is used in percent; none
+/// for what keeps its size.
+fn machine(parts: &[(u64, Option<u64>)]) -> Layout {
+    let mut layout = empty();
+    let mut at = MIB;
+    for ((mib, used), number) in parts.iter().zip(1..) {
+        let part = partition("sda", number, at, mib * MIB);
+        at += (mib + u64::from(number % 2) * 3) * MIB;
+        let mut fs = fs(&part.id, "ext4", part.size_bytes);
+        make_ext4(&mut fs, used.map_or(0, |percent| part.size_bytes / 100 * percent));
+        let path = if number == 1 { "/".to_owned() } else { format!("/{number}") };
+        layout.mount.push(mount(&path, &fs.id));
+        layout.fs.push(fs);
+        layout.partition.push(part);
+    }
+    let mut sda = disk("sda", at + 20 * MIB);
+    gpt(&mut sda, 1);
+    layout.disk.push(sda);
+    layout
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn what_is_fitted_fits_and_holds_the_files(
+        parts in prop::collection::vec((100..4000_u64, prop::option::weighted(0.7, 1..100_u64)), 1..5),
+        percent in 20..100_u64,
+        few_bytes in 0..2048_u64,
+    ) {
+        let recorded = machine(&parts);
+        let sectors = recorded.disk[0].size_bytes / 100 * percent / 512 + few_bytes;
+        let present = on_disks_of(&recorded, sectors * 512);
+        let least = least_bytes(&recorded, &recorded.disk[0]);
+        let planned = plan(&recorded, &present, &auto());
+        prop_assert_eq!(planned.is_ok(), present.disk[0].size_bytes >= least, "{:?}", planned);
+        let Ok(plan) = planned else { return Ok(()) };
+        let mut end = 0;
+        for (was, is) in recorded.partition.iter().zip(&plan.layout.partition) {
+            prop_assert!(is.start_bytes >= end && is.start_bytes % MIB == 0 && is.size_bytes > 0);
+            prop_assert!(is.size_bytes <= was.size_bytes);
+            end = is.start_bytes + is.size_bytes;
+            let mut same = is.clone();
+            (same.start_bytes, same.size_bytes) = (was.start_bytes, was.size_bytes);
+            prop_assert_eq!(&same, was, "all but place and size");
+        }
+        prop_assert!(end + 33 * 512 <= present.disk[0].size_bytes);
+        for ((was, fs), part) in recorded.fs.iter().zip(&plan.layout.fs).zip(&plan.layout.partition) {
+            prop_assert!(fs.size_bytes <= part.size_bytes);
+            let ext = fs.ext.as_ref().unwrap();
+            let metadata = ext.inodes * ext.inode_bytes + ext.journal_bytes.unwrap();
+            let holds = ext.blocks * 4096 >= fs.used_bytes + metadata;
+            prop_assert!(holds || fs == was, "{:?}", fs);
+        }
+    }
+}
