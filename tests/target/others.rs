@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rr::archive::{self, ExtractOptions};
 use rr::store::keep::Keep;
 use rr::store::{Access, Store, catalog, lock, retain};
+use rr::sys::run::Cmd;
 
 use crate::{Node, said, start, ui};
 
@@ -49,6 +50,44 @@ fn the_second_run_of_a_node_says_who_holds_the_lock() {
     assert!(running.wait().unwrap().success());
     assert_eq!(node.verify().len(), 2);
     node.nothing_is_left_over();
+}
+
+#[test]
+fn who_only_reads_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::new(dir.path(), &dir.path().join("target"), "node001", "");
+    let first = node.backed_up();
+    node.change(1, 1000);
+    let second = node.backed_up();
+    // Names, times and sizes of everything, on both sides.
+    let seen = || -> Vec<String> {
+        let entries = walkdir::WalkDir::new(dir.path()).sort_by_file_name().into_iter();
+        let line = |entry: walkdir::DirEntry| {
+            let meta = entry.metadata().unwrap();
+            format!("{} {:?} {}", entry.path().display(), meta.modified().unwrap(), meta.len())
+        };
+        entries.map(|entry| line(entry.unwrap())).collect()
+    };
+    let before = seen();
+    for args in [
+        &["list"][..],
+        &["list", "latest"],
+        &["show"],
+        &["show", &first],
+        &["verify"],
+        &["diff", &first, &second],
+        &["export"],
+        &["prune", "--dry-run", "--keep-last", "1"],
+    ] {
+        // From anywhere: all that is said is where the backup is, and whose.
+        let target = format!("file://{}", node.target.display());
+        let rr = Cmd::new(env!("CARGO_BIN_EXE_rr")).args(["--config", "/dev/null"]);
+        let rr = rr.args(["--target", &target, "--node", &node.name]).args(args);
+        let output = rr.output().unwrap();
+        assert!(output.success(), "{args:?}: {}", said(&output));
+    }
+    assert!(node.backup().arg("--dry-run").output().unwrap().success());
+    assert_eq!(seen(), before);
 }
 
 #[test]
