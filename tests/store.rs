@@ -173,6 +173,28 @@ fn loop_a_full_target_is_told_and_left_clean() {
 }
 
 #[test]
+fn loop_a_big_object_leaves_room_for_the_small_ones_of_others() {
+    if !is_root("loop_a_big_object_leaves_room_for_the_small_ones_of_others") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["-t", "tmpfs", "-o", "size=40m", "tmpfs"];
+    let _mounted = MountGuard::mount(&args, dir.path()).unwrap();
+    let store = open(dir.path(), Access::Write).unwrap();
+    store.put("packs/first", &vec![1; 20 << 20]).unwrap();
+    let big = dir.path().join("big");
+    std::fs::File::create(&big).unwrap().set_len(8 << 20).unwrap();
+    for error in [store.put("packs/second", &vec![2; 8 << 20]), store.put_file("initrd", &big)] {
+        let error = error.unwrap_err();
+        assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("16 MiB of them are for manifests and locks\nhint: "), "{text}");
+    }
+    assert_eq!(names(&*store, ""), ["packs/first"]);
+    store.put("generations/x/index.zst", &vec![3; 3 << 20]).unwrap();
+}
+
+#[test]
 fn loop_a_read_only_target_is_refused_at_once_for_writing() {
     if !is_root("loop_a_read_only_target_is_refused_at_once_for_writing") {
         return;
