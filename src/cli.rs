@@ -30,7 +30,8 @@ pub struct Global {
     /// Read this instead of /etc/rr/rr.toml and its drop-ins
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where backups are: nfs://server/export, file:///directory or usb://LABEL
+    /// Where backups are: nfs://server/export, https://server/path, s3://bucket/prefix,
+    /// file:///directory or usb://LABEL
     #[arg(long, global = true, value_name = "URL", env = "RR_TARGET")]
     pub target: Option<String>,
     /// The node's name at the target (default: the host name)

@@ -65,7 +65,10 @@ fn merge(texts: &[(String, String)]) -> Result<Loaded> {
     for (name, text) in texts {
         // Each file alone must be a sound configuration: the message has its line then.
         if let Err(error) = toml::from_str::<Config>(text) {
-            bail!("{name}: {error}hint: `rr config init` prints every setting with its meaning");
+            bail!(
+                "{name}: {}hint: `rr config init` prints every setting with its meaning",
+                without_secrets(&error, text)
+            );
         }
         let table: Table = toml::from_str(text).with_context(|| format!("parsing {name}"))?;
         overlay(&mut merged, table, "", name, &mut origin);
@@ -74,6 +77,17 @@ fn merge(texts: &[(String, String)]) -> Result<Loaded> {
         Value::Table(merged).try_into().context("joining the configuration files")?;
     config.validate(&origin)?;
     Ok(Loaded { config, origin })
+}
+
+/// What is wrong in the file, with the line as it is; but not a line that holds a secret.
+fn without_secrets(error: &toml::de::Error, text: &str) -> String {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    let number = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count();
+    let line = text.lines().nth(number).unwrap_or_default();
+    if ["password", "secret"].iter().any(|word| line.contains(word)) {
+        return format!("line {}, which is not shown: {}\n", number + 1, error.message());
+    }
+    error.to_string()
 }
 
 fn overlay(
@@ -188,6 +202,21 @@ mod tests {
         let text = format!("{error:#}");
         assert!(text.contains("rr.d/9.toml") && text.contains("line 2"), "{text}");
         assert!(text.contains("levle"), "{text}");
+    }
+
+    #[test]
+    fn a_line_with_a_secret_is_not_said_back() {
+        for line in ["secret_key = sesame", "password = \"sesame", "secret_key = 'sesame' x"] {
+            let text = format!("[target_options.login]\n{line}\n");
+            let error = format!("{:#}", merge(&texts(&[("f.toml", &text)])).unwrap_err());
+            assert!(error.contains("f.toml: line 2") && !error.contains("sesame"), "{error}");
+        }
+        let text = "[target_options.login]\nuser = 'u'\npassword = 'sesame'\n";
+        let shown = merge(&texts(&[("f.toml", text)])).unwrap().render().unwrap();
+        assert!(
+            shown.contains("password = \"(not shown)\"") && !shown.contains("sesame"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::{TargetOptions, TargetUrl};
+
 /// Everything that can be configured. Each field's comment is what `etc/rr.toml` says about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where backups go: `nfs://172.16.1.5/work001`, `file:///srv/backup`, `usb://RR-BACKUP`.
+    /// Where backups go: `nfs://172.16.1.5/work001`, `https://server/backups`, `s3://bucket/prefix`,
+    /// `file:///srv/backup` or `usb://RR-BACKUP`.
     pub target: Option<String>,
     /// The name of this node's directory at the target. Default: the host name up to the first dot.
     pub node: Option<String>,
@@ -26,21 +29,6 @@ pub struct RecoverConfig {
     /// A file in the rescue system that holds the passphrase of the node's LUKS volumes. It is not
     /// put into the image.
     pub luks_passphrase_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TargetOptions {
-    /// More mount options for NFS targets, as in nfs(5): `vers=3,nolock`.
-    pub nfs: String,
-    /// How long a server may not answer before it is given up: a reboot of it should fit in.
-    pub patience_seconds: u64,
-}
-
-impl Default for TargetOptions {
-    fn default() -> Self {
-        TargetOptions { nfs: String::new(), patience_seconds: 360 }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -185,8 +173,9 @@ impl Config {
     pub(super) fn validate(&self, origin: &BTreeMap<String, String>) -> Result<()> {
         let set_in = |key: &str| format!("{key} in {}", origin.get(key).map_or("rr", |f| f));
         if let Some(target) = &self.target {
-            target.parse::<crate::config::TargetUrl>().with_context(|| set_in("target"))?;
+            target.parse::<TargetUrl>().with_context(|| set_in("target"))?;
         }
+        self.target_options.check()?;
         if let Some(node) = &self.node {
             check_node(node).with_context(|| set_in("node"))?;
         }
@@ -209,13 +198,18 @@ impl Config {
     ///
     /// # Errors
     /// None is configured.
-    pub fn target_url(&self) -> Result<crate::config::TargetUrl> {
+    pub fn target_url(&self) -> Result<TargetUrl> {
         match &self.target {
             Some(target) => target.parse(),
             None => bail!(
                 "no target is set\nhint: target = \"nfs://server/export\" in /etc/rr/rr.toml, or --target URL"
             ),
         }
+    }
+
+    /// As it is put into the rescue image: without what has to stay on the node.
+    pub fn for_rescue(&self) -> Config {
+        Config { target_options: self.target_options.for_rescue(), ..self.clone() }
     }
 
     /// The name of this node's directory at the target.

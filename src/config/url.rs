@@ -4,13 +4,18 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-/// Where backups go, as `file:///dir` or `nfs://host/export[/path]`.
+/// Where backups go, as `file:///dir`, `nfs://host/export[/path]`, `http[s]://host[:port]/path` or
+/// `s3://bucket[/prefix]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetUrl {
     /// A directory that is there already.
     File { dir: PathBuf },
     /// `host:/path`. Which part of the path is the export is for the server to know.
     Nfs { host: String, path: String },
+    /// A WebDAV server, or one that takes PUT, GET and DELETE. `path` is empty or starts with `/`.
+    Http { tls: bool, host: String, path: String },
+    /// `prefix` has no slash at either end, and may be empty.
+    S3 { bucket: String, prefix: String },
     /// A disk that is plugged in for it.
     Usb(Stick),
 }
@@ -57,8 +62,10 @@ impl std::str::FromStr for TargetUrl {
                 Ok(TargetUrl::Nfs { host: host.to_owned(), path })
             }
             "usb" => Ok(TargetUrl::Usb(stick(text, rest)?)),
+            "http" | "https" => http(scheme == "https", text, rest),
+            "s3" => s3(text, rest),
             other => bail!(
-                "targets of the kind {other}:// are not known\nhint: this rr knows file://, nfs:// and usb://"
+                "targets of the kind {other}:// are not known\nhint: this rr knows file://, nfs://, usb://, http://, https:// and s3://"
             ),
         }
     }
@@ -71,6 +78,11 @@ impl std::fmt::Display for TargetUrl {
             TargetUrl::Nfs { host, path } => write!(f, "nfs://{host}{path}"),
             TargetUrl::Usb(Stick::Label(label)) => write!(f, "usb://{label}"),
             TargetUrl::Usb(Stick::Device(path)) => write!(f, "usb://{}", path.display()),
+            TargetUrl::Http { tls, host, path } => {
+                write!(f, "http{}://{host}{path}", if *tls { "s" } else { "" })
+            }
+            TargetUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            TargetUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }
 }
@@ -96,6 +108,50 @@ pub fn is_label(label: &str) -> bool {
     (1..=LONGEST_LABEL).contains(&label.len()) && label.bytes().all(known)
 }
 
+fn http(tls: bool, text: &str, rest: &str) -> Result<TargetUrl> {
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if host.contains('@') {
+        // Not said back: a URL is shown and logged everywhere.
+        bail!(
+            "a target URL can't hold a user or a password\nhint: user and password in [target_options.login]"
+        );
+    }
+    let port = match host.rsplit_once(':') {
+        Some((_, port)) if !host.ends_with(']') => port.parse().unwrap_or(0),
+        _ => 80_u16,
+    };
+    if host.is_empty() || host.starts_with(':') || port == 0 || !is_plain(host, "[]:") {
+        bail!("{text:?} names no server\nhint: https://server.example.com/backups");
+    }
+    let path = checked_path(text, path)?;
+    let path = if path.is_empty() { path } else { format!("/{path}") };
+    Ok(TargetUrl::Http { tls, host: host.to_owned(), path })
+}
+
+fn s3(text: &str, rest: &str) -> Result<TargetUrl> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() || !is_plain(bucket, "") {
+        bail!("{text:?} names no bucket\nhint: s3://bucket or s3://bucket/prefix");
+    }
+    Ok(TargetUrl::S3 { bucket: bucket.to_owned(), prefix: checked_path(text, prefix)? })
+}
+
+/// Without slashes at its ends. Only what means the same to every server, however it is quoted.
+fn checked_path(text: &str, path: &str) -> Result<String> {
+    let path = normal(path).trim_start_matches('/').to_owned();
+    let odd = |part: &str| part == "." || part == "..";
+    if !is_plain(&path, "/~+=,@") || path.split('/').any(odd) {
+        bail!(
+            "{text:?} has a path that not every server understands\nhint: letters, digits and - _ . ~ + = , @ between slashes"
+        );
+    }
+    Ok(path)
+}
+
+fn is_plain(text: &str, more: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c) || more.contains(c))
+}
+
 /// One slash between parts and none at the end.
 fn normal(path: &str) -> String {
     let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -114,6 +170,11 @@ mod tests {
             ("nfs://[fe80::1]/a//b/", "nfs://[fe80::1]/a/b"),
             ("usb://RR-BACKUP", "usb://RR-BACKUP"),
             ("usb:///dev/disk//by-id/usb-A_B-0:0/", "usb:///dev/disk/by-id/usb-A_B-0:0"),
+            ("https://backup.example.com", "https://backup.example.com"),
+            ("http://10.0.2.2:8080/a//b/", "http://10.0.2.2:8080/a/b"),
+            ("https://[fe80::1]:8443/", "https://[fe80::1]:8443"),
+            ("s3://work001", "s3://work001"),
+            ("s3://work001//site/nodes/", "s3://work001/site/nodes"),
         ] {
             assert_eq!(text.parse::<TargetUrl>().unwrap().to_string(), said);
         }
@@ -129,8 +190,19 @@ mod tests {
             "usb:///mnt",
             "usb://a b",
             "usb://a-label-of-18-char",
+            "http:///x",
+            "http://:80/x",
+            "http://host:0/x",
+            "http://host:x/x",
+            "https://host/a/../b",
+            "https://host/a%2fb",
+            "https://host/a?b",
+            "s3:///x",
+            "s3://b/../x",
         ] {
             assert!(bad.parse::<TargetUrl>().is_err(), "{bad}");
         }
+        let secret = "https://me:sesame@host/x".parse::<TargetUrl>().unwrap_err().to_string();
+        assert!(secret.contains("target_options.login") && !secret.contains("sesame"), "{secret}");
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A generation is named by its time (`20261121T013500Z`) and always later than those before it, so
 //! that the last by name is the newest, whatever the clock says. It is published by its
-//! `manifest.json`, which is written last and never changed. `latest.json` names the newest for
-//! people and scripts; rr goes by the manifests, since a run can be killed between the two.
+//! `manifest.json`, which is written last and never changed. `latest.json` names the newest, and
+//! all, for people and scripts; rr goes by the manifests, since a run can be killed between the two.
+//! Only where a server can't list it is all there is to go by.
 //!
 //! `manifest.json` holds the hash of every other object, and as its own last field `self_blake3`,
 //! the hash of all of its bytes before that field: a bit that changed anywhere in it is found.
@@ -156,10 +157,32 @@ pub fn publish(store: &dyn Store, manifest: &Manifest) -> Result<()> {
     store
         .put_new(&object(generation, "manifest.json"), &render(manifest)?)
         .with_context(|| format!("publishing the generation {generation}"))?;
-    let latest = serde_json::json!({ "version": MANIFEST_VERSION, "generation": generation });
+    let latest = serde_json::json!({
+        "version": MANIFEST_VERSION,
+        "generation": generation,
+        "generations": generations(store)?,
+    });
     store
         .put("latest.json", format!("{latest:#}\n").as_bytes())
         .with_context(|| format!("naming {generation} in latest.json"))
+}
+
+/// The generations that `latest.json` names; those that were deleted since are among them. For a
+/// store that can't list.
+pub(super) fn named_in_latest(bytes: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Latest {
+        generation: String,
+        #[serde(default)]
+        generations: Vec<String>,
+    }
+    let Ok(latest) = serde_json::from_slice::<Latest>(bytes) else { return Vec::new() };
+    let mut found = latest.generations;
+    found.push(latest.generation);
+    found.retain(|generation| time_of(generation).is_some());
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn check_present(store: &dyn Store, manifest: &Manifest) -> Result<()> {

@@ -72,6 +72,11 @@ impl Owner {
         }
     }
 
+    /// Whether it is the same run, however often it has shown life.
+    fn is(&self, other: &Owner) -> bool {
+        *self == Owner { beat: self.beat, ..other.clone() }
+    }
+
     fn life_seen_by(&self, me: &Owner) -> Life {
         if self.boot == me.boot {
             let lives = start_of(self.pid) == Some(self.pid_start);
@@ -232,8 +237,13 @@ impl Shared {
         Ok(self.store.put(&name(self.number), &render(owner)?)?)
     }
 
+    /// The highest number must be ours, and what is there under it as well: where the store has no
+    /// atomic [`Store::put_new`], two may have thought that they made it.
     fn still_ours(&self) -> Result<()> {
-        if numbers(&*self.store)?.last() != Some(&self.number) {
+        let ours = numbers(&*self.store)?.last() == Some(&self.number)
+            && read(&*self.store, self.number)?
+                .is_some_and(|found| found.is_ok_and(|owner| owner.is(&self.owner)));
+        if !ours {
             self.lost.store(true, Ordering::Relaxed);
         }
         if self.lost.load(Ordering::Relaxed) {
@@ -388,6 +398,18 @@ mod tests {
         assert!(guard.check().is_err());
         drop(guard);
         assert!(numbers(&*store).unwrap().contains(&2));
+    }
+
+    #[test]
+    fn an_owner_whose_lock_was_written_over_notices() {
+        let (_dir, store) = test_store();
+        let guard = lock_as(&store, Owner::me(), times(0), &ui()).unwrap();
+        guard.check().unwrap();
+        let other = Owner { host: "b".into(), ..Owner::me() };
+        store.put("lock-1.json", &render(&other).unwrap()).unwrap();
+        assert!(guard.check().is_err());
+        drop(guard);
+        assert_eq!(numbers(&*store).unwrap(), [1], "it is the other's");
     }
 
     #[test]

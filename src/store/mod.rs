@@ -5,6 +5,7 @@
 //!
 //! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory,
 //!   [`usb`] one on a disk that is plugged in; [`patient`] how it is given up when the server is gone
+//! * [`object`] objects on a server: S3, WebDAV, plain HTTP
 //! * [`name`] what objects and unfinished files are called
 //! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
 //! * [`keep`] which generations stay; [`retain`] what is deleted
@@ -15,6 +16,7 @@ pub mod keep;
 pub mod lock;
 pub mod name;
 pub mod nfs;
+pub mod object;
 pub mod patient;
 pub mod retain;
 pub mod usb;
@@ -107,12 +109,20 @@ pub fn open(
         TargetUrl::File { dir } => open_dir(dir)?,
         TargetUrl::Nfs { host, path } => nfs::open(host, path, options)?,
         TargetUrl::Usb(stick) => usb::open(stick, access)?,
+        TargetUrl::Http { .. } | TargetUrl::S3 { .. } => {
+            let store = object::ObjectStore::open(url, node, access, options)
+                .with_context(|| format!("opening the target {url} for the node {node}"))?;
+            return Ok(Box::new(store));
+        }
     };
     let store = dir::DirStore::open(&base, &url.to_string(), node, access)
         .with_context(|| format!("opening the target {url} for the node {node}"))?;
     let store: Box<dyn Store> = Box::new(store);
     Ok(match url {
-        TargetUrl::File { .. } | TargetUrl::Usb(_) => store,
+        TargetUrl::File { .. }
+        | TargetUrl::Usb(_)
+        | TargetUrl::Http { .. }
+        | TargetUrl::S3 { .. } => store,
         TargetUrl::Nfs { .. } => {
             let patience = Duration::from_secs(options.patience_seconds);
             Box::new(patient::PatientStore::new(store, patience))

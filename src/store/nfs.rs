@@ -30,7 +30,7 @@ use nix::sys::stat::Mode;
 
 use crate::config::TargetOptions;
 use crate::sys::run::Cmd;
-use crate::sys::{mount, tools};
+use crate::sys::{mount, names, tools};
 
 const OPTIONS: &str = "timeo=600,retrans=4,nolock,retry=0,nosuid,nodev,noexec";
 const CONNECT: Duration = Duration::from_secs(5);
@@ -82,37 +82,14 @@ fn ports(options: &str) -> Vec<u16> {
     given.map_or_else(|| vec![NFS_PORT, RPCBIND_PORT], |port| vec![port])
 }
 
-/// The addresses of a host. A name is looked up by getent(1), with all that the system knows; none
-/// where there is no getent: mount.nfs then has to find out.
+/// The addresses of a host; none where they can't be looked up: mount.nfs then has to find out.
 fn addresses(host: &str) -> Result<Vec<IpAddr>> {
-    let literal = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = literal.parse() {
-        return Ok(vec![address]);
-    }
-    if tools::find("getent".as_ref()).is_none() {
-        return Ok(Vec::new());
-    }
-    let output =
-        Cmd::new("getent").args(["ahosts", host]).timeout(Duration::from_secs(20)).output()?;
-    let found = parse_ahosts(&output.text());
-    if found.is_empty() {
-        bail!(
+    match names::addresses(host)? {
+        Some(found) if found.is_empty() => bail!(
             "the NFS server's name {host} can't be resolved\nhint: check DNS and /etc/hosts, or give the address: nfs://192.0.2.1/export"
-        );
+        ),
+        found => Ok(found.unwrap_or_default()),
     }
-    Ok(found)
-}
-
-/// The addresses in the output of `getent ahosts`, each once. Those with a scope are left to
-/// mount.nfs.
-fn parse_ahosts(text: &str) -> Vec<IpAddr> {
-    let mut found: Vec<IpAddr> = Vec::new();
-    for address in text.lines().filter_map(|l| l.split_whitespace().next()?.parse().ok()) {
-        if !found.contains(&address) {
-            found.push(address);
-        }
-    }
-    found
 }
 
 /// Mounts `path`, or the nearest part of it that the server exports, and gives what is left of the
@@ -240,15 +217,6 @@ mod tests {
     fn a_port_in_the_options_is_the_one_to_knock_at() {
         assert_eq!(ports(""), [2049, 111]);
         assert_eq!(ports("vers=3,port=20490,mountport=4"), [20490]);
-    }
-
-    #[test]
-    fn addresses_come_from_getent() {
-        // getent ahosts localhost, glibc 2.36
-        let text = "::1             STREAM localhost\n::1             DGRAM  \n127.0.0.1       STREAM \n127.0.0.1       DGRAM  \nfe80::1%eth0 STREAM\n";
-        let expected: Vec<IpAddr> = vec!["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-        assert_eq!(parse_ahosts(text), expected);
-        assert_eq!(addresses("[::1]").unwrap(), expected[..1]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
+//! * [`names`] the addresses of hosts
 //! * [`priority`] letting others go first
 //! * [`udev`] waiting for and asking udev
 
@@ -18,6 +19,7 @@ pub mod blkid;
 pub mod fs;
 pub mod ioctl;
 pub mod mount;
+pub mod names;
 pub mod priority;
 pub mod run;
 pub mod secret;

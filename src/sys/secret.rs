@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What opens an encrypted volume.
+/// What opens an encrypted volume, or a target.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -13,7 +14,7 @@ impl Secret {
     /// It is empty: a volume without a secret is none that anybody wants.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Secret> {
         let bytes = bytes.into();
-        ensure!(!bytes.is_empty(), "the passphrase is empty");
+        ensure!(!bytes.is_empty(), "the secret is empty");
         Ok(Secret(bytes))
     }
 
@@ -32,6 +33,25 @@ impl Secret {
     /// The one way to see it.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// As [`Secret::expose`], of what was text when it was made; else empty.
+    pub fn expose_text(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Secret::new(text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// For who shows settings: what is written is not the secret.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(not shown)")
     }
 }
 

@@ -1,0 +1,427 @@
+//! Objects on a server: S3, WebDAV, and plain HTTP.
+//!
+//! A PUT is whole or not at all on all of them, so objects go straight to their names. What a
+//! server can is tried out when it is opened for writing:
+//!
+//! * Whether it puts an object only where none is (`If-None-Match: *`), as S3, Minio and Apache do.
+//!   Where it does not (nginx), [`Store::put_new`] looks, puts, waits, and looks whether it is still
+//!   the one: of two who do so at once, the one whose bytes are there after [`SETTLE`] has it. That
+//!   is as good as the server's answers are quick; that a lock stays its owner's is looked at again
+//!   before anything is published or deleted (see [`super::lock`]).
+//! * Whether it can list. Where it can't: see [`plain`].
+//!
+//! * [`client`] requests and their repetition, [`refusal`] what other answers mean, [`ranges`] parts
+//!   of objects, [`tls`] who is trusted
+//! * [`s3`] and [`credentials`], [`dav`] and [`plain`] what is special to the kinds of server
+
+mod client;
+pub mod credentials;
+mod dav;
+mod plain;
+mod ranges;
+mod refusal;
+pub mod s3;
+pub mod tls;
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::name::{Tag, is_name, is_part_of_name};
+use super::{Access, Object, Store, StoreError};
+use crate::config::{TargetOptions, TargetUrl};
+use client::{Call, Client, Content, Failed, Reply};
+use dav::Dav;
+use plain::Known;
+use s3::S3;
+
+/// How long another who puts the same object at the same time may take from looking to putting.
+const SETTLE: Duration = Duration::from_secs(2);
+/// No more memory is taken on a server's word.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// One node's tree on a server.
+#[derive(Debug)]
+pub struct ObjectStore {
+    client: Client,
+    server: Server,
+    /// The server puts an object only where none is, when it is asked to.
+    conditional: bool,
+    tag: Tag,
+}
+
+#[derive(Debug)]
+enum Server {
+    S3(Box<S3>),
+    /// With what is known to be there, where it can't list it: where it has no WebDAV.
+    Http(Dav, Option<Mutex<Known>>),
+}
+
+/// Whether requests to the target are encrypted, and so need the system's certificates.
+pub fn is_tls(url: &TargetUrl, options: &TargetOptions) -> bool {
+    match url {
+        TargetUrl::Http { tls, .. } => *tls,
+        TargetUrl::S3 { .. } => s3::is_tls(options),
+        _ => false,
+    }
+}
+
+/// What a rescue system reaches the target with. It has another environment than the node.
+pub fn for_rescue(url: &TargetUrl, options: &TargetOptions) -> TargetOptions {
+    match url {
+        TargetUrl::S3 { .. } => s3::resolved(options).for_rescue(),
+        _ => options.for_rescue(),
+    }
+}
+
+/// Whether the target wants a login that a rescue image will not have.
+pub fn asks_login(url: &TargetUrl, options: &TargetOptions) -> Result<bool> {
+    let read = &options.read_login;
+    Ok(match url {
+        TargetUrl::S3 { .. } => read.access_key.is_none() && credentials::find(options)?.is_some(),
+        TargetUrl::Http { .. } => read.user.is_none() && options.login.user.is_some(),
+        _ => false,
+    })
+}
+
+impl ObjectStore {
+    /// Opens the tree of `node`. For writing, a small object is put and deleted again.
+    pub fn open(
+        url: &TargetUrl,
+        node: &str,
+        access: Access,
+        options: &TargetOptions,
+    ) -> Result<ObjectStore> {
+        anyhow::ensure!(
+            is_part_of_name(node),
+            "{node:?} can't name a directory of a node\nhint: --node NAME with letters, digits, dots, dashes"
+        );
+        let client = Client::new(format!("{url}/{node}"), options, is_tls(url, options))?;
+        let server = match url {
+            TargetUrl::S3 { bucket, prefix } => {
+                let base = format!("{prefix}/{node}/");
+                let base = base.trim_start_matches('/').to_owned();
+                Server::S3(Box::new(S3::new(bucket, base, options)?))
+            }
+            other => Server::Http(Dav::new(other.to_string(), node, &options.login), None),
+        };
+        let (conditional, tag) = (false, Tag::own());
+        let mut store = ObjectStore { client, server, conditional, tag };
+        store.find_out(access)?;
+        store.client.be_patient();
+        Ok(store)
+    }
+
+    fn find_out(&mut self, access: Access) -> Result<()> {
+        let write = access == Access::Write;
+        let lists = match &self.server {
+            Server::S3(_) => true,
+            Server::Http(dav, _) => {
+                dav.is_dav(&self.client, write, &|reply| self.refusal(reply, ""))?
+            }
+        };
+        if let (false, Server::Http(_, known)) = (lists, &mut self.server) {
+            log::info!("{} can't list: it has no WebDAV", self.client.label());
+            *known = Some(Mutex::default());
+        }
+        self.look()?;
+        if !write {
+            return Ok(());
+        }
+        let probe = self.tag.part_name("try");
+        self.put_content(&probe, Content::Bytes(b"rr\n"), false)
+            .context("trying whether objects can be put there")?;
+        self.conditional = match self.put_content(&probe, Content::Bytes(b"rr\n"), true) {
+            Err(StoreError::Exists { .. }) => true,
+            // It may say that it does not know such a thing.
+            Ok(()) | Err(StoreError::Other { .. } | StoreError::Denied { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        log::info!("{}: conditional puts: {}", self.client.label(), self.conditional);
+        self.delete_object(&probe).context("trying whether objects can be deleted there")
+    }
+
+    /// A server that is down, and a wrong login, are told when the store is opened, and not as a
+    /// missing backup.
+    fn look(&self) -> Result<()> {
+        let name = "latest.json";
+        let looked = self.client.run(
+            |_| self.call("GET", name, &[]),
+            |mut reply, _| match reply.status {
+                200 => reply.text().map(drop),
+                _ => Err(self.refusal(&mut reply, name)),
+            },
+        );
+        match looked {
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            other => other.context("looking whether the target answers"),
+        }
+    }
+
+    /// A request about an object.
+    fn call<'a>(
+        &self,
+        method: &'static str,
+        name: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Call<'a>, StoreError> {
+        match &self.server {
+            Server::S3(s3) => {
+                s3.call(method, name, headers).map_err(|error| self.other(format!("{error:#}")))
+            }
+            Server::Http(dav, _) => Ok(headers
+                .iter()
+                .fold(dav.call(method, name), |call, (name, value)| call.header(name, *value))),
+        }
+    }
+
+    fn other(&self, detail: String) -> StoreError {
+        StoreError::Other { store: self.client.label().to_owned(), detail }
+    }
+
+    fn put_content(
+        &self,
+        name: &str,
+        content: Content<'_>,
+        only_new: bool,
+    ) -> Result<(), StoreError> {
+        let condition: &[(&str, &str)] = if only_new { &[("if-none-match", "*")] } else { &[] };
+        if let Server::Http(dav, None) = &self.server {
+            dav.make_parents(&self.client, name, &|reply| self.refusal(reply, name))?;
+        }
+        self.client.run(
+            |_| Ok(self.call("PUT", name, condition)?.content(content)),
+            |mut reply, attempt| match reply.status {
+                // Read to its end, so that the connection can be used again.
+                200..=299 => reply.text().map(drop),
+                412 if only_new => {
+                    reply.text()?;
+                    self.is_ours(name, content, attempt)
+                }
+                // Of a directory that is missing.
+                404 if !matches!(self.server, Server::S3(_)) => {
+                    Err(self.no_directory(name).into())
+                }
+                500 if matches!(self.server, Server::Http(_, Some(_))) => Err(Failed::Again(
+                    "status 500 (nginx says it where a directory is missing: create_full_put_path on)"
+                        .to_owned(),
+                )),
+                _ => Err(self.refusal(&mut reply, name)),
+            },
+        )
+    }
+
+    fn no_directory(&self, name: &str) -> StoreError {
+        self.other(format!(
+            "there is no directory for {name}\nhint: create the target's directory on the server; nginx: create_full_put_path on"
+        ))
+    }
+
+    /// The object is there. A request that was made again may itself have put it the first time.
+    fn is_ours(&self, name: &str, content: Content<'_>, attempt: u32) -> Result<(), Failed> {
+        if attempt > 0
+            && let Content::Bytes(bytes) = content
+            && self.get(name)? == bytes
+        {
+            return Ok(());
+        }
+        let store = self.client.label().to_owned();
+        Err(Failed::ForGood(StoreError::Exists { store, name: name.to_owned() }))
+    }
+
+    fn delete_object(&self, name: &str) -> Result<(), StoreError> {
+        self.client.run(
+            |_| self.call("DELETE", name, &[]),
+            |mut reply, _| match reply.status {
+                200..=299 | 404 | 410 => reply.text().map(drop),
+                _ => Err(self.refusal(&mut reply, name)),
+            },
+        )
+    }
+
+    fn size_of(&self, name: &str) -> Result<u64, StoreError> {
+        self.client.run(
+            |_| self.call("HEAD", name, &[]),
+            |mut reply, _| match (reply.status, reply.length()) {
+                (200, Some(size)) => Ok(size),
+                (200, None) => Err(self.other(format!("it does not say how big {name} is")).into()),
+                _ => Err(self.refusal(&mut reply, name)),
+            },
+        )
+    }
+
+    /// Also what is no object of ours.
+    fn list_raw(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
+        let refusal = |reply: &mut Reply| self.refusal(reply, prefix);
+        match &self.server {
+            Server::S3(s3) => s3.list(&self.client, prefix, &refusal),
+            Server::Http(dav, None) => dav.list(&self.client, prefix, &refusal),
+            Server::Http(_, Some(known)) => {
+                known.lock().unwrap_or_else(PoisonError::into_inner).list(prefix, self)
+            }
+        }
+    }
+
+    /// Notes for a server that can't list what is there.
+    fn note(&self, note: impl FnOnce(&mut Known)) {
+        if let Server::Http(_, Some(known)) = &self.server {
+            note(&mut known.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), StoreError> {
+        if is_name(name) {
+            return Ok(());
+        }
+        Err(self.other(format!("{name:?} can't be the name of an object")))
+    }
+}
+
+impl plain::Ask for ObjectStore {
+    fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        Store::get(self, name)
+    }
+    fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
+        self.size_of(name)
+    }
+}
+
+impl Store for ObjectStore {
+    fn url(&self) -> String {
+        self.client.label().to_owned()
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.check_name(name)?;
+        self.put_content(name, Content::Bytes(bytes), false)?;
+        self.note(|known| known.put(name, bytes.len() as u64));
+        Ok(())
+    }
+
+    fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError> {
+        self.check_name(name)?;
+        self.put_content(name, Content::File(path), false)?;
+        let size = path.metadata().map_or(0, |meta| meta.len());
+        self.note(|known| known.put(name, size));
+        Ok(())
+    }
+
+    fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.check_name(name)?;
+        let exists = || StoreError::Exists { store: self.url(), name: name.to_owned() };
+        if self.conditional {
+            self.put_content(name, Content::Bytes(bytes), true)?;
+        } else {
+            match self.size_of(name) {
+                Ok(_) => return Err(exists()),
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            self.put_content(name, Content::Bytes(bytes), false)?;
+            std::thread::sleep(SETTLE);
+            if self.get(name)? != bytes {
+                return Err(exists());
+            }
+        }
+        self.note(|known| known.put(name, bytes.len() as u64));
+        Ok(())
+    }
+
+    fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        self.check_name(name)?;
+        let (mut bytes, whole) = self.client.run(
+            |_| self.call("GET", name, &[]),
+            |mut reply, _| {
+                if reply.status != 200 {
+                    return Err(self.refusal(&mut reply, name));
+                }
+                if !reply.says_its_end() {
+                    let text = format!("it does not say where {name} ends");
+                    return Err(self.other(text).into());
+                }
+                let length = reply.length();
+                let mut bytes = Vec::new();
+                bytes.reserve(usize::try_from(length.unwrap_or(0).min(RESERVE_BYTES)).unwrap_or(0));
+                match (reply.reader().read_to_end(&mut bytes), length) {
+                    (Ok(_), length) if length.is_none_or(|l| l == bytes.len() as u64) => {
+                        Ok((bytes, None))
+                    }
+                    (_, Some(length)) if !bytes.is_empty() && bytes.len() as u64 <= length => {
+                        Ok((bytes, Some(length)))
+                    }
+                    (read, _) => {
+                        let why = read.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
+                        Err(Failed::Again(format!("{name} broke off: {why}")))
+                    }
+                }
+            },
+        )?;
+        // What is mixed up by a change in between is found by its hash.
+        if let Some(length) = whole {
+            log::info!("{name} broke off after {} of {length} bytes: going on", bytes.len());
+            let at = bytes.len() as u64;
+            self.read_range(name, (at, length - at), &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.check_name(name)?;
+        if len == 0 {
+            // There is no range of nothing.
+            return match self.size_of(name)? {
+                size if offset <= size => Ok(Vec::new()),
+                size => Err(self.cut_off(name, (offset, 0), Some(size))),
+            };
+        }
+        let mut bytes = Vec::with_capacity(len);
+        self.read_range(name, (offset, len as u64), &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
+        self.check_name(name)?;
+        self.size_of(name)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
+        let (dirs, _) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+        if !dirs.is_empty() && !is_name(dirs) {
+            return Err(self.other(format!("{prefix:?} can't be the start of a name")));
+        }
+        let mut found = self.list_raw(prefix)?;
+        found.retain(|object| is_name(&object.name));
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.check_name(name)?;
+        self.delete_object(name)?;
+        self.note(|known| known.deleted(name));
+        match &self.server {
+            Server::Http(dav, None) => {
+                dav.tidy(&self.client, name, &|reply| self.refusal(reply, name))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    fn sweep(&self) -> Result<usize, StoreError> {
+        let mut swept = 0;
+        for object in self.list_raw("try.")? {
+            if Tag::of_part(&object.name).is_some_and(|tag| !tag.is_alive()) {
+                self.delete_object(&object.name)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}

@@ -1,0 +1,118 @@
+//! Parts of objects: exactly what was asked for, and further from where a connection broke off.
+
+use std::io::Read;
+
+use super::client::{Failed, Reply};
+use super::{ObjectStore, StoreError};
+
+impl ObjectStore {
+    /// Appends what is missing of `len` bytes from `offset`; with what the connection broke off, the
+    /// next try goes on.
+    pub(super) fn read_range(
+        &self,
+        name: &str,
+        (offset, len): (u64, u64),
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let end = offset.checked_add(len).filter(|end| *end > offset);
+        let Some(end) = end else {
+            return Err(self.other(format!("{len} bytes from {offset} of {name} were asked for")));
+        };
+        let at = std::cell::Cell::new(offset);
+        self.client.run(
+            |_| {
+                let range = format!("bytes={}-{}", at.get(), end - 1);
+                let mut call = self.call("GET", name, &[])?;
+                call = call.header("Range", range);
+                Ok(call)
+            },
+            |mut reply, _| {
+                if reply.status != 206 {
+                    return Err(self.no_range(&mut reply, name, (offset, len)));
+                }
+                self.check_range(&reply, name, at.get(), end)?;
+                let before = bytes.len();
+                let wanted = end - at.get();
+                let read = reply.reader().take(wanted).read_to_end(bytes);
+                let got = (bytes.len() - before) as u64;
+                at.set(at.get() + got);
+                if got == wanted {
+                    return Ok(());
+                }
+                let why = read.map_or_else(|error| error.to_string(), |_| "it ended".to_owned());
+                let why = format!("{name} broke off after {got} bytes: {why}");
+                Err(if got > 0 { Failed::GoOn(why) } else { Failed::Again(why) })
+            },
+        )
+    }
+
+    /// The answer must be about just these bytes.
+    fn check_range(&self, reply: &Reply, name: &str, at: u64, end: u64) -> Result<(), Failed> {
+        let said = reply.header("content-range").unwrap_or_default();
+        let (first, last, total) = content_range(said).ok_or_else(|| {
+            self.other(format!("it gives a part of {name} and does not say which: {said:?}"))
+        })?;
+        if total.is_some_and(|total| total < end) {
+            return Err(self.cut_off(name, (at, end - at), total).into());
+        }
+        let length = reply.length().is_none_or(|length| length == end - at);
+        if (first, last) != (at, end - 1) || !length {
+            return Err(Failed::Again(format!(
+                "bytes {at} to {} of {name} were asked for, and it gives {said}, {} bytes long",
+                end - 1,
+                reply.length().unwrap_or_default()
+            )));
+        }
+        Ok(())
+    }
+
+    fn no_range(&self, reply: &mut Reply, name: &str, wanted: (u64, u64)) -> Failed {
+        match reply.status {
+            416 => {
+                let said = reply.header("content-range").unwrap_or_default();
+                let total = said.rsplit_once('/').and_then(|(_, total)| total.parse().ok());
+                self.cut_off(name, wanted, total).into()
+            }
+            200 => self
+                .other(format!(
+                    "it gives no part of {name}, only the whole\nhint: the server must know Range requests (RFC 9110)"
+                ))
+                .into(),
+            _ => self.refusal(reply, name),
+        }
+    }
+
+    pub(super) fn cut_off(
+        &self,
+        name: &str,
+        (offset, len): (u64, u64),
+        size: Option<u64>,
+    ) -> StoreError {
+        let has = size.map_or_else(|| "fewer".to_owned(), |size| size.to_string());
+        self.other(format!(
+            "{name} is cut off: {len} bytes from {offset} were asked for, it has {has} bytes"
+        ))
+    }
+}
+
+/// First, last and total of `bytes 0-9/100`; the total may be `*`.
+fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let total = if total.trim() == "*" { None } else { Some(total.trim().parse().ok()?) };
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_is_three_numbers() {
+        assert_eq!(content_range("bytes 0-9/100"), Some((0, 9, Some(100))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, 9, None)));
+        for bad in ["", "bytes */100", "bytes 0-9", "items 0-9/100", "bytes 9/100"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

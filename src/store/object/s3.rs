@@ -1,0 +1,238 @@
+//! S3, and whatever speaks like it: keys, signatures, lists, and what its errors mean.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rusty_s3::actions::{DeleteObject, GetObject, HeadObject, ListObjectsV2, PutObject, S3Action};
+use rusty_s3::{Bucket, Credentials, UrlStyle};
+
+use super::client::{Call, Client, Failed, Reply};
+use super::credentials::Provider;
+use super::{Object, StoreError};
+use crate::config::TargetOptions;
+
+/// A signature is made for each try.
+const SIGNED_FOR: Duration = Duration::from_secs(900);
+
+#[derive(Debug)]
+pub(super) struct S3 {
+    bucket: Bucket,
+    /// What comes before the names of objects, with a slash at its end.
+    base: String,
+    provider: Provider,
+    /// How much the server's clock is ahead of ours: in a rescue system ours may be years behind.
+    ahead_seconds: AtomicI64,
+}
+
+/// What a target needs besides its URL, from the options and the environment. The rescue system
+/// has another environment, so its image gets this.
+pub fn resolved(options: &TargetOptions) -> TargetOptions {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let first = |names: [&str; 2]| names.iter().find_map(|name| variable(name));
+    let given = options.endpoint.clone();
+    let endpoint = given.or_else(|| first(["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
+    let region = options.region.clone().or_else(|| first(["AWS_REGION", "AWS_DEFAULT_REGION"]));
+    let region = Some(region.unwrap_or_else(|| "us-east-1".to_owned()));
+    let path_style = Some(options.path_style.unwrap_or(endpoint.is_some()));
+    TargetOptions { endpoint, region, path_style, ..options.clone() }
+}
+
+/// Whether the connection is encrypted.
+pub(super) fn is_tls(options: &TargetOptions) -> bool {
+    resolved(options).endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"))
+}
+
+impl S3 {
+    pub fn new(bucket: &str, base: String, options: &TargetOptions) -> Result<S3> {
+        let found = resolved(options);
+        let region = found.region.unwrap_or_default();
+        let endpoint =
+            found.endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let style =
+            if found.path_style == Some(true) { UrlStyle::Path } else { UrlStyle::VirtualHost };
+        let url = endpoint.parse().with_context(|| format!("the S3 endpoint {endpoint:?}"))?;
+        let bucket = Bucket::new(url, style, bucket.to_owned(), region).with_context(|| {
+            format!("the bucket {bucket} at {endpoint}\nhint: target_options.path_style = true")
+        })?;
+        let provider = Provider::new(options)?;
+        Ok(S3 { bucket, base, provider, ahead_seconds: AtomicI64::new(0) })
+    }
+
+    /// A signed request about an object.
+    pub fn call<'a>(
+        &self,
+        method: &'static str,
+        name: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Call<'a>> {
+        let key = format!("{}{name}", self.base);
+        let credentials = self.credentials()?;
+        let (bucket, some) = (&self.bucket, Some(&credentials));
+        let uri = match method {
+            "PUT" => self.sign(PutObject::new(bucket, some, &key), headers),
+            "DELETE" => self.sign(DeleteObject::new(bucket, some, &key), headers),
+            "HEAD" => self.sign(HeadObject::new(bucket, some, &key), headers),
+            _ => self.sign(GetObject::new(bucket, some, &key), headers),
+        };
+        let mut call = Call::new(method, uri);
+        for (name, value) in headers {
+            call = call.header(name, *value);
+        }
+        Ok(call)
+    }
+
+    fn credentials(&self) -> Result<Credentials> {
+        let keys = self.provider.keys()?;
+        let (access, secret) = (keys.access.as_str(), keys.secret.expose_text());
+        Ok(match &keys.token {
+            Some(token) => Credentials::new_with_token(access, secret, token.expose_text()),
+            None => Credentials::new(access, secret),
+        })
+    }
+
+    fn sign<'a>(
+        &self,
+        mut action: impl S3Action<'a>,
+        headers: &[(&'static str, &'a str)],
+    ) -> String {
+        for (name, value) in headers {
+            action.headers_mut().insert(*name, *value);
+        }
+        let ahead = jiff::SignedDuration::from_secs(self.ahead_seconds.load(Ordering::Relaxed));
+        let now = jiff::Timestamp::now();
+        let now = now.checked_add(ahead).unwrap_or(now);
+        action.sign_with_time(SIGNED_FOR, &now).into()
+    }
+
+    /// All objects below the base whose name starts with `prefix`.
+    pub fn list(
+        &self,
+        client: &Client,
+        prefix: &str,
+        refusal: &dyn Fn(&mut Reply) -> Failed,
+    ) -> Result<Vec<Object>, StoreError> {
+        let fail = |detail: String| StoreError::Other { store: client.label().to_owned(), detail };
+        let key = format!("{}{prefix}", self.base);
+        let mut found = Vec::new();
+        let mut more: Option<String> = None;
+        loop {
+            let call = |_| {
+                let credentials = self.credentials().map_err(|e| fail(format!("{e:#}")))?;
+                let mut list = ListObjectsV2::new(&self.bucket, Some(&credentials));
+                list.with_prefix(key.as_str());
+                if let Some(token) = &more {
+                    list.with_continuation_token(token.as_str());
+                }
+                Ok(Call::new("GET", self.sign(list, &[])))
+            };
+            let page = client.run(call, |mut reply, _| {
+                if reply.status != 200 {
+                    return Err(refusal(&mut reply));
+                }
+                let text = reply.text()?;
+                ListObjectsV2::parse_response(&text)
+                    .map_err(|error| fail(format!("its list can't be understood: {error}")).into())
+            })?;
+            for object in page.contents {
+                let Some(name) = object.key.strip_prefix(&self.base) else { continue };
+                let name = name.to_owned();
+                let Some(size_bytes) = object.size else {
+                    return Err(fail(format!("its list does not say how big {name} is")));
+                };
+                found.push(Object { name, size_bytes });
+            }
+            more = page.next_continuation_token;
+            if more.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// What an error of S3 means; None where its status says it all.
+    pub fn explain(&self, store: &str, reply: &Reply, text: &str) -> Option<Failed> {
+        let (code, message) = error_of(text)?;
+        let store = store.to_owned();
+        let from = self.provider.keys().map(|keys| keys.from.to_string()).unwrap_or_default();
+        let detail = |hint: &str| format!("{code}: {message}\nhint: {hint}");
+        let for_good = |error| Some(Failed::ForGood(error));
+        match code.as_str() {
+            "NoSuchBucket" => for_good(StoreError::Other {
+                store,
+                detail: detail("create the bucket, or is its name wrong in the target's URL?"),
+            }),
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" => {
+                for_good(StoreError::Denied {
+                    store,
+                    detail: detail(&format!("the keys are those of {from}: are they right?")),
+                })
+            }
+            "AccessDenied" | "AllAccessDisabled" => for_good(StoreError::Denied {
+                store,
+                detail: detail(&format!(
+                    "the keys of {from} need s3:ListBucket, s3:GetObject and, but for reading, s3:PutObject and s3:DeleteObject"
+                )),
+            }),
+            "RequestTimeTooSkewed" => Some(self.take_clock(reply).unwrap_or_else(|| {
+                Failed::ForGood(StoreError::Denied {
+                    store,
+                    detail: detail("set the clock of this machine"),
+                })
+            })),
+            "PermanentRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "IllegalLocationConstraintException" => for_good(StoreError::Other {
+                store,
+                detail: detail("target_options.region must be the bucket's"),
+            }),
+            "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
+                for_good(StoreError::Full { store, detail: format!("{code}: {message}") })
+            }
+            "SlowDown"
+            | "InternalError"
+            | "ServiceUnavailable"
+            | "RequestTimeout"
+            | "OperationAborted"
+            | "ConditionalRequestConflict" => Some(Failed::Again(format!("{code}: {message}"))),
+            _ => None,
+        }
+    }
+
+    /// Signs by the server's clock from now on. None where it said no time, or this was tried.
+    fn take_clock(&self, reply: &Reply) -> Option<Failed> {
+        let date = reply.header("date")?;
+        let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+        let ahead = theirs.duration_since(jiff::Timestamp::now()).as_secs();
+        let before = self.ahead_seconds.swap(ahead, Ordering::Relaxed);
+        if before.abs_diff(ahead) < 60 {
+            return None;
+        }
+        log::warn!("the clock of this machine is {ahead} s behind the server's: going by that");
+        Some(Failed::GoOn("the clocks differ".to_owned()))
+    }
+}
+
+/// Code and message of an error.
+fn error_of(text: &str) -> Option<(String, String)> {
+    let document = roxmltree::Document::parse(text.trim_start()).ok()?;
+    let field = |name: &str| {
+        let node = document.descendants().find(|node| node.has_tag_name(name))?;
+        Some(node.text().unwrap_or_default().trim().to_owned())
+    };
+    Some((field("Code")?, field("Message").unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_a_code_and_a_message() {
+        // Amazon S3; the host id is left out.
+        let text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message><RequestId>4442587FB7D0A2F9</RequestId></Error>";
+        let found = error_of(text).unwrap();
+        assert_eq!(found, ("SlowDown".into(), "Please reduce your request rate.".into()));
+        assert_eq!(error_of("<html><body>502</body>"), None);
+        assert_eq!(error_of(""), None);
+    }
+}

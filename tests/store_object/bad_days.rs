@@ -1,0 +1,272 @@
+//! What goes wrong between rr and a server, and what comes of it.
+
+use std::sync::Arc;
+
+use rr::config::{Login, TargetOptions};
+use rr::store::{Access, Store, StoreError};
+
+use crate::proxy::{Fault, Proxy};
+use crate::servers::{self, Authority, BUCKET, NGINX_DAV, Server};
+use crate::{loopback, noise, open, s3_options};
+
+const BUSY: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
+const SLOW_DOWN: &str = "HTTP/1.1 503 Slow Down\r\nContent-Length: 84\r\n\r\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
+const FULL: &str = "HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\n\r\n";
+const TOO_BIG: &str =
+    "HTTP/1.1 413 Request Entity Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const ELSEWHERE: &str =
+    "HTTP/1.1 301 Moved Permanently\r\nLocation: https://other/\r\nContent-Length: 0\r\n\r\n";
+const WHOLE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+const ENDLESS: &str = "HTTP/1.1 200 OK\r\n\r\nabc";
+
+fn patient_for(seconds: u64) -> TargetOptions {
+    TargetOptions { patience_seconds: seconds, ..TargetOptions::default() }
+}
+
+struct Desk {
+    proxy: Proxy,
+    store: Arc<dyn Store>,
+    pack: Vec<u8>,
+    _server: Server,
+    _dir: tempfile::TempDir,
+}
+
+/// A store behind a proxy, with an object in it.
+fn desk(patience_seconds: u64) -> Desk {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, listen) = loopback();
+    let server = servers::nginx(dir.path(), port, &listen, NGINX_DAV);
+    let proxy = Proxy::start(port);
+    let store = open(&proxy.url(), Access::Write, &patient_for(patience_seconds)).unwrap();
+    let pack = noise(4 << 20);
+    store.put("packs/a", &pack).unwrap();
+    proxy.count("");
+    Desk { proxy, store, pack, _server: server, _dir: dir }
+}
+
+#[test]
+fn a_read_that_breaks_off_goes_on_where_it_was() {
+    if servers::lacks("a_read_that_breaks_off_goes_on_where_it_was", &["nginx"]) {
+        return;
+    }
+    let Desk { proxy, store, pack, .. } = &desk(5);
+    // Each try brings a quarter; were it begun anew each time, it would never end.
+    proxy.fail("GET", 4, Fault::Drop(1 << 20));
+    assert!(store.get_range("packs/a", 3, (4 << 20) - 3).unwrap() == pack[3..]);
+    assert_eq!(proxy.count("GET"), 4);
+    proxy.fail("GET", 3, Fault::Drop(1 << 20));
+    assert!(store.get("packs/a").unwrap() == *pack);
+    assert_eq!(proxy.count("GET"), 4);
+    proxy.fail("GET", 2, Fault::Drop(0));
+    assert_eq!(store.get("packs/a").unwrap(), *pack);
+    assert_eq!(proxy.count("GET"), 3);
+}
+
+#[test]
+fn an_answer_of_another_length_is_no_answer() {
+    if servers::lacks("an_answer_of_another_length_is_no_answer", &["nginx"]) {
+        return;
+    }
+    let Desk { proxy, store, pack, .. } = &desk(3);
+    let head = |from: &str, to: &str| Fault::Head(from.to_owned(), to.to_owned());
+    // Too short, too long, and about other bytes than were asked for.
+    for (from, to) in [
+        ("Content-Length: 100", "Content-Length: 50"),
+        ("Content-Length: 100", "Content-Length: 200"),
+        ("bytes 10-109/", "bytes 11-110/"),
+    ] {
+        proxy.fail("GET", 1, head(from, to));
+        assert_eq!(store.get_range("packs/a", 10, 100).unwrap(), pack[10..110], "{from} -> {to}");
+        assert_eq!(proxy.count("GET"), 2, "{from} -> {to}");
+    }
+    // One that says so each time is given up.
+    proxy.fail("GET", 99, head("Content-Length: 100", "Content-Length: 50"));
+    let error = store.get_range("packs/a", 10, 100).unwrap_err();
+    assert!(matches!(error, StoreError::Transient { .. }), "{error:?}");
+    proxy.count("");
+    // An object that is shorter than it should be is told as that.
+    proxy.fail("GET", 1, head("bytes 10-109/4194304", "bytes 10-59/60"));
+    let text = store.get_range("packs/a", 10, 100).unwrap_err().to_string();
+    assert!(text.contains("packs/a is cut off") && text.contains("it has 60 bytes"), "{text}");
+    // Where nothing tells the end from a broken connection, nothing is believed.
+    proxy.fail("GET", 1, Fault::Instead(ENDLESS));
+    let text = store.get("packs/a").unwrap_err().to_string();
+    assert!(text.contains("does not say where packs/a ends"), "{text}");
+    proxy.fail("GET", 1, Fault::Instead(WHOLE));
+    let text = store.get_range("packs/a", 0, 3).unwrap_err().to_string();
+    assert!(text.contains("Range"), "{text}");
+}
+
+#[test]
+fn a_busy_server_is_asked_again_and_one_that_stays_so_is_given_up() {
+    if servers::lacks("a_busy_server_is_asked_again", &["nginx"]) {
+        return;
+    }
+    let Desk { proxy, store, pack, _server, .. } = &mut desk(3);
+    for fault in [BUSY, SLOW_DOWN] {
+        for method in ["GET", "PUT", "HEAD", "DELETE", "PROPFIND"] {
+            proxy.fail(method, 3, Fault::Instead(fault));
+        }
+        store.put("packs/b", b"b").unwrap();
+        assert_eq!(store.get("packs/b").unwrap(), b"b");
+        assert_eq!(store.size_bytes("packs/b").unwrap(), 1);
+        assert_eq!(store.list("packs/").unwrap().len(), 2);
+        store.delete("packs/b").unwrap();
+        assert_eq!(proxy.count(""), 20);
+    }
+    // Uploads that break: the next try sends all of it.
+    proxy.fail("PUT", 2, Fault::DropUpload(1 << 20));
+    store.put("packs/c", pack).unwrap();
+    assert!(store.get("packs/c").unwrap() == *pack);
+    assert_eq!(proxy.count("PUT"), 3);
+    proxy.fail("PUT", 99, Fault::Instead(SLOW_DOWN));
+    let error = store.put("packs/d", b"d").unwrap_err();
+    assert!(matches!(error, StoreError::Transient { .. }), "{error:?}");
+    assert!(error.to_string().contains("patience_seconds"), "{error}");
+    proxy.count("");
+    _server.kill();
+    let error = store.get("packs/a").unwrap_err();
+    assert!(matches!(error, StoreError::Transient { .. }), "{error:?}");
+    let error = open(&proxy.url(), Access::Read, &patient_for(2)).unwrap_err();
+    assert!(format!("{error:#}").contains("is the server up"), "{error:#}");
+    let error = open("http://rr-no-such-host.invalid", Access::Read, &patient_for(2)).unwrap_err();
+    assert!(format!("{error:#}").contains("its name can't be resolved"), "{error:#}");
+}
+
+#[test]
+fn refusals_are_told_at_once_with_what_to_do() {
+    if servers::lacks("refusals_are_told_at_once_with_what_to_do", &["nginx"]) {
+        return;
+    }
+    let Desk { proxy, store, pack, .. } = &desk(60);
+    for (answer, expected) in [
+        (FULL, "is full"),
+        (TOO_BIG, "client_max_body_size"),
+        (ELSEWHERE, "redirects to https://other/"),
+    ] {
+        proxy.fail("PUT", 1, Fault::Instead(answer));
+        // Answered before it is sent: the connection breaks under who does not ask first.
+        let text = store.put("packs/b", pack).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(proxy.count("PUT"), 1, "{expected}");
+    }
+}
+
+#[test]
+fn a_slow_server_is_not_a_dead_one() {
+    if servers::lacks("a_slow_server_is_not_a_dead_one", &["nginx"]) {
+        return;
+    }
+    let Desk { proxy, store, pack, .. } = &desk(2);
+    // Twice as long as a dead one is waited for.
+    proxy.fail("GET", 1, Fault::Slow(50 << 10));
+    assert!(store.get_range("packs/a", 0, 200 << 10).unwrap() == pack[..200 << 10]);
+    assert_eq!(proxy.count("GET"), 1);
+}
+
+/// Of one that answers as S3 does.
+pub fn of_s3(server: &Server) {
+    let proxy = Proxy::start(server.port);
+    let options = TargetOptions { patience_seconds: 5, ..s3_options(proxy.url()) };
+    let url = format!("s3://{BUCKET}/bad-days");
+    let store = open(&url, Access::Write, &options).unwrap();
+    proxy.count("");
+    // The object was put and the answer lost: the next try finds it there, and it is ours.
+    proxy.fail("PUT", 1, Fault::LoseAnswer);
+    store.put_new("generations/x", b"mine").unwrap();
+    assert_eq!(proxy.count("PUT"), 2);
+    proxy.fail("PUT", 1, Fault::LoseAnswer);
+    let taken = store.put_new("generations/x", b"another's").unwrap_err();
+    assert!(matches!(taken, StoreError::Exists { .. }), "{taken:?}");
+    assert_eq!(store.get("generations/x").unwrap(), b"mine");
+
+    // A page of a list that breaks off.
+    proxy.fail("list-type", 1, Fault::Drop(100));
+    assert_eq!(store.list("generations/").unwrap().len(), 1);
+    proxy.fail("PUT", 2, Fault::Instead(SLOW_DOWN));
+    store.put("packs/a", b"a").unwrap();
+
+    for (answer, expected) in [
+        ("SignatureDoesNotMatch", "the keys are those of target_options.login"),
+        ("InvalidAccessKeyId", "the keys are those of target_options.login"),
+        ("AccessDenied", "s3:PutObject"),
+        ("AuthorizationHeaderMalformed", "target_options.region"),
+    ] {
+        let text = format!("<Error><Code>{answer}</Code><Message>No.</Message></Error>");
+        let text =
+            format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        proxy.fail("PUT", 1, Fault::Instead(text.leak()));
+        let error = store.put("packs/b", b"b").unwrap_err().to_string();
+        assert!(error.contains(answer) && error.contains(expected), "{error}");
+        assert!(!error.contains("sesame") && !error.contains("Signature="), "{error}");
+    }
+    // A clock that is wrong is put right by the server's.
+    let skewed = "<Error><Code>RequestTimeTooSkewed</Code><Message>No.</Message></Error>";
+    let skewed = format!(
+        "HTTP/1.1 403 Forbidden\r\nDate: Fri, 21 Nov 2036 10:00:00 GMT\r\nContent-Length: {}\r\n\r\n{skewed}",
+        skewed.len()
+    );
+    proxy.count("");
+    proxy.fail("PUT", 1, Fault::Instead(skewed.leak()));
+    store.put("packs/c", b"c").unwrap();
+    assert_eq!(proxy.count("X-Amz-Date=20361121T"), 1);
+}
+
+#[test]
+fn a_certificate_must_be_valid_and_so_must_ours() {
+    if servers::lacks("a_certificate_must_be_valid_and_so_must_ours", &["nginx", "openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let authority = Authority::make(dir);
+    let (client_cert, client_key) = authority.sign("client", 30);
+    authority.sign("good", 30);
+    authority.sign("expired", 0);
+    // It was valid at the very second in which it was made.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let serve = |certificate: &str, more: &str| {
+        let (port, listen) = loopback();
+        let at = dir.join(format!("{certificate}-{port}"));
+        std::fs::create_dir(&at).unwrap();
+        let path = |end: &str| dir.join(format!("{certificate}.{end}")).display().to_string();
+        let (pem, key, ca) = (path("pem"), path("key"), dir.join("ca.pem"));
+        let lines = format!(
+            "ssl_certificate {pem}; ssl_certificate_key {key}; ssl_client_certificate {}; {more} {NGINX_DAV}",
+            ca.display()
+        );
+        servers::nginx(&at, port, &format!("{listen} ssl"), &lines)
+    };
+    let trusting = TargetOptions { ca_file: Some(dir.join("ca.pem")), ..patient_for(60) };
+    let refused = |url: &str, options: &TargetOptions| {
+        let error = open(url, Access::Write, options).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("\nhint: "), "{text}");
+        text
+    };
+
+    let server = serve("good", "ssl_verify_client off;");
+    let url = format!("https://localhost:{}/x", server.port);
+    open(&url, Access::Write, &trusting).unwrap().put("a", b"a").unwrap();
+    assert_eq!(std::fs::read(server.files.join("x/node001/a")).unwrap(), b"a");
+    let text = refused(&url, &patient_for(60));
+    assert!(text.contains("not valid") && text.contains("target_options.ca_file"), "{text}");
+    let text = refused(&url.replace("localhost", "127.0.0.1"), &trusting);
+    assert!(text.contains("use the name in the target's URL"), "{text}");
+
+    let server = serve("expired", "ssl_verify_client off;");
+    let text = refused(&format!("https://localhost:{}/x", server.port), &trusting);
+    assert!(text.contains("not valid") && text.contains("clock"), "{text}");
+
+    let server = serve("good", "ssl_verify_client on;");
+    let url = format!("https://localhost:{}/x", server.port);
+    let text = refused(&url, &trusting);
+    assert!(text.contains("certificate"), "{text}");
+    let login = Login {
+        client_cert_file: Some(client_cert),
+        client_key_file: Some(client_key),
+        ..Login::default()
+    };
+    let known = TargetOptions { login, ..trusting };
+    open(&url, Access::Write, &known).unwrap().put("a", b"a").unwrap();
+}

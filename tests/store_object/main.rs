@@ -1,0 +1,297 @@
+//! Targets on object servers: nginx with WebDAV, nginx with nothing but PUT and DELETE, Apache and
+//! moto (S3), whole and, through a proxy that fails on purpose, on bad days.
+
+mod bad_days;
+mod proxy;
+#[path = "../servers/mod.rs"]
+mod servers;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rr::config::{Login, TargetOptions, TargetUrl};
+use rr::store::{self, Access, Store, StoreError, lock};
+use rr::sys::run::{Cmd, Output};
+use rr::sys::secret::Secret;
+use rr::ui::{Style, Ui};
+
+use proxy::{Fault, Proxy};
+use servers::{BUCKET, NGINX_ASKS, NGINX_DAV, NGINX_PLAIN, PASSWORD, USER};
+
+/// A tree with more than one pack's worth of what can't be compressed.
+const NOISE_MIB: usize = 34;
+
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+pub fn open(url: &str, access: Access, options: &TargetOptions) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(store::open(&url.parse::<TargetUrl>()?, "node001", access, options)?.into())
+}
+
+pub fn keys(access: &str, secret: &str) -> Login {
+    let secret = Some(Secret::new(secret).unwrap());
+    Login { access_key: Some(access.into()), secret_key: secret, ..Login::default() }
+}
+
+pub fn s3_options(endpoint: String) -> TargetOptions {
+    let login = keys("AKIAEXAMPLE", "sesame");
+    TargetOptions { endpoint: Some(endpoint), login, ..TargetOptions::default() }
+}
+
+fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
+    store.list(prefix).unwrap().into_iter().map(|o| o.name).collect()
+}
+
+fn objects_come_and_go(url: &str, options: &TargetOptions) {
+    let reading = open(url, Access::Read, options).unwrap();
+    assert!(names(&*reading, "generations/").is_empty(), "a tree that is not there yet is empty");
+    let store = open(url, Access::Write, options).unwrap();
+    assert_eq!(store.url(), format!("{url}/node001"));
+    let pack = noise(3 << 20);
+    store.put("packs/a", b"old").unwrap();
+    store.put("packs/a", &pack).unwrap();
+    assert_eq!(store.get("packs/a").unwrap(), pack);
+    assert_eq!(store.size_bytes("packs/a").unwrap(), 3 << 20);
+    assert_eq!(store.get_range("packs/a", 5, 7).unwrap(), pack[5..12]);
+    assert!(store.get_range("packs/a", 5, 0).unwrap().is_empty());
+    let text = store.get_range("packs/a", (3 << 20) - 1, 2).unwrap_err().to_string();
+    assert!(text.contains("is cut off"), "{text}");
+
+    store.put_new("packs/b", b"b").unwrap();
+    assert!(matches!(store.put_new("packs/b", b"c"), Err(StoreError::Exists { .. })));
+    assert_eq!(store.get("packs/b").unwrap(), b"b");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("iso"), &pack).unwrap();
+    store.put_file("rr-node001.iso", &dir.path().join("iso")).unwrap();
+    assert_eq!(store.get("rr-node001.iso").unwrap(), pack);
+    store.put("generations/20261121T013500Z/recipe", b"").unwrap();
+    assert_eq!(store.get("generations/20261121T013500Z/recipe").unwrap(), b"");
+    let all = ["generations/20261121T013500Z/recipe", "packs/a", "packs/b", "rr-node001.iso"];
+    assert_eq!(names(&*store, ""), all);
+    assert_eq!(names(&*store, "pa"), all[1..3]);
+    assert_eq!(names(&*store, "packs/b"), all[2..3]);
+    assert!(names(&*store, "packs/c").is_empty());
+
+    for gone in ["packs/none", "none/none", "manifest.json"] {
+        for error in [store.get(gone).map(drop), store.get_range(gone, 0, 1).map(drop)] {
+            assert!(matches!(error, Err(StoreError::NotFound { .. })), "{error:?}");
+        }
+        assert!(matches!(store.size_bytes(gone), Err(StoreError::NotFound { .. })));
+        store.delete(gone).unwrap();
+    }
+    for bad in ["../x", "a//b", "", "/a"] {
+        assert!(store.put(bad, b"").is_err() && store.get(bad).is_err(), "{bad}");
+    }
+    let guard = lock::lock(&store, &Ui::new(Style::Plain)).unwrap();
+    let other = open(url, Access::Write, options).unwrap();
+    let text = format!("{:#}", lock::lock(&other, &Ui::new(Style::Plain)).unwrap_err());
+    assert!(text.contains("another rr works in"), "{text}");
+    drop(guard);
+    for name in all {
+        store.delete(name).unwrap();
+    }
+    assert!(names(&*store, "").is_empty(), "{:?}", names(&*store, ""));
+}
+
+/// The program itself, with a configuration.
+fn rr(config: &Path, args: &[&str]) -> Output {
+    let cmd = Cmd::new(env!("CARGO_BIN_EXE_rr")).arg("--config").arg(config).args(args);
+    cmd.output().unwrap()
+}
+
+fn rr_ok(config: &Path, args: &[&str]) -> String {
+    let output = rr(config, args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.success(), "rr {args:?}: {said}");
+    assert!(!said.contains("warning"), "{said}");
+    output.text() + &said
+}
+
+/// Backup, verification, restore, a second generation, and pruning, as an admin does them.
+fn a_whole_journey(toml: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (config, tree) = (dir.join("rr.toml"), dir.join("tree"));
+    std::fs::write(&config, format!("node = \"node002\"\n{toml}")).unwrap();
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("noise"), noise(NOISE_MIB << 20)).unwrap();
+    std::fs::write(tree.join("note"), "first\n").unwrap();
+    let include = tree.to_str().unwrap();
+    rr_ok(&config, &["mkbackuponly", "--include", include]);
+    std::fs::write(tree.join("note"), "second\n").unwrap();
+    let text = rr_ok(&config, &["mkbackuponly", "--include", include]);
+    assert!(!text.contains("sesame"), "{text}");
+    let list = rr_ok(&config, &["list"]);
+    assert_eq!(list.lines().filter(|line| line.contains("node002")).count(), 2, "{list}");
+    let first = list.lines().nth(1).unwrap().split_whitespace().next().unwrap();
+    for (generation, note) in [(first, "first\n"), ("latest", "second\n")] {
+        rr_ok(&config, &["verify", generation]);
+        let to = dir.join(format!("to-{generation}"));
+        rr_ok(&config, &["restore", "--gen", generation, "--to", to.to_str().unwrap()]);
+        let back = to.join(tree.strip_prefix("/").unwrap());
+        assert_eq!(std::fs::read_to_string(back.join("note")).unwrap(), note);
+        assert!(std::fs::read(back.join("noise")).unwrap() == noise(NOISE_MIB << 20));
+    }
+    let pruned = rr_ok(&config, &["prune", "--keep-last", "1"]);
+    let gone = |line: &str| line.starts_with("delete") && line.contains(first);
+    assert!(pruned.lines().any(gone), "{pruned}");
+    let list = rr_ok(&config, &["list"]);
+    assert!(!list.contains(first) && list.contains("node002"), "{list}");
+    rr_ok(&config, &["verify"]);
+}
+
+#[test]
+fn nginx_with_webdav_and_a_password() {
+    if servers::lacks("nginx_with_webdav_and_a_password", &["nginx"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    servers::write_users(dir.path());
+    let (port, listen) = loopback();
+    let location = format!("{NGINX_ASKS} {NGINX_DAV}");
+    let server = servers::nginx(dir.path(), port, &listen, &location);
+    let url = format!("{}/backups", server.url());
+    let login = |password: &str| TargetOptions {
+        login: Login {
+            user: Some(USER.into()),
+            password: Some(Secret::new(password).unwrap()),
+            ..Login::default()
+        },
+        ..TargetOptions::default()
+    };
+    for (options, access) in [
+        (login("wrong"), Access::Write),
+        (login("wrong"), Access::Read),
+        (TargetOptions::default(), Access::Read),
+    ] {
+        let text = format!("{:#}", open(&url, access, &options).unwrap_err());
+        assert!(text.contains("401") && text.contains("target_options.login"), "{text}");
+        assert!(!text.contains("wrong"), "{text}");
+    }
+    objects_come_and_go(&url, &login(PASSWORD));
+    a_whole_journey(&format!(
+        "target = \"{url}\"\n[target_options.login]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n"
+    ));
+    let left = |below: &str| {
+        std::fs::read_dir(server.files.join("backups/node002").join(below)).unwrap().count()
+    };
+    assert_eq!(left("generations"), 1, "the directory of the pruned one is gone");
+    assert_eq!(left(""), 3, "latest.json, generations, packs; and no lock");
+}
+
+#[test]
+fn nginx_with_plain_put() {
+    if servers::lacks("nginx_with_plain_put", &["nginx"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (port, listen) = loopback();
+    let server = servers::nginx(dir.path(), port, &listen, NGINX_PLAIN);
+    objects_come_and_go(&server.url(), &TargetOptions::default());
+    a_whole_journey(&format!("target = \"{}/backups\"\n", server.url()));
+    let files = server.files.join("backups/node002");
+    let manifests = walkdir::WalkDir::new(&files).into_iter().map(Result::unwrap);
+    let manifests = manifests.filter(|entry| entry.file_name() == "manifest.json");
+    assert_eq!(manifests.count(), 1, "what is pruned is deleted");
+
+    // Without the right to write it can still be read; and what is missing is said.
+    drop(server);
+    let (port, listen) = loopback();
+    let server = servers::nginx(dir.path(), port, &listen, "");
+    let url = format!("{}/backups", server.url());
+    let text = format!("{:#}", open(&url, Access::Write, &TargetOptions::default()).unwrap_err());
+    assert!(text.contains("405") && text.contains("dav_methods PUT DELETE"), "{text}");
+    let config = dir.path().join("rr.toml");
+    std::fs::write(&config, format!("node = \"node002\"\ntarget = \"{url}\"\n")).unwrap();
+    rr_ok(&config, &["verify"]);
+}
+
+#[test]
+fn apache_with_webdav() {
+    if servers::lacks("apache_with_webdav", &["apache2"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = servers::apache(dir.path());
+    objects_come_and_go(&server.url(), &TargetOptions::default());
+    a_whole_journey(&format!("target = \"{}/backups\"\n", server.url()));
+}
+
+#[test]
+fn s3_on_moto() {
+    if servers::lacks("s3_on_moto", &["moto_server"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = servers::moto(dir.path());
+    let options = s3_options(server.url());
+    objects_come_and_go(&format!("s3://{BUCKET}"), &options);
+    objects_come_and_go(&format!("s3://{BUCKET}/site/a"), &options);
+    a_whole_journey(&format!(
+        "target = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n\
+         [target_options.login]\naccess_key = \"AKIAEXAMPLE\"\nsecret_key = \"sesame\"\n",
+        server.url()
+    ));
+    // A list of more than one page.
+    let store = open(&format!("s3://{BUCKET}/many"), Access::Write, &options).unwrap();
+    for nr in 0..1003 {
+        store.put(&format!("packs/{nr:04}"), b"").unwrap();
+    }
+    assert_eq!(store.list("packs/").unwrap().len(), 1003);
+    let text = format!("{:#}", open("s3://no-such-bucket", Access::Write, &options).unwrap_err());
+    assert!(text.contains("NoSuchBucket") && text.contains("\nhint: create the bucket"), "{text}");
+    keys_come_from_where_they_usually_are(&server);
+    bad_days::of_s3(&server);
+}
+
+/// Without a login in the configuration.
+fn keys_come_from_where_they_usually_are(server: &servers::Server) {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path();
+    let config = home.join("rr.toml");
+    let text = format!(
+        "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n",
+        server.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    let list = |variables: &[(&str, &str)]| {
+        let cmd = Cmd::new(env!("CARGO_BIN_EXE_rr")).arg("--config").arg(&config).arg("list");
+        let cmd = cmd.env("HOME", home).env("AWS_EC2_METADATA_DISABLED", "true");
+        variables.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value)).output().unwrap()
+    };
+    let none = list(&[]);
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
+
+    let found = list(&[("AWS_ACCESS_KEY_ID", "AKIAX"), ("AWS_SECRET_ACCESS_KEY", "sesame")]);
+    assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
+
+    let role = Proxy::start(server.port);
+    let keys = "{\n  \"Code\" : \"Success\",\n  \"LastUpdated\" : \"2026-11-21T10:00:00Z\",\n  \"Type\" : \"AWS-HMAC\",\n  \"AccessKeyId\" : \"ASIAX\",\n  \"SecretAccessKey\" : \"sesame\",\n  \"Token\" : \"t\",\n  \"Expiration\" : \"2099-11-21T16:00:00Z\"\n}";
+    for (word, body) in [
+        ("security-credentials/rr", keys),
+        ("security-credentials/ ", "rr"),
+        ("api/token", "token"),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        role.fail(word, 1, Fault::Instead(answer.leak()));
+    }
+    let url = role.url();
+    let enabled = [("AWS_EC2_METADATA_DISABLED", ""), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)];
+    let found = list(&enabled);
+    assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
+
+    std::fs::create_dir(home.join(".aws")).unwrap();
+    let file = "[default]\naws_access_key_id = AKIAX\naws_secret_access_key = sesame\n";
+    std::fs::write(home.join(".aws/credentials"), file).unwrap();
+    assert!(list(&[]).text().contains("node002"));
+}
+
+/// A free port, and how nginx listens there.
+pub fn loopback() -> (u16, String) {
+    let port = servers::free_port();
+    (port, format!("127.0.0.1:{port}"))
+}
