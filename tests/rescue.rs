@@ -14,7 +14,9 @@ fn info() -> RescueInfo {
         rr: env!("CARGO_PKG_VERSION").into(),
         consoles: Vec::new(),
         cmdline: std::env::var("RR_TEST_CMDLINE").unwrap_or_default(),
+        asks_login: false,
         target_options: rr::config::TargetOptions::default(),
+        read_login: Default::default(),
         target_device: None,
     }
 }

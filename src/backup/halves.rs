@@ -116,8 +116,14 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<u64> {
     }
     let layout = job.layout.as_ref().context("the layout was not read")?;
     let dir = work_dir()?;
-    let request =
-        BuildRequest { layout, config: job.config, info: job.rescue_info(), out: dir.path() };
+    let info = job.rescue_info()?;
+    if info.asks_login {
+        ui.info(format!(
+            "the rescue image gets no login for {}: a recovery asks for one, and an automatic one stops before anything is erased (target_options.read_login)",
+            info.target
+        ));
+    }
+    let request = BuildRequest { layout, config: job.config, info, out: dir.path() };
     let tools = job.plan.as_ref().map(crate::plan::Plan::tools).unwrap_or_default();
     let image = ui.step("Building the rescue image", || rescue::build(&request, &tools, ui))?;
     for warning in &image.warnings {
@@ -168,7 +174,7 @@ pub(super) fn menu(job: &Job<'_>, guard: &LockGuard) -> Result<()> {
     }
     let generations = catalog::generations(store)?;
     let size_mib = bytes.div_ceil(1 << 20);
-    let text = rescue::menu::of_node(job.config, &job.rescue_info(), &generations, size_mib);
+    let text = rescue::menu::of_node(job.config, &job.rescue_info()?, &generations, size_mib);
     guard.check()?;
     Ok(store.put("menu.cfg", text.as_bytes())?)
 }

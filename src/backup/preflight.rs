@@ -13,7 +13,7 @@ use crate::config::{Config, TargetUrl};
 use crate::layout::{BytesPath, Layout};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
-use crate::store::{self, Access, Store, StoreError, usb};
+use crate::store::{self, Access, Store, StoreError, object, usb};
 use crate::sys::{fs, tools};
 use crate::ui::Ui;
 
@@ -276,22 +276,25 @@ impl Job<'_> {
     }
 
     /// The facts for the rescue system.
-    pub(super) fn rescue_info(&self) -> crate::rescue::RescueInfo {
+    pub(super) fn rescue_info(&self) -> Result<crate::rescue::RescueInfo> {
+        let options = &self.config.target_options;
         let on_local_disk = |place: &&Place| !matches!(place.kind, PlaceKind::Elsewhere { .. });
-        crate::rescue::RescueInfo {
+        Ok(crate::rescue::RescueInfo {
             version: crate::rescue::info::VERSION,
             node: self.node.clone(),
             target: self.url.to_string(),
             rr: env!("CARGO_PKG_VERSION").to_owned(),
             consoles: Vec::new(),
             cmdline: String::new(),
-            target_options: self.config.target_options.clone(),
+            asks_login: object::asks_login(&self.url, options)?,
+            target_options: object::for_rescue(&self.url, options),
+            read_login: options.read_login.clone(),
             target_device: self
                 .place
                 .as_ref()
                 .filter(on_local_disk)
                 .and_then(|place| place.target_device.clone()),
-        }
+        })
     }
 
     /// Why the rescue half can't even begin.

@@ -72,6 +72,14 @@ pub fn run(cli: Cli) -> Exit {
 
 fn load(global: &Global) -> Result<Loaded> {
     let mut loaded = crate::config::load(global.config.as_deref())?;
+    if let (None, Some(target)) = (&global.target, &loaded.config.target) {
+        loaded.config.target_options.check_for(&target.parse()?)?;
+    }
+    if let Some(info) = crate::rescue::RescueInfo::read()?
+        && loaded.config.target.as_ref() == Some(&info.target)
+    {
+        loaded.config.target_options = info.options();
+    }
     loaded.set_target(global.target.as_deref(), "--target");
     loaded.set_node(global.node.as_deref(), "--node");
     Ok(loaded)

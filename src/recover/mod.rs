@@ -11,7 +11,7 @@
 //! the same command can be given again over whatever was left half done.
 //!
 //! * [`target`] where the backup is, and the disks that it is on     [`fetch`] the generation
-//! * [`confirm`] the one question
+//! * [`confirm`] the one question                                  [`login`] who reads the target
 //! * [`fixup`] what the restored tree needs to boot here             [`chroot`] running its programs
 //! * [`check`] does it boot?                                         [`report`] log and result
 //! * [`devices`], [`sysfs`], [`mounts`], [`inside`] what is here: devices, stacks, mounts, files
@@ -23,6 +23,7 @@ pub mod devices;
 pub mod fetch;
 pub mod fixup;
 pub mod inside;
+pub mod login;
 pub mod mounts;
 pub mod report;
 mod run;

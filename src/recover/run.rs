@@ -11,7 +11,7 @@ use super::fixup::{self, Tree};
 use super::report::{self, DiskTaken, Report};
 use super::sysfs::{Sysfs, kernel_name};
 use super::target::Target;
-use super::{MEDIUM, Options, Outcome, Phase, check, confirm, mounts};
+use super::{MEDIUM, Options, Outcome, Phase, check, confirm, login, mounts};
 use crate::archive::{self, ExtractOptions};
 use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout};
@@ -32,6 +32,8 @@ pub(super) struct Run<'a> {
     ui: &'a Ui,
     started: Instant,
     target: Option<Target>,
+    /// With the login that was typed in, if one was.
+    target_options: TargetOptions,
     node: String,
     report: Report,
 }
@@ -50,7 +52,8 @@ impl<'a> Run<'a> {
             ..Report::default()
         };
         let (started, target, node) = (Instant::now(), None, String::new());
-        Run { config, info, options, ui, started, target, node, report }
+        let target_options = TargetOptions::default();
+        Run { config, info, options, ui, started, target, target_options, node, report }
     }
 
     pub fn touched(&self) -> bool {
@@ -100,9 +103,11 @@ impl<'a> Run<'a> {
         let (url, options) = self.target_url()?;
         self.node = self.node_name()?;
         let device = self.info_of(&url).and_then(|info| info.target_device.as_ref());
+        let asks = self.info_of(&url).is_some_and(|info| info.asks_login);
+        self.target_options = login::complete(&url, options, asks, self.options.auto)?;
         let target = Target::locate(&url, device, self.ui)?;
         self.report.target = target.shown().to_owned();
-        let store = target.open(&self.node, &options)?;
+        let store = target.open(&self.node, &self.target_options)?;
         self.target = Some(target);
         let backup = fetch::fetch(store, self.options.generation.as_deref(), self.ui)?;
         self.report.generation.clone_from(&backup.manifest.generation);
@@ -124,7 +129,7 @@ impl<'a> Run<'a> {
         )?;
         let url: TargetUrl = text.parse()?;
         let options = match self.info_of(&url) {
-            Some(info) => info.target_options.clone(),
+            Some(info) => info.options(),
             None => self.config.target_options.clone(),
         };
         Ok((url, options))
@@ -350,9 +355,8 @@ impl<'a> Run<'a> {
     fn put_report(&self) {
         let Some(target) = &self.target else { return };
         let put = || -> Result<()> {
-            let (_, options) = self.target_url()?;
             let log = crate::ui::log::text();
-            target.write(&self.node, &options, |store| self.report.put(store, &log))
+            target.write(&self.node, &self.target_options, |store| self.report.put(store, &log))
         };
         if let Err(error) = put() {
             self.ui.info(format!("the log could not be put to the target: {error:#}"));

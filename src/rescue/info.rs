@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::config::TargetOptions;
+use crate::config::{Login, TargetOptions};
 use crate::layout::BytesPath;
 
 /// Where it lies inside the rescue system.
@@ -37,8 +37,14 @@ pub struct RescueInfo {
     /// More kernel parameters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cmdline: String,
+    /// The target wants a login, and none was allowed to be here: who recovers is asked for it.
+    #[serde(default)]
+    pub asks_login: bool,
     #[serde(default)]
     pub target_options: TargetOptions,
+    /// What the target is read with: the one secret that an image may hold.
+    #[serde(default, skip_serializing_if = "Login::is_empty", serialize_with = "Login::expose")]
+    pub read_login: Login,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_device: Option<TargetDevice>,
 }
@@ -57,6 +63,11 @@ impl RescueInfo {
     /// Reads [`PATH`]. None where this is no rescue system.
     pub fn read() -> Result<Option<RescueInfo>> {
         Self::read_from(Path::new(PATH))
+    }
+
+    /// How the target is reached from here.
+    pub fn options(&self) -> TargetOptions {
+        TargetOptions { login: self.read_login.clone(), ..self.target_options.clone() }
     }
 
     fn read_from(path: &Path) -> Result<Option<RescueInfo>> {
@@ -80,7 +91,9 @@ mod tests {
             version: VERSION,
             node: "node001".into(),
             target: "file:///srv/backup".into(),
-            target_options: TargetOptions { nfs: "vers=3".into(), patience_seconds: 60 },
+            asks_login: false,
+            target_options: TargetOptions { nfs: "vers=3".into(), ..TargetOptions::default() },
+            read_login: toml::from_str("user = 'rescue'\npassword = 'poppy'").unwrap(),
             target_device: Some(TargetDevice {
                 fs_uuid: "b3c1".into(),
                 fs_kind: "ext4".into(),
@@ -93,6 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rescue.toml");
         std::fs::write(&path, toml::to_string(&info).unwrap()).unwrap();
+        assert!(!format!("{info:?}").contains("poppy"));
         assert_eq!(RescueInfo::read_from(&path).unwrap(), Some(info));
         assert_eq!(RescueInfo::read_from(&dir.path().join("none")).unwrap(), None);
         std::fs::write(&path, "version = 1").unwrap();

@@ -217,7 +217,9 @@ mod tests {
             rr: "0".into(),
             consoles: Vec::new(),
             cmdline: String::new(),
+            asks_login: false,
             target_options: crate::config::TargetOptions::default(),
+            read_login: Default::default(),
             target_device: None,
         }
     }

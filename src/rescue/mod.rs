@@ -32,6 +32,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::Config;
 use crate::layout::Layout;
+use crate::store::object;
 use crate::sys::tools;
 use crate::ui::Ui;
 
@@ -130,6 +131,7 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
     problems.extend(platforms.missing(layout.boot.firmware));
     let mut names = programs::required(layout, is_nfs(config.target.as_deref()));
     names.extend(["grub-mkrescue", "xorriso"]);
+    names.extend(resolver(config.target.as_deref()));
     if platforms.uefi.is_some() {
         names.push("mformat");
     }
@@ -141,6 +143,12 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
 
 fn is_nfs(target: Option<&str>) -> bool {
     target.is_some_and(|target| target.starts_with("nfs:"))
+}
+
+/// The program that looks names up, for targets that rr itself connects to.
+fn resolver(target: Option<&str>) -> Option<&'static str> {
+    let direct = |target: &str| ["http:", "https:", "s3:"].iter().any(|s| target.starts_with(s));
+    target.is_some_and(direct).then_some("getent")
 }
 
 /// Modules that the layout can't be recovered without, and why.
@@ -198,6 +206,7 @@ fn collect(
     more_programs: &[&str],
 ) -> Result<()> {
     let mut names = programs::required(request.layout, is_nfs(Some(&request.info.target)));
+    names.extend(resolver(Some(&request.info.target)));
     names.extend(more_programs.iter().copied());
     names.sort_unstable();
     names.dedup();
@@ -205,7 +214,22 @@ fn collect(
     let index = Index::read(kernel)?;
     modules::add(tree, kernel, &index, request.config.rescue.drivers)?;
     add_skeleton(tree);
+    add_trust(tree, &request.info)?;
     add_rr(tree, request)
+}
+
+/// Whom the rescue system trusts when it reads the target, and what it shows of itself.
+fn add_trust(tree: &mut Tree, info: &RescueInfo) -> Result<()> {
+    if object::is_tls(&info.target.parse()?, &info.target_options)
+        && let Some(bundle) = object::tls::bundle()
+    {
+        let bundle = bundle.canonicalize().with_context(|| bundle.display().to_string())?;
+        tree.copy_as(object::tls::OWN_BUNDLE, &bundle, 0o644);
+    }
+    for file in info.target_options.ca_file.iter().chain(info.read_login.files()) {
+        tree.add(file).with_context(|| format!("adding {}", file.display()))?;
+    }
+    Ok(())
 }
 
 /// The files that every rescue system has, from `rescue/`.
@@ -250,7 +274,8 @@ fn add_rr(tree: &mut Tree, request: &BuildRequest<'_>) -> Result<()> {
         toml::to_string_pretty(&request.info).context("writing the rescue system's facts")?;
     tree.text("etc/rr/rescue.toml", 0o600, info);
     tree.text("etc/rr/layout.toml", 0o600, crate::layout::schema::render(request.layout)?);
-    let config = toml::to_string_pretty(request.config).context("writing the configuration")?;
+    let config = request.config.for_rescue();
+    let config = toml::to_string_pretty(&config).context("writing the configuration")?;
     tree.text("etc/rr/rr.toml", 0o600, config);
     Ok(())
 }

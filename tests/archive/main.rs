@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rr::archive::{self, CreateOptions, Created, ExtractOptions};
-use rr::config::schema::TargetOptions;
+use rr::config::TargetOptions;
 use rr::store::{Access, Manifest, Store, TargetUrl, catalog};
 use rr::sys::run::Cmd;
 use rr::ui::{Style, Ui};
