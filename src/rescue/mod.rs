@@ -340,6 +340,55 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_image_has_the_login_for_reading_and_never_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, "x").unwrap();
+        let text = format!(
+            "target = 'https://server/backups'\n[target_options]\nca_file = '{}'\n\
+             [target_options.login]\nuser = 'writer'\npassword = 'sesame'\n\
+             [target_options.read_login]\nuser = 'reader'\npassword = 'poppy'\n",
+            ca.display()
+        );
+        let config: Config = toml::from_str(&text).unwrap();
+        let url = config.target_url().unwrap();
+        let options = &config.target_options;
+        let info = RescueInfo {
+            version: info::VERSION,
+            node: "node001".into(),
+            target: url.to_string(),
+            rr: "0".into(),
+            consoles: Vec::new(),
+            cmdline: String::new(),
+            asks_login: object::asks_login(&url, options).unwrap(),
+            target_options: object::for_rescue(&url, options),
+            read_login: options.read_login.clone(),
+            target_device: None,
+        };
+        assert!(!info.asks_login);
+        let layout = layout();
+        let request = BuildRequest { layout: &layout, config: &config, info, out: dir.path() };
+        let mut tree = Tree::new();
+        add_trust(&mut tree, &request.info).unwrap();
+        add_rr(&mut tree, &request).unwrap();
+
+        assert!(tree.contains(ca.to_str().unwrap()));
+        if object::tls::bundle().is_some() {
+            assert!(tree.contains(object::tls::OWN_BUNDLE));
+        }
+        let texts = tree.iter().filter_map(|(_, node)| match node {
+            tree::Node::Text { bytes, mode } => Some((String::from_utf8_lossy(bytes), *mode)),
+            _ => None,
+        });
+        let texts: Vec<_> = texts.collect();
+        assert!(texts.iter().all(|(text, _)| !text.contains("sesame") && !text.contains("writer")));
+        let (text, mode) = texts.iter().find(|(text, _)| text.contains("poppy")).unwrap();
+        assert_eq!(*mode, 0o600);
+        let found: RescueInfo = toml::from_str(text).unwrap();
+        assert_eq!(found.options().login, options.read_login);
+    }
+
+    #[test]
     fn a_kernel_without_what_the_layout_needs_is_told_by_module() {
         let index = Index::parse("kernel/fs/xfs/xfs.ko:\n", "kernel/fs/ext4/ext4.ko\n", "");
         let config = Config { target: Some("nfs://s/x".into()), ..Config::default() };
