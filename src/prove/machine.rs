@@ -26,8 +26,6 @@ pub enum Bus {
     Scsi,
     Nvme,
     Sata,
-    /// A stick that the machine does not boot from by itself; see [`Machine::stick`].
-    Usb,
 }
 
 /// A disk whose sectors are in a raw file.
@@ -63,6 +61,8 @@ pub struct Machine {
     pub cdrom: Option<PathBuf>,
     /// An image on a USB stick, which then is what the machine boots from.
     pub stick: Option<PathBuf>,
+    /// The place in `disks` of the one that the machine boots from, whatever its firmware is set to.
+    pub boots_from: Option<usize>,
     pub kernel: Option<DirectKernel>,
     /// False: a reboot ends the machine, as pulling the plug at the right moment would.
     pub reboots: bool,
@@ -81,6 +81,7 @@ impl Machine {
             disks: Vec::new(),
             cdrom: None,
             stick: None,
+            boots_from: None,
             kernel: None,
             reboots: true,
             logs: logs.to_owned(),
@@ -132,11 +133,9 @@ impl Machine {
             all.push(drive("cd", iso, ",media=cdrom,readonly=on"));
             all.push(words("-device ide-cd,drive=cd,bus=ide.5,bootindex=0"));
         }
-        if self.stick.is_some() || self.disks.iter().any(|disk| disk.bus == Bus::Usb) {
-            all.push(words("-device qemu-xhci,id=usb"));
-        }
         if let Some(image) = &self.stick {
             all.push(drive("stick", image, ""));
+            all.push(words("-device qemu-xhci,id=usb"));
             all.push(words("-device usb-storage,bus=usb.0,drive=stick,removable=on,bootindex=0"));
         }
         if self.disks.iter().any(|disk| disk.bus == Bus::Scsi) {
@@ -197,9 +196,6 @@ impl Machine {
             }
             Bus::Nvme => format!("nvme,drive={id},serial={}", disk.serial),
             Bus::Sata => format!("ide-hd,bus=ide.{index},drive={id},serial={}", disk.serial),
-            Bus::Usb => {
-                format!("usb-storage,bus=usb.0,drive={id},removable=on,serial={}", disk.serial)
-            }
         };
         match (disk.wwn, disk.bus) {
             (Some(wwn), Bus::Scsi | Bus::Sata) => device += &format!(",wwn={wwn:#018x}"),
@@ -212,7 +208,9 @@ impl Machine {
         }
         // UEFI follows its own variables from disk to disk, which is what is to be tested; with a
         // boot index QEMU would overrule them.
-        if self.firmware == Firmware::Bios {
+        if self.boots_from == Some(index) {
+            device += ",bootindex=0";
+        } else if self.firmware == Firmware::Bios {
             device += &format!(",bootindex={}", index + 1);
         }
         Ok(vec![

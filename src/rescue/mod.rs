@@ -188,7 +188,6 @@ fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &st
     }
     if config.target.as_deref().is_some_and(|target| target.starts_with("usb:")) {
         needed.insert("ext4", "the target".to_owned());
-        needed.insert("usb_storage", "the target".to_owned());
     }
     needed
         .iter()

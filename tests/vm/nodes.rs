@@ -192,7 +192,7 @@ impl Node {
         let letter = ['a', 'b', 'c', 'd'][index];
         match self.bus {
             Bus::Virtio => format!("/dev/vd{letter}"),
-            Bus::Scsi | Bus::Sata | Bus::Usb => format!("/dev/sd{letter}"),
+            Bus::Scsi | Bus::Sata => format!("/dev/sd{letter}"),
             Bus::Nvme => format!("/dev/nvme{index}n1"),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rr::layout::Firmware;
-use rr::prove::{Agent, Bus, Disk, Machine, Vm};
+use rr::prove::{Agent, Disk, Machine, Vm};
 use rr::sys::run::Cmd;
 
 use crate::compare::{VOLATILE, differences};
@@ -29,8 +29,7 @@ const TOO_LATE: &str = "/root/made-after-the-backup";
 /// Seen on the console while it runs, for who watches.
 const BACKUP: &str =
     "{ rr mkbackup 2>&1; echo $? >/run/rr-code; } | tee /dev/ttyS0; exit $(cat /run/rr-code)";
-/// Blank and removable: nobody has to agree.
-const FORMAT: &str = "rr format /dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_STICK-0:0";
+const FORMAT: &str = "rr format /dev/disk/by-id/virtio-STICK --erase STICK";
 const STICK_MIB: u64 = 2048;
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
@@ -46,7 +45,8 @@ pub enum Target {
     /// A directory on a disk of the node that survives.
     File,
     Nfs(nfs::Version),
-    /// A stick, which also is what the rescue system boots from.
+    /// A disk that rr formats, which also is what the rescue system boots from. Not on USB, which
+    /// Debian's kernels for virtual machines do not know.
     Usb,
 }
 
@@ -248,15 +248,14 @@ impl Stage<'_> {
         })
     }
 
-    /// The image of the stick that holds the backup.
+    /// The image of the disk that is made for the backup.
     fn stick(&self) -> PathBuf {
         self.dir.join("stick.raw")
     }
 
-    /// The same in a machine that boots from its own disks.
     fn plugged(&self) -> Disk {
         let (file, serial) = (self.stick(), "STICK".to_owned());
-        Disk { file, bus: Bus::Usb, serial, wwn: None, sector_bytes: 512 }
+        Disk { file, bus: self.node().bus, serial, wwn: None, sector_bytes: 512 }
     }
 
     /// Writes what is on the disks to `WHEN.disks` and what is in the files to `WHEN.tree`.
@@ -315,7 +314,11 @@ impl Stage<'_> {
     ) -> Result<()> {
         let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
         match (self.scenario.medium, self.scenario.target) {
-            (Medium::Stick, _) | (_, Target::Usb) => machine.stick = Some(medium.to_owned()),
+            (_, Target::Usb) => {
+                machine.boots_from = Some(machine.disks.len());
+                machine.disks.push(self.plugged());
+            }
+            (Medium::Stick, _) => machine.stick = Some(medium.to_owned()),
             (Medium::Cd, _) => machine.cdrom = Some(medium.to_owned()),
         }
         machine.reboots = false;
