@@ -23,14 +23,18 @@ pub enum Network {
     Given(Given),
 }
 
-/// The kernel's `ip=CLIENT:SERVER:GATEWAY:NETMASK:HOST:DEVICE:AUTOCONF`, see the kernel's
-/// Documentation/admin-guide/nfs/nfsroot.rst. CLIENT may be `ADDRESS/PREFIX` as well.
+/// The kernel's `ip=CLIENT:SERVER:GATEWAY:NETMASK:HOST:DEVICE:AUTOCONF:DNS:DNS`, see the kernel's
+/// Documentation/admin-guide/nfs/nfsroot.rst. CLIENT may be `ADDRESS/PREFIX` as well, an IPv6 one is
+/// in brackets, and DEVICE may be a hardware address with dashes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Given {
     /// `ADDRESS/PREFIX`.
     pub address: String,
     pub gateway: Option<String>,
+    /// A name or a hardware address.
     pub device: Option<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,6 +49,8 @@ pub struct Options {
     /// `rr.target=URL`: another one than the image was made for.
     pub target: Option<String>,
     pub network: Network,
+    /// `BOOTIF=01-aa-bb-cc-dd-ee-ff`, as boot loaders say which interface they used.
+    pub boot_mac: Option<String>,
     pub debug: bool,
     /// Words that look like ours and are not understood.
     pub unknown: Vec<String>,
@@ -70,6 +76,7 @@ pub fn parse(text: &str) -> Options {
                 Some(given) => options.network = Network::Given(given),
                 None => options.unknown.push(word),
             },
+            ("BOOTIF", name) => options.boot_mac = parse_bootif(name),
             ("rr.debug", _) => options.debug = true,
             // Read by crate::ui::verdict.
             ("rr.verdict", _) => {}
@@ -96,21 +103,42 @@ fn words(text: &str) -> Vec<String> {
 }
 
 fn parse_ip(value: &str) -> Option<Given> {
-    let fields: Vec<&str> = value.split(':').collect();
+    let fields = fields(value);
     let field = |i: usize| fields.get(i).copied().filter(|text| !text.is_empty());
-    let client = field(0)?;
-    let address = if client.contains('/') {
-        client.to_owned()
-    } else {
-        format!("{client}/{}", prefix(field(3)?)?)
-    };
-    let (bare, length) = address.split_once('/')?;
-    bare.parse::<std::net::Ipv4Addr>().ok()?;
-    if length.parse::<u8>().ok()? > 32 {
+    let bare = |text: &str| text.trim_start_matches('[').replace(']', "");
+    let client = bare(field(0)?);
+    let address =
+        if client.contains('/') { client } else { format!("{client}/{}", prefix(field(3)?)?) };
+    let (host, length) = address.split_once('/')?;
+    let longest = if host.parse::<std::net::IpAddr>().ok()?.is_ipv6() { 128 } else { 32 };
+    if length.parse::<u8>().ok()? > longest {
         return None;
     }
-    let gateway = field(2).map(str::to_owned);
-    Some(Given { address, gateway, device: field(5).map(str::to_owned) })
+    let device = field(5).map(|name| mac_of(name).unwrap_or_else(|| name.to_owned()));
+    let dns = (7..=8).filter_map(field).map(bare).collect();
+    Some(Given { gateway: field(2).map(bare), device, dns, address })
+}
+
+/// Splits at colons, but not inside brackets.
+fn fields(value: &str) -> Vec<&str> {
+    let mut inside = false;
+    value
+        .split(|c: char| {
+            inside = (inside || c == '[') && c != ']';
+            c == ':' && !inside
+        })
+        .collect()
+}
+
+/// `aa-bb-cc-dd-ee-ff` with colons.
+fn mac_of(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('-').collect();
+    let hex = |part: &&str| part.len() == 2 && u8::from_str_radix(part, 16).is_ok();
+    (parts.len() == 6 && parts.iter().all(hex)).then(|| parts.join(":").to_lowercase())
+}
+
+fn parse_bootif(name: &str) -> Option<String> {
+    mac_of(name.strip_prefix("01-").unwrap_or(name))
 }
 
 /// `255.255.255.0` is 24.
@@ -158,10 +186,22 @@ mod tests {
         assert_eq!(kernel.gateway.as_deref(), Some("10.0.0.1"));
         assert_eq!(kernel.device.as_deref(), Some("eth1"));
         assert_eq!(given("ip=10.0.0.5/16").unwrap().address, "10.0.0.5/16");
+        let six = given("ip=[fd00::5]/64::[fd00::1]:::52-54-00-12-34-56::[fd00::53]:10.0.0.53");
+        let six = six.unwrap();
+        assert_eq!((six.address.as_str(), six.gateway.as_deref()), ("fd00::5/64", Some("fd00::1")));
+        assert_eq!(six.device.as_deref(), Some("52:54:00:12:34:56"));
+        assert_eq!(six.dns, ["fd00::53", "10.0.0.53"]);
         for bad in ["ip=10.0.0.5", "ip=10.0.0.5:::255.0.255.0", "ip=x/24", "ip=10.0.0.1/99"] {
             assert_eq!(given(bad), None, "{bad}");
             assert_eq!(parse(bad).unknown.len(), 1, "{bad}");
         }
         assert_eq!(parse("ip=dhcp").network, Network::Dhcp);
+    }
+
+    #[test]
+    fn the_interface_that_booted_is_named_by_the_boot_loader() {
+        let mac = |text: &str| parse(text).boot_mac;
+        assert_eq!(mac("BOOTIF=01-52-54-00-AB-00-01").as_deref(), Some("52:54:00:ab:00:01"));
+        assert_eq!(mac("BOOTIF=eth0"), None);
     }
 }

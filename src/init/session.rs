@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::cmdline::{self, Mode, Network, Options};
-use super::network::Say;
+use super::network::{Hints, Say};
 use super::{console, devices, integrity, medium, mounts, network, power};
 use crate::config::{self, Config, TargetUrl};
 use crate::layout::Layout;
@@ -133,20 +133,36 @@ impl Rescue {
         let asked = !matches!(self.options.network, Network::Configured);
         if needed || asked {
             let say = |text: &str| self.ui.info(text);
-            let connect = || connect(&self.options.network, &self.config, &self.layout, &say);
+            let connect = || self.bring_up(&self.options.network, &say);
             if let Err(error) = self.ui.step("Connecting to the network", connect) {
                 // The recovery will say that the target does not answer; the shell is there.
                 self.ui.warn(format!("{error:#}"));
             }
             return;
         }
-        let (config, layout) = (self.config.clone(), self.layout.clone());
+        let rescue = self.clone();
         std::thread::spawn(move || {
             let say = |text: &str| log::info!("{text}");
-            if let Err(error) = connect(&Network::Configured, &config, &layout, &say) {
+            if let Err(error) = rescue.bring_up(&Network::Configured, &say) {
                 log::info!("{error:#}");
             }
         });
+    }
+
+    fn bring_up(&self, how: &Network, say: Say<'_>) -> Result<()> {
+        let reaches_target = || network::reach::answers(self.target());
+        let boot_mac = self.options.boot_mac.as_deref();
+        let hints = Hints { boot_mac, reaches_target: &reaches_target };
+        match (how, self.config.rescue.network) {
+            (Network::None, _) => Ok(()),
+            (Network::Given(given), _) => network::given(given, say),
+            (Network::Node, _) | (Network::Configured, config::Network::Node) => {
+                network::node(&self.layout.net, hints, say)
+            }
+            (Network::Dhcp, _) | (Network::Configured, config::Network::Dhcp) => {
+                network::dhcp_everywhere(say)
+            }
+        }
     }
 
     fn act(&self) -> ! {
@@ -252,19 +268,6 @@ impl Rescue {
             self.info.node,
             self.target()
         )
-    }
-}
-
-fn connect(how: &Network, config: &Config, layout: &Layout, say: Say<'_>) -> Result<()> {
-    match how {
-        Network::None => Ok(()),
-        Network::Given(given) => network::given(given, say),
-        Network::Dhcp => network::dhcp_everywhere(say),
-        Network::Node => network::node(&layout.net, say),
-        Network::Configured => match config.rescue.network {
-            config::Network::Node => network::node(&layout.net, say),
-            config::Network::Dhcp => network::dhcp_everywhere(say),
-        },
     }
 }
 

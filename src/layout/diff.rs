@@ -50,6 +50,7 @@ pub fn differences(recorded: &Layout, present: &Layout) -> Vec<String> {
     compare(&mut out, "swap", &before.swap, &after.swap, |swap| place(&before, &swap.on));
     compare(&mut out, "mount", &before.mount, &after.mount, |mount| mount.path.to_string());
     compare(&mut out, "network interface", &before.net.nic, &after.net.nic, |n| n.name.clone());
+    compare(&mut out, "network interface", &before.net.link, &after.net.link, |n| n.name.clone());
     compare(&mut out, "route", &before.net.route, &after.net.route, |r| {
         format!("{}/{}", r.to, r.nic)
     });
@@ -183,6 +184,8 @@ fn in_use_only(layout: &Layout, counts: &dyn Fn(&Id) -> bool) -> Layout {
     kept.vg.iter_mut().for_each(|vg| vg.metadata.clear());
     let by_dhcp = kept.net.nic.iter_mut().filter(|nic| nic.dhcp);
     by_dhcp.for_each(|nic| nic.address.clear());
+    let by_dhcp = kept.net.link.iter_mut().filter(|link| link.dhcp);
+    by_dhcp.for_each(|link| link.address.clear());
     kept
 }
 

@@ -41,7 +41,7 @@ pub use device::{
 };
 pub use diff::differences;
 pub use mount::{BytesPath, Mount};
-pub use net::{Net, Nic, Route};
+pub use net::{Link, LinkKind, Net, Nic, Route};
 pub use show::render_tree;
 
 /// The version of `layout.toml` that this program writes.

@@ -48,6 +48,11 @@ fn footer(layout: &Layout) -> String {
         let addresses = nic.address.join(" ");
         out.push_str(&cut(&format!("{}  {}  {addresses}{how}", nic.name, nic.mac)));
     }
+    for link in &layout.net.link {
+        let how = if link.dhcp { " by DHCP" } else { "" };
+        let (over, addresses) = (link.over.join(" "), link.address.join(" "));
+        out.push_str(&cut(&format!("{}  on {over}  {addresses}{how}", link.name)));
+    }
     if !out.is_empty() {
         out.insert_str(0, "\nNetwork\n");
     }

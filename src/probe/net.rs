@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::block::Properties;
-use crate::layout::{Net, Nic, Route};
+use crate::layout::{Link, LinkKind, Net, Nic, Route};
 use crate::sys::run::Cmd;
 
 const CLASS_NET: &str = "/sys/class/net";
@@ -43,20 +43,24 @@ pub fn read(udev: &BTreeMap<String, Properties>) -> Result<Found> {
             .ok()
             .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
     }
-    routes.retain(|route| found.net.nic.iter().any(|nic| nic.name == route.nic));
+    routes.retain(|route| found.net.has(&route.nic));
     found.net.route = routes;
     (found.net.dns, found.net.search) = read_resolvers();
     Ok(found)
 }
 
 #[derive(Deserialize)]
-struct Link {
+struct Interface {
     ifname: String,
     flags: Vec<String>,
     mtu: u32,
     #[serde(default)]
     address: String,
     permaddr: Option<String>,
+    /// What a VLAN is on.
+    link: Option<String>,
+    /// The bond or bridge that it is a port of.
+    master: Option<String>,
     linkinfo: Option<LinkInfo>,
     #[serde(default)]
     addr_info: Vec<Address>,
@@ -65,6 +69,10 @@ struct Link {
 #[derive(Deserialize)]
 struct LinkInfo {
     info_kind: Option<String>,
+    #[serde(default)]
+    info_data: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    info_slave_data: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -78,41 +86,148 @@ struct Address {
     temporary: bool,
 }
 
+/// What is recorded of an interface's addresses.
+struct Addresses {
+    dhcp: bool,
+    slaac: bool,
+    /// Those that DHCP gave are told as well: for people.
+    list: Vec<String>,
+}
+
+impl Interface {
+    fn kind(&self) -> Option<&str> {
+        self.linkinfo.as_ref()?.info_kind.as_deref()
+    }
+
+    /// The hardware address that it has by itself: a port shows that of its bond.
+    fn own_address(&self) -> String {
+        let before_bond = || {
+            let data = &self.linkinfo.as_ref()?.info_slave_data;
+            data.get("perm_hwaddr")?.as_str().map(str::to_owned)
+        };
+        let own = self.permaddr.clone().or_else(before_bond);
+        own.unwrap_or_else(|| self.address.clone()).to_lowercase()
+    }
+
+    fn addresses(&self) -> Addresses {
+        let global = |a: &&Address| a.scope.as_deref() == Some("global") && !a.temporary;
+        let all: Vec<&Address> = self.addr_info.iter().filter(global).collect();
+        // IPv6 addresses with a lifetime come from router advertisements (or from DHCPv6, which
+        // needs them).
+        let by_router = |a: &&&Address| a.dynamic && !is_ipv4(a.local.as_deref());
+        let kept = all.iter().filter(|a| !by_router(a));
+        Addresses {
+            dhcp: all.iter().any(|a| a.dynamic && is_ipv4(a.local.as_deref())),
+            slaac: all.iter().any(|a| by_router(&a)),
+            list: kept
+                .filter_map(|a| Some(format!("{}/{}", a.local.as_ref()?, a.prefixlen?)))
+                .collect(),
+        }
+    }
+}
+
 /// Parses `ip -j -d addr`. `physical` names the interfaces that are hardware.
 pub fn parse_links(text: &str, physical: &[String]) -> Result<Found> {
-    let links: Vec<Link> = serde_json::from_str(text).context("parsing the output of ip addr")?;
+    let all: Vec<Interface> =
+        serde_json::from_str(text).context("parsing the output of ip addr")?;
+    let up: Vec<&Interface> =
+        all.iter().filter(|link| link.flags.iter().any(|flag| flag == "UP")).collect();
     let mut found = Found::default();
-    for link in links.into_iter().filter(|link| link.flags.iter().any(|flag| flag == "UP")) {
-        let global = |a: &Address| a.scope.as_deref() == Some("global") && !a.temporary;
-        let addresses: Vec<&Address> = link.addr_info.iter().filter(|a| global(a)).collect();
-        if !physical.contains(&link.ifname) {
-            let kind = link.linkinfo.as_ref().and_then(|info| info.info_kind.as_deref());
-            if let Some(kind @ ("bond" | "vlan" | "bridge" | "team")) = kind
-                && !addresses.is_empty()
-            {
-                found.notes.push((
-                    format!("network interface {}", link.ifname),
-                    format!(
-                        "a network of kind {kind} is not brought up by the rescue system, which \
-                         falls back to DHCP"
-                    ),
-                ));
-            }
-            continue;
-        }
-        let address = addresses.iter().filter_map(|a| Some((a.local.clone()?, a.prefixlen?)));
+    for link in up.iter().filter(|link| physical.contains(&link.ifname)) {
+        let addresses = link.addresses();
         found.net.nic.push(Nic {
-            mac: link.permaddr.unwrap_or(link.address).to_lowercase(),
+            mac: link.own_address(),
             path: None,
             driver: None,
             mtu: link.mtu,
-            // IPv6 addresses have a lifetime with router advertisements as well.
-            dhcp: addresses.iter().any(|a| a.dynamic && is_ipv4(a.local.as_deref())),
-            address: address.map(|(local, prefix)| format!("{local}/{prefix}")).collect(),
-            name: link.ifname,
+            dhcp: addresses.dhcp,
+            slaac: addresses.slaac,
+            address: addresses.list,
+            name: link.ifname.clone(),
         });
     }
+    let mut left: Vec<&&Interface> =
+        up.iter().filter(|link| !physical.contains(&link.ifname)).collect();
+    // Those that rest on hardware, step by step; others (of containers, of virtual machines) are not
+    // how the machine is reached.
+    while let Some(at) = left.iter().position(|link| rests_on(link, &up, &found.net).is_some()) {
+        let link = left.remove(at);
+        let over = rests_on(link, &up, &found.net).unwrap_or_default();
+        match recorded(link, over) {
+            Ok(link) => found.net.link.push(link),
+            Err(kind) => found.notes.push((
+                format!("network interface {}", link.ifname),
+                format!("a network of kind {kind} is not brought up by the rescue system"),
+            )),
+        }
+    }
+    drop_idle(&mut found.net);
     Ok(found)
+}
+
+/// What of the recorded interfaces this one rests on; None where it rests on none.
+fn rests_on(link: &Interface, up: &[&Interface], net: &Net) -> Option<Vec<String>> {
+    let ports = up.iter().filter(|port| port.master.as_ref() == Some(&link.ifname));
+    let mut over: Vec<String> = ports.map(|port| port.ifname.clone()).collect();
+    // A team's and a tunnel's `link` mean other things.
+    over.extend(link.link.clone().filter(|_| link.kind() == Some("vlan")));
+    over.retain(|name| net.has(name));
+    (!over.is_empty()).then_some(over)
+}
+
+/// Properties that a rescue system needs to be let in by the switches; by what ip-link(8) calls them
+/// and what it prints them as.
+const BOND: &[(&str, &str)] = &[
+    ("mode", "mode"),
+    ("miimon", "miimon"),
+    ("xmit_hash_policy", "xmit_hash_policy"),
+    ("lacp_rate", "ad_lacp_rate"),
+];
+const VLAN: &[(&str, &str)] = &[("id", "id"), ("protocol", "protocol")];
+const BRIDGE: &[(&str, &str)] = &[("stp_state", "stp_state")];
+
+/// The interface as it is recorded, or its kind where that is none that can be made again.
+fn recorded(link: &Interface, over: Vec<String>) -> Result<Link, String> {
+    let kind = link.kind().unwrap_or("unknown");
+    let (known, options) = match kind {
+        "bond" => (LinkKind::Bond, BOND),
+        "vlan" => (LinkKind::Vlan, VLAN),
+        "bridge" => (LinkKind::Bridge, BRIDGE),
+        other => return Err(other.to_owned()),
+    };
+    let data = link.linkinfo.as_ref().map(|info| &info.info_data);
+    let option = options.iter().filter_map(|(name, printed)| {
+        let value = match data?.get(*printed)? {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        Some(((*name).to_owned(), value))
+    });
+    let addresses = link.addresses();
+    Ok(Link {
+        name: link.ifname.clone(),
+        kind: known,
+        over,
+        option: option.collect(),
+        mtu: link.mtu,
+        dhcp: addresses.dhcp,
+        slaac: addresses.slaac,
+        address: addresses.list,
+    })
+}
+
+/// Leaves out what has no address and nothing with one rests on.
+fn drop_idle(net: &mut Net) {
+    loop {
+        let needed: Vec<String> = net.link.iter().flat_map(|link| link.over.clone()).collect();
+        let before = net.link.len();
+        net.link.retain(|link| {
+            link.dhcp || link.slaac || !link.address.is_empty() || needed.contains(&link.name)
+        });
+        if net.link.len() == before {
+            return;
+        }
+    }
 }
 
 fn is_ipv4(address: Option<&str>) -> bool {

@@ -305,6 +305,35 @@ fn the_network_is_read() {
 }
 
 #[test]
+fn bonds_vlans_and_bridges_are_read_with_what_they_rest_on() {
+    let physical = ["eth0".to_owned(), "eth1".to_owned()];
+    let found = net::parse_links(&fixture("net/bond.json"), &physical).unwrap();
+    assert_eq!(found.notes, []);
+    let said: Vec<String> = (found.net.link.iter())
+        .map(|link| format!("{:?} {} on {}", link.kind, link.name, link.over.join(" ")))
+        .collect();
+    assert_eq!(
+        said,
+        ["Bond bond0 on eth0 eth1", "Vlan bond0.5 on bond0", "Bridge br0 on bond0.5"],
+        "what they rest on comes before"
+    );
+    let option = |at: usize, name: &str| found.net.link[at].option[name].as_str();
+    assert_eq!((option(0, "mode"), option(0, "miimon")), ("802.3ad", "100"));
+    assert_eq!((option(0, "lacp_rate"), option(0, "xmit_hash_policy")), ("fast", "layer3+4"));
+    assert_eq!(
+        (option(1, "id"), option(1, "protocol"), option(2, "stp_state")),
+        ("5", "802.1Q", "0")
+    );
+    assert_eq!((found.net.link[0].mtu, found.net.link[0].address.len()), (9000, 0));
+    assert_eq!(found.net.link[2].address, ["10.9.5.2/24", "fd00:5::2/64"]);
+    // The bond's ports show its address; each has kept its own.
+    assert_ne!(found.net.nic[0].mac, found.net.nic[1].mac);
+    // Of a container's bridge, which rests on no hardware, nothing is recorded.
+    let none = net::parse_links(&fixture("net/bond.json"), &[]).unwrap();
+    assert_eq!((none.net.link.len(), none.notes.len()), (0, 0));
+}
+
+#[test]
 fn the_machine_that_runs_this_can_be_read() {
     let ui = Ui::new(crate::ui::Style::Plain);
     let layout = read(&ui).unwrap();

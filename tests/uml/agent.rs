@@ -15,7 +15,7 @@ use rr::ui::Ui;
 use rr::{apply, plan, probe};
 
 use crate::cases::{self, Case, Expect, Target};
-use crate::{recover, snapshot};
+use crate::{network, recover, snapshot};
 
 const ROOT: &str = "/mnt/rr";
 
@@ -48,6 +48,9 @@ fn run(dir: &Path) -> Result<()> {
             _ => snapshot::run(dir),
         };
     }
+    if name == network::NAME {
+        return network::run(dir);
+    }
     let case = cases::all().into_iter().find(|c| c.name == name).context("an unknown case")?;
     match phase.as_str() {
         "build" => build(dir, &case),
@@ -59,7 +62,7 @@ fn run(dir: &Path) -> Result<()> {
     }
 }
 
-fn script(text: &str) -> Result<()> {
+pub fn script(text: &str) -> Result<()> {
     Cmd::new("sh").args(["-eux", "-c", text]).run()
 }
 

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use rr::sys::run::Cmd;
 
 use crate::cases::{Case, Expect};
-use crate::{recover, snapshot};
+use crate::{network, recover, snapshot};
 
 const UML: &str = "/usr/bin/linux.uml";
 const MODULES: &str = "/usr/lib/uml/modules";
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "btrfs-progs,cryptsetup-bin,dmsetup,dosfstools,e2fsprogs,fdisk,kmod,lvm2,mdadm,mount,\
+const PACKAGES: &str = "btrfs-progs,cryptsetup-bin,dmsetup,dosfstools,e2fsprogs,fdisk,iproute2,kmod,lvm2,mdadm,mount,\
      thin-provisioning-tools,udev,xfsprogs";
 /// For one phase, on a machine that does nothing else; RR_LAB_PATIENCE multiplies it.
 const BOOT_TIME: Duration = Duration::from_secs(300);
@@ -146,6 +146,14 @@ pub fn run_snapshots() -> Result<()> {
     prepare(dir, snapshot::NAME)?;
     let disks = disks(dir, "disk", snapshot::DISKS_MIB)?;
     boot(&tree, dir, &disks, "back up")
+}
+
+/// Sets a network up, and has rr set it up again.
+pub fn run_network() -> Result<()> {
+    let tree = tree()?;
+    let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
+    prepare(work.path(), network::NAME)?;
+    boot(&tree, work.path(), &[], "network")
 }
 
 fn prepare(dir: &Path, name: &str) -> Result<()> {

@@ -9,10 +9,12 @@
 //! * [`agent`] what runs inside
 //! * [`cases`] the stacks, [`volumes`] more of them
 //! * [`recover`] a whole recovery, files and all; [`snapshot`] backups from snapshots
+//! * [`network`] the rescue system's network
 
 mod agent;
 mod cases;
 mod lab;
+mod network;
 mod recover;
 mod snapshot;
 mod volumes;
@@ -52,6 +54,9 @@ fn main() -> ExitCode {
     }));
     trials.push(Trial::test(format!("uml_{}", snapshot::NAME), || {
         lab::run_snapshots().map_err(|error| Failed::from(format!("{error:#}")))
+    }));
+    trials.push(Trial::test(format!("uml_{}", network::NAME), || {
+        lab::run_network().map_err(|error| Failed::from(format!("{error:#}")))
     }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

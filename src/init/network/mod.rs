@@ -1,8 +1,12 @@
 //! The rescue system's network: as the node had it, on the interfaces that are here now.
 //!
-//! A recorded interface is matched by its hardware address, then by where it is plugged in; what is
-//! left over on both sides is matched if there is only one way to do it. Where nothing fits, or
-//! nothing was recorded, every interface with a link asks a DHCP server.
+//! * [`plan`](mod@plan) which interface is which, and the calls of ip(8) that set it up
+//! * [`reach`] whether the target answers
+//!
+//! Where nothing fits, or nothing was recorded, every interface with a link asks a DHCP server.
+
+pub mod plan;
+pub mod reach;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,8 +16,9 @@ use anyhow::{Context, Result, bail};
 
 use super::cmdline::Given;
 use super::dhcp;
-use crate::layout::{Net, Nic, Route};
+use crate::layout::{Net, Route};
 use crate::sys::run::Cmd;
+use plan::{Plan, Present, Setup};
 
 /// Where it is told what happens: the console, or only the log.
 pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
@@ -21,72 +26,111 @@ pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 /// How long a switch may take to forward on a port that came up (spanning tree takes 30 s).
 const LINK_TIMEOUT: Duration = Duration::from_secs(45);
 const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
+/// Routers answer at once when they are asked.
+const SLAAC_TIMEOUT: Duration = Duration::from_secs(10);
 /// A lease that could not be renewed is tried again this often.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 
-/// An interface that is here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Present {
-    pub name: String,
-    pub mac: String,
-    /// As udev's `ID_PATH`.
-    pub path: Option<String>,
+/// What else is known when the network is brought up.
+#[derive(Clone, Copy)]
+pub struct Hints<'a> {
+    /// The hardware address of the interface that the machine booted from.
+    pub boot_mac: Option<&'a str>,
+    /// Whether the target answers.
+    pub reaches_target: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// What is to be done with one interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Setup {
-    name: String,
-    mac: String,
-    mtu: u32,
-    dhcp: bool,
-    address: Vec<String>,
+impl std::fmt::Debug for Hints<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hints").field("boot_mac", &self.boot_mac).finish_non_exhaustive()
+    }
 }
 
 /// Brings the network up as `net` says it was.
 ///
 /// # Errors
 /// No interface has an address in the end.
-pub fn node(net: &Net, say: Say<'_>) -> Result<()> {
-    let present = present()?;
-    let usable: Vec<&Nic> =
-        net.nic.iter().filter(|nic| nic.dhcp || !nic.address.is_empty()).collect();
-    let pairs = pair(&usable, &present);
-    if pairs.is_empty() {
-        if usable.is_empty() {
-            say("no network was recorded: asking for addresses by DHCP");
-        } else {
-            let list = list(&usable);
-            say(&format!("none of the node's interfaces ({list}) is here: trying DHCP"));
+pub fn node(net: &Net, hints: Hints<'_>, say: Say<'_>) -> Result<()> {
+    on(net, &present()?, hints, say)
+}
+
+/// As [`node`], on these interfaces.
+pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Result<()> {
+    let made = plan::plan(net, present, hints.boot_mac, None);
+    if let Some(open) = &made.open {
+        return on_one_of(net, present, &open.nic, &open.candidates, hints, say);
+    }
+    if made.setups.is_empty() {
+        for note in &made.notes {
+            say(note);
         }
+        say("no interface has an address that was recorded: asking for addresses by DHCP");
         return dhcp_everywhere(say);
     }
-    let mut problems = Vec::new();
-    for (nic, here, how) in &pairs {
-        if nic.name != here.name || *how != "address" {
-            say(&format!("{} is {} here (by its {how})", nic.name, here.name));
+    let problems = carry_out(&made, net, say)?;
+    finish(&problems, say)
+}
+
+/// Tries which of several interfaces is the recorded one: the one that reaches the target.
+fn on_one_of(
+    net: &Net,
+    present: &[Present],
+    nic: &str,
+    candidates: &[String],
+    hints: Hints<'_>,
+    say: Say<'_>,
+) -> Result<()> {
+    say(&format!("{nic} may be {}: trying which one reaches the target", candidates.join(" or ")));
+    for candidate in candidates.iter().filter(|name| has_link_soon(name)) {
+        let made = plan::plan(net, present, hints.boot_mac, Some((nic, candidate)));
+        let problems = carry_out(&made, net, say)?;
+        if (hints.reaches_target)() {
+            return finish(&problems, say);
         }
-        let setup = Setup {
-            name: here.name.clone(),
-            mac: here.mac.clone(),
-            mtu: nic.mtu,
-            dhcp: nic.dhcp,
-            address: nic.address.clone(),
-        };
-        if let Err(error) = set_up(&setup, say) {
+        say(&format!("the target does not answer through {candidate}"));
+        undo(&made)?;
+    }
+    bail!(
+        "none of {} reaches the target with what {nic} had\nhint: set one up with ip(8), or boot with rr.net=dhcp or ip=ADDRESS/PREFIX::GATEWAY:::DEVICE",
+        candidates.join(", ")
+    )
+}
+
+/// Sets everything up. Gives what did not work.
+fn carry_out(plan: &Plan, net: &Net, say: Say<'_>) -> Result<Vec<String>> {
+    for note in &plan.notes {
+        say(note);
+    }
+    if plan.has_bond() {
+        // Otherwise the kernel makes a first bond by itself, without our options. Where it is built
+        // in, this fails and nothing is to be done.
+        let _ = Cmd::new("modprobe").args(["bonding", "max_bonds=0"]).run();
+    }
+    let mut problems = Vec::new();
+    for setup in &plan.setups {
+        if let Err(error) = set_up(setup, say) {
             problems.push(format!("{error:#}"));
         }
     }
     resolver(&net.dns, &net.search)?;
-    for route in &net.route {
-        let Some((_, here, _)) = pairs.iter().find(|(nic, ..)| nic.name == route.nic) else {
-            continue;
-        };
-        if let Err(error) = add_route(route, &here.name) {
+    for route in &plan.routes {
+        if let Err(error) = add_route(route) {
             problems.push(format!("{error:#}"));
         }
     }
-    finish(&problems, say)
+    Ok(problems)
+}
+
+/// Takes away what a plan gave to interfaces.
+fn undo(plan: &Plan) -> Result<()> {
+    for setup in plan.setups.iter().rev() {
+        if setup.is_made() {
+            Cmd::new("ip").args(["link", "delete", "dev", &setup.name]).run()?;
+        } else {
+            Cmd::new("ip").args(["address", "flush", "dev", &setup.name]).run()?;
+        }
+    }
+    Ok(())
 }
 
 /// DHCP on every interface, all at once; the link decides which answer.
@@ -94,10 +138,9 @@ pub fn dhcp_everywhere(say: Say<'_>) -> Result<()> {
     let present = present()?;
     let setups = present.iter().map(|nic| Setup {
         name: nic.name.clone(),
-        mac: nic.mac.clone(),
-        mtu: 0,
+        commands: vec![link_up(&nic.name)],
         dhcp: true,
-        address: Vec::new(),
+        ..Setup::default()
     });
     let problems: Vec<String> = std::thread::scope(|scope| {
         let running: Vec<_> =
@@ -124,18 +167,25 @@ pub fn given(given: &Given, say: Say<'_>) -> Result<()> {
     };
     let setup = Setup {
         name: nic.name.clone(),
-        mac: nic.mac.clone(),
-        mtu: 0,
-        dhcp: false,
+        commands: vec![link_up(&nic.name)],
         address: vec![given.address.clone()],
+        ..Setup::default()
     };
     set_up(&setup, say)?;
     if let Some(gateway) = &given.gateway {
-        let to = "default".to_owned();
-        let route = Route { to, via: Some(gateway.clone()), nic: String::new(), metric: None };
-        add_route(&route, &nic.name)?;
+        add_route(&default_route(gateway, &nic.name))?;
     }
+    resolver(&given.dns, &[])?;
     finish(&[], say)
+}
+
+fn link_up(name: &str) -> Vec<String> {
+    ["link", "set", "dev", name, "up"].map(str::to_owned).to_vec()
+}
+
+fn default_route(gateway: &str, nic: &str) -> Route {
+    let to = "default".to_owned();
+    Route { to, via: Some(gateway.to_owned()), nic: nic.to_owned(), metric: None }
 }
 
 fn finish(problems: &[String], say: Say<'_>) -> Result<()> {
@@ -190,38 +240,14 @@ fn udev_path(index: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("E:ID_PATH=")).map(str::to_owned)
 }
 
-/// Which recorded interface is which present one, and how that is known.
-fn pair<'a>(
-    recorded: &[&'a Nic],
-    present: &'a [Present],
-) -> Vec<(&'a Nic, &'a Present, &'static str)> {
-    let mut pairs: Vec<(&Nic, &Present, &'static str)> = Vec::new();
-    let mut left: Vec<&Nic> = recorded.to_vec();
-    let mut free: Vec<&Present> = present.iter().collect();
-    type Same = fn(&Nic, &Present) -> bool;
-    let rules: [(&'static str, Same); 2] = [
-        ("address", |nic, here| nic.mac.eq_ignore_ascii_case(&here.mac)),
-        ("place", |nic, here| nic.path.is_some() && nic.path == here.path),
-    ];
-    for (how, same) in rules {
-        left.retain(|nic| {
-            let Some(at) = free.iter().position(|here| same(nic, here)) else { return true };
-            pairs.push((nic, free.remove(at), how));
-            false
-        });
-    }
-    if let ([nic], [here]) = (&left[..], &free[..]) {
-        pairs.push((nic, here, "being the only one left"));
-    }
-    pairs
-}
-
 fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
     let name = setup.name.as_str();
-    if setup.mtu >= 576 && setup.mtu != 1500 {
-        Cmd::new("ip").args(["link", "set", "dev", name, "mtu", &setup.mtu.to_string()]).run()?;
+    for words in &setup.commands {
+        Cmd::new("ip").args(words).run()?;
     }
-    Cmd::new("ip").args(["link", "set", "dev", name, "up"]).run()?;
+    if setup.is_port {
+        return Ok(());
+    }
     for address in &setup.address {
         let mut command = Cmd::new("ip").args(["address", "replace", address, "dev", name]);
         if address.contains(':') {
@@ -231,16 +257,47 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
         command.run()?;
         say(&format!("{name} has {address}"));
     }
+    if !setup.dhcp && !setup.slaac && setup.address.is_empty() {
+        return Ok(());
+    }
     wait_for_link(name)?;
+    if setup.slaac {
+        wait_for_router(name, say)?;
+    }
     if setup.dhcp {
-        let mac = parse_mac(&setup.mac)
-            .with_context(|| format!("{name} has no hardware address: {:?}", setup.mac))?;
+        let path = Path::new("/sys/class/net").join(name).join("address");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mac = parse_mac(text.trim())
+            .with_context(|| format!("{name} has no hardware address: {text:?}"))?;
         let lease = dhcp::acquire(name, mac, DHCP_TIMEOUT)?;
         apply(name, &lease)?;
         say(&format!("{name} has {} from the DHCP server {}", lease.address, lease.server));
         keep_lease(name.to_owned(), mac, lease);
     }
     Ok(())
+}
+
+/// Waits until the kernel has an address from a router's advertisement.
+fn wait_for_router(name: &str, say: Say<'_>) -> Result<()> {
+    let started = Instant::now();
+    while started.elapsed() < SLAAC_TIMEOUT {
+        let text = Cmd::new("ip")
+            .args(["-6", "-brief", "address", "show", "dev", name, "scope", "global", "dynamic"])
+            .args(["-tentative"])
+            .text()?;
+        if let Some(address) = text.split_whitespace().nth(2) {
+            say(&format!("{name} has {address} from a router"));
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    bail!("no IPv6 router answered on {name} within {} s", SLAAC_TIMEOUT.as_secs())
+}
+
+/// Whether an interface that nobody has brought up yet has a link.
+fn has_link_soon(name: &str) -> bool {
+    let up = Cmd::new("ip").args(link_up(name)).run();
+    up.and_then(|()| wait_for_link(name)).is_ok()
 }
 
 fn wait_for_link(name: &str) -> Result<()> {
@@ -269,9 +326,7 @@ fn has_other_link(name: &str) -> bool {
 fn apply(name: &str, lease: &dhcp::Lease) -> Result<()> {
     Cmd::new("ip").args(["address", "replace", &lease.address, "dev", name]).run()?;
     if let Some(gateway) = lease.gateway {
-        let to = "default".to_owned();
-        let via = Some(gateway.to_string());
-        add_route(&Route { to, via, nic: String::new(), metric: None }, name)?;
+        add_route(&default_route(&gateway.to_string(), name))?;
     }
     let dns: Vec<String> = lease.dns.iter().map(ToString::to_string).collect();
     resolver(&dns, &[])
@@ -303,12 +358,12 @@ fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease) {
     });
 }
 
-fn add_route(route: &Route, name: &str) -> Result<()> {
+fn add_route(route: &Route) -> Result<()> {
     let mut command = Cmd::new("ip").args(["route", "replace", &route.to]);
     if let Some(via) = &route.via {
         command = command.args(["via", via]);
     }
-    command = command.args(["dev", name]);
+    command = command.args(["dev", &route.nic]);
     if let Some(metric) = route.metric {
         command = command.args(["metric", &metric.to_string()]);
     }
@@ -342,10 +397,6 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(mac)
 }
 
-fn list(nics: &[&Nic]) -> String {
-    nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>().join(", ")
-}
-
 fn names(nics: &[Present]) -> String {
     if nics.is_empty() {
         return "none".to_owned();
@@ -356,46 +407,6 @@ fn names(nics: &[Present]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn nic(name: &str, mac: &str, path: Option<&str>) -> Nic {
-        Nic {
-            name: name.into(),
-            mac: mac.into(),
-            path: path.map(str::to_owned),
-            driver: None,
-            mtu: 1500,
-            dhcp: true,
-            address: Vec::new(),
-        }
-    }
-
-    fn here(name: &str, mac: &str, path: Option<&str>) -> Present {
-        Present { name: name.into(), mac: mac.into(), path: path.map(str::to_owned) }
-    }
-
-    fn said(recorded: &[Nic], present: &[Present]) -> Vec<String> {
-        let recorded: Vec<&Nic> = recorded.iter().collect();
-        pair(&recorded, present)
-            .iter()
-            .map(|(nic, here, how)| format!("{}={} {how}", nic.name, here.name))
-            .collect()
-    }
-
-    #[test]
-    fn interfaces_are_known_by_address_then_by_place_then_by_being_left_over() {
-        let recorded = [nic("a", "AA:00", None), nic("b", "bb:00", Some("pci-2"))];
-        let present = [here("x", "cc:00", Some("pci-2")), here("y", "aa:00", Some("pci-1"))];
-        assert_eq!(said(&recorded, &present), ["a=y address", "b=x place"]);
-        let other = [here("z", "dd:00", None)];
-        assert_eq!(said(&recorded[..1], &other), ["a=z being the only one left"]);
-    }
-
-    #[test]
-    fn what_is_ambiguous_is_not_guessed() {
-        let recorded = [nic("a", "aa:00", None)];
-        let present = [here("x", "cc:00", None), here("y", "dd:00", None)];
-        assert_eq!(said(&recorded, &present), [""; 0]);
-    }
 
     #[test]
     fn name_servers_add_up_and_a_local_stub_is_left_out() {

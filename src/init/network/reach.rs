@@ -1,0 +1,78 @@
+//! Whether the target can be reached.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::sys::run::Cmd;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the server that `url` names answers, if only by refusing: then packets go there and back.
+pub fn answers(url: &str) -> bool {
+    let Some((host, port)) = server(url) else { return false };
+    addresses(&host).into_iter().any(|address| {
+        match TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        }
+    })
+}
+
+/// Host and port of `scheme://[user@]host[:port]/...`.
+fn server(url: &str) -> Option<(String, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let usual = match scheme {
+        "nfs" => 2049,
+        "http" => 80,
+        "https" | "s3" => 443,
+        _ => return None,
+    };
+    let authority = rest.split('/').next()?;
+    let authority = authority.rsplit('@').next()?;
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(six) => {
+            let (host, after) = six.split_once(']')?;
+            (host, after.strip_prefix(':'))
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let port = port.map_or(Some(usual), |port| port.parse().ok())?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+fn addresses(host: &str) -> Vec<IpAddr> {
+    if let Ok(address) = host.parse() {
+        return vec![address];
+    }
+    // This program is linked statically and can't look names up by itself.
+    let found = Cmd::new("getent").args(["ahosts", host]).timeout(PATIENCE * 2).output();
+    let text = found.map(|output| output.text()).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_read_from_the_url() {
+        let said = |url: &str| server(url).map(|(host, port)| format!("{host} {port}"));
+        assert_eq!(said("nfs://172.16.1.5/work001").as_deref(), Some("172.16.1.5 2049"));
+        assert_eq!(said("https://u:p@store:8443/x").as_deref(), Some("store 8443"));
+        assert_eq!(said("nfs://[fd00::1]/x").as_deref(), Some("fd00::1 2049"));
+        assert_eq!(said("file:///x"), None);
+    }
+
+    #[test]
+    fn a_server_that_refuses_is_reached() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(answers(&format!("http://127.0.0.1:{port}/")));
+        drop(listener);
+        assert!(answers(&format!("http://127.0.0.1:{port}/")));
+        assert!(!answers("file:///x"));
+    }
+}

@@ -1,0 +1,126 @@
+//! The rescue system's network, as a node had it: interfaces in pairs, whose other ends are in a
+//! network namespace that plays the switch and the server.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use rr::init::network::plan::Present;
+use rr::init::network::{self, Hints};
+use rr::layout::Net;
+use rr::probe::net;
+use rr::sys::run::Cmd;
+
+use crate::agent::script;
+
+pub const NAME: &str = "network_bonds_vlans_bridges";
+
+const CARDS: &str = "\
+    touch /run/resolv.conf; mount --bind /run/resolv.conf /etc/resolv.conf; \
+    ip link set lo up; ip netns add peer; ip -n peer link set lo up; \
+    for n in 0 1; do ip link add eth$n type veth peer name p$n netns peer; done";
+
+/// The other side of a bond with LACP, and a server in VLAN 5.
+const SWITCH: &str = "\
+    modprobe bonding max_bonds=0; \
+    ip -n peer link add trunk type bond mode 802.3ad miimon 100 lacp_rate fast; \
+    for n in 0 1; do ip -n peer link set p$n down; ip -n peer link set p$n master trunk; done; \
+    ip -n peer link set trunk mtu 9000 up; ip -n peer link add link trunk name trunk.5 type vlan id 5; \
+    ip -n peer link set trunk.5 up; ip -n peer address add 10.9.5.1/24 dev trunk.5; \
+    ip -n peer address add fd00:5::1/64 dev trunk.5 nodad; \
+    ip -n peer address add 198.51.100.1/32 dev lo";
+
+const NODE: &str = "\
+    ip link add bond0 type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4; \
+    for n in 0 1; do ip link set eth$n down; ip link set eth$n master bond0; done; \
+    ip link set bond0 mtu 9000 up; ip link add link bond0 name bond0.5 type vlan id 5; \
+    ip link add br0 type bridge; ip link set bond0.5 master br0 up; ip link set br0 up; \
+    ip address add 10.9.5.2/24 dev br0; ip address add fd00:5::2/64 dev br0 nodad; \
+    ip route add default via 10.9.5.1 metric 7; ip route add 198.51.100.0/24 via 10.9.5.1";
+
+const TEAR_DOWN: &str = "\
+    for name in br0 bond0.5 bond0; do ip link delete $name 2>/dev/null || true; done; \
+    for n in 0 1; do ip address flush dev eth$n; ip link set eth$n down mtu 1500; done";
+
+/// What ip(8) says, without what differs from one time to the next.
+const SAY: &str = "\
+    for name in eth0 eth1 bond0 bond0.5 br0; do ip -d -o link show $name | \
+    grep -oE '^[0-9]+: [^:]+|mtu [0-9]+|master [^ ]+|(xmit_hash_policy|lacp_rate|ad_lacp_rate|mode|miimon|protocol|id|stp_state) [^ ]+' | \
+    sed 's/^[0-9]*: //'; done; \
+    ip -brief -4 address; ip -6 -brief address show scope global; ip route; ip -6 route | grep -v fe80";
+
+pub fn run(dir: &Path) -> Result<()> {
+    script(CARDS)?;
+    let cards = present()?;
+    bonds_vlans_and_bridges(dir, &cards)?;
+    one_of_two_cards_reaches_the_target()
+}
+
+fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
+    script(SWITCH)?;
+    script(NODE)?;
+    let json = Cmd::new("ip").args(["-j", "-d", "addr"]).text()?;
+    fs::write(dir.join("before.txt"), &json)?;
+    let mut recorded = net::parse_links(&json, &["eth0".into(), "eth1".into()])?.net;
+    recorded.route = net::parse_routes(&Cmd::new("ip").args(["-j", "route"]).text()?)?;
+    recorded.dns = vec!["10.9.5.1".into()];
+    let before = said()?;
+    ensure!(before.contains("802.3ad") && before.contains("10.9.5.2"), "{before}");
+
+    script(TEAR_DOWN)?;
+    bring_up(&recorded, cards)?;
+    let after = said()?;
+    ensure!(before == after, "the network was\n{before}\nand is\n{after}");
+    ensure!(network::reach::answers("http://198.51.100.1:9/"), "the server can't be reached");
+    ensure!(
+        network::reach::answers("http://[fd00:5::1]:9/"),
+        "by IPv6 the server can't be reached"
+    );
+    ensure!(fs::read_to_string("/etc/resolv.conf")?.contains("nameserver 10.9.5.1"), "no resolver");
+
+    // Both cards were replaced.
+    script(TEAR_DOWN)?;
+    let mut other = recorded.clone();
+    other.nic.iter_mut().for_each(|nic| nic.mac = nic.mac.replace(':', "0"));
+    bring_up(&other, cards)?;
+    ensure!(network::reach::answers("http://198.51.100.1:9/"), "with other cards: no server");
+    script(TEAR_DOWN)
+}
+
+/// The node had one card; the machine has two others, one of which leads to the server.
+fn one_of_two_cards_reaches_the_target() -> Result<()> {
+    script(
+        "ip -n peer link delete trunk; for n in 0 1; do ip -n peer link set p$n up; done; \
+         ip -n peer address add 10.9.7.1/24 dev p1",
+    )?;
+    let recorded: Net = toml::from_str(
+        "[[nic]]\nname = \"eno1\"\nmac = \"02:00:00:00:00:99\"\nmtu = 1400\n\
+         address = [\"10.9.7.2/24\"]\n",
+    )?;
+    bring_up(&recorded, &present()?)?;
+    ensure!(network::reach::answers("http://10.9.7.1:9/"), "the server can't be reached");
+    let addresses =
+        Cmd::new("ip").args(["-brief", "-4", "address", "show", "dev", "eth0"]).text()?;
+    ensure!(!addresses.contains("10.9.7.2"), "the card that leads nowhere has it: {addresses}");
+    Ok(())
+}
+
+fn bring_up(recorded: &Net, cards: &[Present]) -> Result<()> {
+    let reaches_target = || network::reach::answers("http://10.9.7.1:9/");
+    let hints = Hints { boot_mac: None, reaches_target: &reaches_target };
+    network::on(recorded, cards, hints, &|text| eprintln!("{text}"))
+}
+
+fn said() -> Result<String> {
+    Cmd::new("sh").args(["-c", SAY]).text()
+}
+
+fn present() -> Result<Vec<Present>> {
+    ["eth0", "eth1"]
+        .into_iter()
+        .map(|name| {
+            let mac = fs::read_to_string(format!("/sys/class/net/{name}/address"))?;
+            Ok(Present { name: name.into(), mac: mac.trim().into(), path: None })
+        })
+        .collect()
+}
