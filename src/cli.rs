@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Output;
+
 /// Bare-metal recovery for Linux
 ///
 /// `rr mkbackup` records how this machine's disks are built, archives its files
@@ -117,6 +119,9 @@ pub enum Verb {
     /// A disk that is in use is refused; one that holds data or can't be unplugged
     /// is, unless --erase names it.
     Format(FormatArgs),
+    /// Serve rescue systems to machines that boot from the network
+    #[command(subcommand)]
+    Pxe(PxeVerb),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -136,6 +141,11 @@ pub struct BackupArgs {
     /// Read every file, also those unchanged since the last generation
     #[arg(long)]
     pub full: bool,
+    /// Make these media: iso, pxe, or both with a comma between
+    ///
+    /// In place of rescue.output in rr.toml.
+    #[arg(long, value_name = "MEDIA", value_delimiter = ',')]
+    pub output: Vec<Output>,
     /// Send at most this to the target, in MiB a second
     #[arg(long, value_name = "MIB")]
     pub bandwidth: Option<u64>,
@@ -279,6 +289,34 @@ pub struct FormatArgs {
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PxeVerb {
+    /// Put this machine's boot loaders into the PXE tree
+    ///
+    /// pxelinux for BIOS, GRUB for UEFI (the signed one with its shim where it is
+    /// installed). Nodes add what is missing when they make their rescue systems;
+    /// this replaces what is there, for example by newer ones.
+    Setup,
+    /// Print a configuration of dnsmasq that serves the PXE tree
+    ///
+    /// It serves BIOS and UEFI machines by DHCP and TFTP, and with pxe.http set in
+    /// rr.toml UEFI HTTP boot as well. HTTP itself is for any web server.
+    Dnsmasq(DnsmasqArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DnsmasqArgs {
+    /// The addresses to give out, as dnsmasq's dhcp-range takes them
+    #[arg(long, value_name = "FIRST,LAST[,NETMASK]")]
+    pub range: String,
+    /// Where the tree is on the boot server; default: as pxe.tree names it
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Serve only this interface; default: all of the boot server
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

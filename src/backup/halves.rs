@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 
 use super::hooks::Hooks;
 use super::preflight::Job;
+use super::report::Media;
 use super::snapshot::Snapshots;
 use crate::archive::{self, CreateOptions};
-use crate::config::TargetUrl;
 use crate::config::schema::SnapshotMode;
+use crate::config::{Output, TargetUrl};
 use crate::layout::schema;
 use crate::rescue::{self, BuildRequest, Image};
 use crate::store::StoreError;
@@ -109,8 +110,8 @@ fn newest_good(guard: &LockGuard, ui: &Ui) -> Result<Option<Manifest>> {
     Ok(None)
 }
 
-/// Builds the rescue image and puts it under its stable names. Gives the size of the ISO.
-pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<u64> {
+/// Builds the rescue image and puts it under its stable names, and into the tree of a boot server.
+pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media> {
     if let Some(refusal) = job.rescue_refusal() {
         return Err(refusal);
     }
@@ -129,10 +130,21 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<u64> {
     for warning in &image.warnings {
         ui.warn(warning);
     }
-    ui.step("Storing the rescue image", || {
+    let iso_bytes = ui.step("Storing the rescue image", || {
         guard.check()?;
         put_media(job, guard, &image)
-    })
+    })?;
+    let pxe_tree = if job.config.rescue.output.contains(&Output::Pxe) {
+        let publish = || rescue::publish_pxe(&request, &image);
+        let (warnings, tree) = ui.step("Publishing for PXE", publish)?;
+        for warning in warnings {
+            ui.warn(warning);
+        }
+        Some(tree)
+    } else {
+        None
+    };
+    Ok(Media { iso_bytes, pxe_tree })
 }
 
 /// In /var/tmp: an image is big, and /tmp often lies in memory.
@@ -145,16 +157,18 @@ fn work_dir() -> Result<tempfile::TempDir> {
         .context("creating a directory to build the rescue image in")
 }
 
-fn put_media(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<u64> {
+/// The size of the ISO, where one was made.
+fn put_media(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Option<u64>> {
     let store = guard.store();
     let put = |name: &str, path: &Path| {
         store.put_file(name, path).with_context(|| format!("storing {name}"))
     };
     put("kernel", &image.kernel)?;
     put("initrd", &image.initrd)?;
-    let Some(iso) = &image.iso else { return Ok(0) };
+    let Some(iso) = &image.iso else { return Ok(None) };
     put(&format!("rr-{}.iso", job.node), iso)?;
-    Ok(iso.metadata().with_context(|| format!("looking at {}", iso.display()))?.len())
+    let meta = iso.metadata().with_context(|| format!("looking at {}", iso.display()))?;
+    Ok(Some(meta.len()))
 }
 
 /// Writes this node's entries in the boot menu of a backup disk, which show its generations.

@@ -94,7 +94,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     }
     if job.options.rescue {
         match halves::rescue(job, &guard, ui) {
-            Ok(iso_bytes) => report.rescued(iso_bytes),
+            Ok(media) => report.rescued(media),
             // Said at the end, with the rest.
             Err(error) if job.options.archive => {
                 report.rescue = Half::Failed { why: format!("{error:#}") };

@@ -21,6 +21,13 @@ pub enum Half {
     },
 }
 
+/// What the rescue half made.
+#[derive(Debug)]
+pub(super) struct Media {
+    pub iso_bytes: Option<u64>,
+    pub pxe_tree: Option<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub dry_run: bool,
@@ -44,6 +51,8 @@ pub struct Report {
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
     pub iso_bytes: u64,
+    /// The tree of a boot server that the rescue system was put into.
+    pub pxe_tree: Option<String>,
     /// Generations that were deleted.
     pub pruned: Vec<String>,
     pub unprotected: Vec<Unprotected>,
@@ -77,6 +86,7 @@ impl Report {
             used_bytes: job.used_bytes,
             free_bytes: job.free_bytes,
             iso_bytes: 0,
+            pxe_tree: None,
             pruned: Vec::new(),
             unprotected: job.coverage.unprotected.clone(),
             warnings: Vec::new(),
@@ -93,9 +103,10 @@ impl Report {
         self.stored_bytes = manifest.archive.stored_bytes;
     }
 
-    pub(super) fn rescued(&mut self, iso_bytes: u64) {
+    pub(super) fn rescued(&mut self, media: Media) {
         self.rescue = Half::Done;
-        self.iso_bytes = iso_bytes;
+        self.iso_bytes = media.iso_bytes.unwrap_or(0);
+        self.pxe_tree = media.pxe_tree;
     }
 
     /// Takes stock, when all is done.
@@ -141,8 +152,11 @@ impl Report {
                 size(self.stored_bytes)
             ));
         }
-        if self.rescue == Half::Done {
+        if self.iso_bytes > 0 {
             ui.info(format!("rescue image: rr-{}.iso, {}", self.node, size(self.iso_bytes)));
+        }
+        if let Some(tree) = &self.pxe_tree {
+            ui.info(format!("boots from the network as {}: {tree}", self.node));
         }
         if !self.pruned.is_empty() {
             ui.info(format!("no longer kept, deleted: {}", self.pruned.join(", ")));

@@ -13,8 +13,12 @@ pub(super) fn run(
     archive: bool,
     rescue: bool,
 ) -> Result<Exit> {
-    session.config.target_url().map_err(usage)?;
-    session.config.node_name().map_err(usage)?;
+    let mut config = session.config.clone();
+    if !args.output.is_empty() {
+        config.rescue.output = args.output;
+    }
+    config.target_url().map_err(usage)?;
+    config.node_name().map_err(usage)?;
     let options = Options {
         archive,
         // A backup of some trees has no machine to rescue.
@@ -25,7 +29,7 @@ pub(super) fn run(
         exclude: args.exclude,
         dry_run: args.dry_run,
     };
-    let report = backup::backup(session.config, &options, session.ui)?;
+    let report = backup::backup(&config, &options, session.ui)?;
     if session.global.json {
         print_json(&report)?;
     }

@@ -7,6 +7,7 @@ mod config;
 mod format;
 mod generation;
 mod layout;
+mod pxe;
 mod recover;
 
 use std::process::ExitCode;
@@ -109,6 +110,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Finalizeonly(args) => recover::run(session, args, Phase::Finalize),
         Verb::Mountonly(args) => recover::run(session, args, Phase::Mount),
         Verb::Format(args) => format::run(session, args),
+        Verb::Pxe(verb) => pxe::run(session, &verb),
         Verb::Config(verb) => config::run(loaded, &verb),
         Verb::Init => match crate::rescue::RescueInfo::read() {
             Ok(Some(_)) => crate::init::run(),

@@ -10,6 +10,8 @@ pub mod target;
 pub mod url;
 
 pub use load::{Loaded, load};
-pub use schema::{BackupConfig, Config, Console, Drivers, MenuDefault, Network, RescueConfig};
+pub use schema::{
+    BackupConfig, Config, Console, Drivers, MenuDefault, Network, Output, PxeConfig, RescueConfig,
+};
 pub use target::{Login, TargetOptions};
 pub use url::{Stick, TargetUrl};

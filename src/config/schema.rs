@@ -20,7 +20,18 @@ pub struct Config {
     pub target_options: TargetOptions,
     pub backup: BackupConfig,
     pub rescue: RescueConfig,
+    pub pxe: PxeConfig,
     pub recover: RecoverConfig,
+}
+
+/// The tree that a boot server serves over TFTP and HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct PxeConfig {
+    /// The tree, as a URL like the target's. Default: the directory `pxe` at the target.
+    pub tree: Option<String>,
+    /// The URL under which machines that boot find the same tree. None: everything goes over TFTP.
+    pub http: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -118,9 +129,11 @@ pub enum IoClass {
     Idle,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RescueConfig {
+    /// What `mkbackup` and `mkrescue` make: `iso`, `pxe` (see `[pxe]`), or both.
+    pub output: Vec<Output>,
     /// `all`: drivers of all common servers. `this-node`: what this node has loaded.
     pub drivers: Drivers,
     /// `node`: as the node has it now. `dhcp`: DHCP on every interface with a link.
@@ -134,6 +147,40 @@ pub struct RescueConfig {
     pub cmdline: String,
     /// What the boot menu starts by itself.
     pub default: MenuDefault,
+}
+
+impl Default for RescueConfig {
+    fn default() -> Self {
+        RescueConfig {
+            output: vec![Output::Iso],
+            drivers: Drivers::default(),
+            network: Network::default(),
+            kernel: None,
+            console: Vec::new(),
+            cmdline: String::new(),
+            default: MenuDefault::default(),
+        }
+    }
+}
+
+/// A medium that a machine boots the rescue system from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    Iso,
+    Pxe,
+}
+
+impl std::str::FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "iso" => Ok(Output::Iso),
+            "pxe" => Ok(Output::Pxe),
+            _ => Err("known are iso and pxe".into()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -178,6 +225,15 @@ impl Config {
         self.target_options.check()?;
         if let Some(node) = &self.node {
             check_node(node).with_context(|| set_in("node"))?;
+        }
+        if let Some(tree) = &self.pxe.tree {
+            tree.parse::<crate::config::TargetUrl>().with_context(|| set_in("pxe.tree"))?;
+        }
+        if let Some(http) = &self.pxe.http {
+            check_http(http).with_context(|| set_in("pxe.http"))?;
+        }
+        if self.rescue.output.is_empty() {
+            bail!("{}: at least one of iso and pxe is made", set_in("rescue.output"));
         }
         if !(1..=19).contains(&self.backup.level) {
             bail!("{}: {} is not between 1 and 19", set_in("backup.level"), self.backup.level);
@@ -224,6 +280,17 @@ impl Config {
         check_node(&node).context("using the host name as the node's name")?;
         Ok(node)
     }
+}
+
+/// What boot loaders take: no user, no query, and nothing that means something in their menus.
+fn check_http(url: &str) -> Result<()> {
+    let rest = url.strip_prefix("http://").unwrap_or_default();
+    let host = rest.split('/').next().unwrap_or_default();
+    let sound = |c: char| c.is_ascii_alphanumeric() || "-._:/[]".contains(c);
+    if host.is_empty() || !rest.chars().all(sound) {
+        bail!("{url:?} is no URL that boot loaders understand\nhint: http://172.16.1.5/pxe");
+    }
+    Ok(())
 }
 
 /// A node's name is a directory, a file name and a volume label.

@@ -20,6 +20,12 @@ const OVMF: &[(&str, &str)] = &[
     ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
 ];
 
+/// The same with Microsoft's keys and Secure Boot on.
+const OVMF_SECURE: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"),
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bus {
     Virtio,
@@ -48,9 +54,19 @@ pub struct DirectKernel {
     pub cmdline: String,
 }
 
+/// A network of its own with a boot server: a TAP device in a network namespace.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The namespace as a file: `/proc/PID/ns/net`.
+    pub namespace: PathBuf,
+    pub tap: String,
+}
+
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub firmware: Firmware,
+    /// UEFI: starts only what Microsoft's keys have signed.
+    pub secure_boot: bool,
     /// UEFI: the file that holds the firmware's variables. Made afresh when it is not there, kept
     /// for the next start.
     pub variables: PathBuf,
@@ -64,6 +80,9 @@ pub struct Machine {
     /// The place in `disks` of the one that the machine boots from, whatever its firmware is set to.
     pub boots_from: Option<usize>,
     pub kernel: Option<DirectKernel>,
+    /// The network that the machine is on and boots from first. None: QEMU's own, which reaches what
+    /// the host reaches, and is not booted from.
+    pub segment: Option<Segment>,
     /// False: a reboot ends the machine, as pulling the plug at the right moment would.
     pub reboots: bool,
     /// Where `console.log`, `verdict.log` and `qemu.log` go. Each start begins them anew.
@@ -75,6 +94,7 @@ impl Machine {
     pub fn new(firmware: Firmware, logs: &Path) -> Machine {
         Machine {
             firmware,
+            secure_boot: false,
             variables: logs.join("efi-variables.fd"),
             memory_mib: 1536,
             cpus: 2,
@@ -83,6 +103,7 @@ impl Machine {
             stick: None,
             boots_from: None,
             kernel: None,
+            segment: None,
             reboots: true,
             logs: logs.to_owned(),
         }
@@ -95,7 +116,11 @@ impl Machine {
         let sockets = Sockets::new()?;
         tools::require(&["qemu-system-x86_64"])?;
         // Ends with the thread that started it, however that ends: nobody would read its sockets.
-        let mut cmd = Cmd::new("setpriv").args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        let mut cmd = Cmd::new("setpriv").args(["--pdeathsig", "KILL"]);
+        if let Some(segment) = &self.segment {
+            cmd = cmd.arg("nsenter").arg(format!("--net={}", segment.namespace.display()));
+        }
+        cmd = cmd.arg("qemu-system-x86_64");
         for args in self.arguments(&sockets)? {
             cmd = cmd.args(args);
         }
@@ -114,7 +139,7 @@ impl Machine {
             words("-nodefaults -display none -vga std -no-user-config -machine q35"),
             accelerator()?,
             words(&format!("-m {} -smp {} -rtc base=utc", self.memory_mib, self.cpus)),
-            words("-netdev user,id=lan -device virtio-net-pci,netdev=lan,romfile="),
+            self.network(),
             words("-device virtio-rng-pci"),
         ];
         all.push(self.channels(sockets));
@@ -147,6 +172,16 @@ impl Machine {
         Ok(all)
     }
 
+    fn network(&self) -> Vec<String> {
+        let Some(Segment { tap, .. }) = &self.segment else {
+            return words("-netdev user,id=lan -device virtio-net-pci,netdev=lan,romfile=");
+        };
+        let netdev = format!("-netdev tap,id=lan,ifname={tap},script=no,downscript=no");
+        // A BIOS machine boots by iPXE in the card's ROM, UEFI by what the firmware has.
+        let rom = if self.firmware == Firmware::Uefi { ",romfile=" } else { "" };
+        words(&format!("{netdev} -device virtio-net-pci,netdev=lan,bootindex=0{rom}"))
+    }
+
     fn channels(&self, sockets: &Sockets) -> Vec<String> {
         let file = |name: &str| comma(&self.logs.join(name));
         let socket = |path: &Path| format!("socket,path={},server=on,wait=off", comma(path));
@@ -171,7 +206,8 @@ impl Machine {
     }
 
     fn uefi(&self) -> Result<Vec<String>> {
-        let Some((code, empty)) = OVMF.iter().find(|(code, _)| Path::new(code).exists()) else {
+        let known = if self.secure_boot { OVMF_SECURE } else { OVMF };
+        let Some((code, empty)) = known.iter().find(|(code, _)| Path::new(code).exists()) else {
             bail!(
                 "there is no UEFI firmware for virtual machines\nhint: apt-get install ovmf, or dnf install edk2-ovmf"
             );
@@ -179,12 +215,18 @@ impl Machine {
         if !self.variables.exists() {
             crate::sys::fs::copy(Path::new(empty), &self.variables)?;
         }
-        Ok(vec![
+        let mut all = Vec::new();
+        if self.secure_boot {
+            // Only the firmware itself may write its variables.
+            all = words("-machine smm=on -global driver=cfi.pflash01,property=secure,value=on");
+        }
+        all.extend([
             "-drive".into(),
             format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
             "-drive".into(),
             format!("if=pflash,format=raw,unit=1,file={}", comma(&self.variables)),
-        ])
+        ]);
+        Ok(all)
     }
 
     fn disk(&self, index: usize, disk: &Disk) -> Result<Vec<Vec<String>>> {
@@ -267,6 +309,19 @@ mod tests {
             assert_eq!(line.contains("serial=S1,bootindex=1"), ordered, "{line}");
             assert!(line.contains("file=/a,,b.raw,"), "{line}");
         }
+    }
+
+    #[test]
+    fn on_a_segment_the_network_comes_before_the_disks() {
+        let sockets = Sockets::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut machine = Machine::new(Firmware::Bios, dir.path());
+        machine.disks = vec![disk(Bus::Virtio)];
+        machine.segment = Some(Segment { namespace: "/proc/1/ns/net".into(), tap: "tap0".into() });
+        let line = machine.arguments(&sockets).unwrap().concat().join(" ");
+        assert!(line.contains("ifname=tap0,script=no,downscript=no"), "{line}");
+        assert!(line.contains("virtio-net-pci,netdev=lan,bootindex=0"), "{line}");
+        assert!(line.contains("serial=S1,bootindex=1"), "{line}");
     }
 
     #[test]

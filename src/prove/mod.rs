@@ -18,5 +18,5 @@ pub mod qmp;
 pub mod vm;
 
 pub use agent::Agent;
-pub use machine::{Bus, DirectKernel, Disk, Machine};
+pub use machine::{Bus, DirectKernel, Disk, Machine, Segment};
 pub use vm::Vm;

@@ -8,6 +8,7 @@ use crate::layout::{Firmware, Layout};
 use super::info::RescueInfo;
 use crate::store::catalog;
 
+const MEDIUM: &str = include_str!("../../bootloader-assets/medium.cfg");
 const HEAD: &str = include_str!("../../bootloader-assets/head.cfg");
 const IMAGE: &str = include_str!("../../bootloader-assets/grub.cfg");
 const DISK: &str = include_str!("../../bootloader-assets/disk.cfg");
@@ -16,7 +17,7 @@ const GENERATION: &str = include_str!("../../bootloader-assets/generation.cfg");
 const THEME: &str = include_str!("../../bootloader-assets/theme.txt");
 
 /// How long the menu waits for a key.
-const TIMEOUT_SECONDS: u32 = 30;
+pub const TIMEOUT_SECONDS: u32 = 30;
 
 /// What the menu says about the image.
 #[derive(Debug)]
@@ -32,23 +33,38 @@ pub struct Menu<'a> {
 }
 
 impl Menu<'_> {
+    /// The menu on a CD or a stick.
     pub fn grub_cfg(&self) -> String {
-        let consoles = consoles(&self.config.rescue, self.info, &running_cmdline());
-        let (unit, speed) = consoles.iter().find_map(|c| serial_port(c)).unwrap_or((0, 115_200));
+        fill(MEDIUM, &[("ID", self.id)]) + "\n" + &self.grub_menu(self.config.rescue.default)
+    }
+
+    /// What GRUB's menus have in common, wherever the files come from.
+    pub fn grub_menu(&self, default: MenuDefault) -> String {
+        let (unit, speed) = self.serial();
         fill(
             &format!("{HEAD}\n{IMAGE}"),
             &[
-                ("ID", self.id),
                 ("TIMEOUT", &TIMEOUT_SECONDS.to_string()),
-                ("DEFAULT", default_entry(self.config.rescue.default)),
+                ("DEFAULT", default_entry(default)),
                 ("UNIT", &unit.to_string()),
                 ("SPEED", &speed.to_string()),
                 ("NODE", &plain(&self.info.node)),
                 ("SIZE", &self.size_mib.to_string()),
-                ("CMDLINE", &cmdline(self.config, self.info, &running_cmdline())),
+                ("CMDLINE", &self.cmdline()),
                 ("LOADERS", &loaders(self.layout)),
             ],
         )
+    }
+
+    /// The kernel's parameters, besides those that the menu's entries set.
+    pub fn cmdline(&self) -> String {
+        cmdline(self.config, self.info, &running_cmdline())
+    }
+
+    /// The serial port that the menu is on as well: its number and its speed.
+    pub fn serial(&self) -> (u32, u32) {
+        let consoles = consoles(&self.config.rescue, self.info, &running_cmdline());
+        consoles.iter().find_map(|c| serial_port(c)).unwrap_or((0, 115_200))
     }
 
     pub fn theme(&self) -> String {
@@ -80,7 +96,7 @@ impl DiskMenu<'_> {
             // Whose loader it would be is not known: the firmware's next choice.
             ("LOADERS", "none"),
         ];
-        fill(&format!("{HEAD}\n{DISK}"), &filled)
+        fill(&format!("{MEDIUM}\n{HEAD}\n{DISK}"), &filled)
     }
 
     pub fn theme(&self) -> String {
@@ -116,7 +132,8 @@ fn theme(font: &str, title: &str, subtitle: &str, detail: &str) -> String {
     fill(THEME, &texts)
 }
 
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
+/// Fills in the words between @ signs.
+pub(super) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut text = template.to_owned();
     for (name, value) in values {
         text = text.replace(&format!("@{name}@"), value);
@@ -124,8 +141,8 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
     text
 }
 
-/// Text without what GRUB's parser would read as something else.
-fn plain(text: &str) -> String {
+/// Text without what a boot loader's parser would read as something else.
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || "\"'\\$`{}".contains(c) { ' ' } else { c }).collect()
 }
 
@@ -139,7 +156,7 @@ fn default_entry(default: MenuDefault) -> &'static str {
 }
 
 /// The kernel's parameters, besides `rr.recover=` which the menu's entries set.
-pub fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
+fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
     let mut words = vec!["loglevel=3".to_owned(), "console=tty0".to_owned()];
     let consoles = consoles(&config.rescue, info, running);
     words.extend(consoles.iter().map(|console| format!("console={console}")));
@@ -156,7 +173,7 @@ pub fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
 }
 
 /// The serial consoles: the configured ones; else those of the node, and the first serial port.
-pub fn consoles(config: &RescueConfig, info: &RescueInfo, running: &str) -> Vec<String> {
+fn consoles(config: &RescueConfig, info: &RescueInfo, running: &str) -> Vec<String> {
     if !config.console.is_empty() {
         return config.console.iter().map(|console| console.0.clone()).collect();
     }

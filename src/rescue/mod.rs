@@ -12,7 +12,7 @@
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
 //! * [`selftest`] the programs run inside the tree
 //! * [`initrd`] the tree as an archive that the kernel unpacks
-//! * [`menu`] the boot menu, [`iso`] the bootable image
+//! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server
 
 pub mod elf;
 pub mod info;
@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod menu;
 pub mod modules;
 pub mod programs;
+pub mod pxe;
 pub mod selftest;
 pub mod tree;
 
@@ -30,8 +31,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::Config;
-use crate::layout::Layout;
+use crate::config::{Config, Output};
+use crate::layout::{Layout, LinkKind};
 use crate::store::object;
 use crate::sys::tools;
 use crate::ui::Ui;
@@ -82,39 +83,73 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
     copy_private(&kernel.image, &kernel_path)?;
     let size_bytes = size(&initrd_path)? + size(&kernel_path)?;
     warnings.extend(too_big(&tree, size_bytes));
-    let iso_path = request.out.join(format!("rr-{}.iso", request.info.node));
-    ui.step("Building the ISO", || {
-        let font = iso::font();
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let menu = menu::Menu {
-            layout: request.layout,
-            config: request.config,
-            info: &request.info,
-            id: &id,
-            size_mib: size_bytes.div_ceil(1 << 20),
-            font: font.as_ref().map_or("", |(_, name)| name),
-        };
-        let content = iso::Content {
-            menu: &menu,
-            kernel: &kernel_path,
-            initrd: &initrd_path,
-            font: font.as_ref().map(|(path, _)| path.as_path()),
-        };
-        iso::build(&content, request.out, &iso_path)
-    })?;
-    warnings.extend(iso::Platforms::find().warning());
-    if request.layout.boot.secure_boot {
-        warnings.push(
-            "this node has Secure Boot on, and the rescue ISO's boot loader is not signed: switch Secure Boot off in the firmware to boot it".into(),
-        );
+    let iso = if request.config.rescue.output.contains(&Output::Iso) {
+        let media = (kernel_path.as_path(), initrd_path.as_path());
+        Some(ui.step("Building the ISO", || build_iso(request, media, size_bytes))?)
+    } else {
+        None
+    };
+    if iso.is_some() {
+        warnings.extend(iso::Platforms::find().warning());
+        if request.layout.boot.secure_boot {
+            warnings.push(
+                "this node has Secure Boot on, and the rescue ISO's boot loader is not signed: switch Secure Boot off in the firmware to boot it".into(),
+            );
+        }
     }
     ui.info(format!(
-        "rescue image: kernel {}, initrd {}, ISO {}",
+        "rescue image: kernel {}, initrd {}{}",
         mib(size(&kernel_path)?),
         mib(size(&initrd_path)?),
-        mib(size(&iso_path)?)
+        match &iso {
+            Some(iso) => format!(", ISO {}", mib(size(iso)?)),
+            None => String::new(),
+        }
     ));
-    Ok(Image { iso: Some(iso_path), kernel: kernel_path, initrd: initrd_path, warnings })
+    Ok(Image { iso, kernel: kernel_path, initrd: initrd_path, warnings })
+}
+
+fn build_iso(
+    request: &BuildRequest<'_>,
+    (kernel, initrd): (&Path, &Path),
+    size_bytes: u64,
+) -> Result<PathBuf> {
+    let path = request.out.join(format!("rr-{}.iso", request.info.node));
+    let font = iso::font();
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let menu = menu::Menu {
+        layout: request.layout,
+        config: request.config,
+        info: &request.info,
+        id: &id,
+        size_mib: size_bytes.div_ceil(1 << 20),
+        font: font.as_ref().map_or("", |(_, name)| name),
+    };
+    let font = font.as_ref().map(|(path, _)| path.as_path());
+    iso::build(&iso::Content { menu: &menu, kernel, initrd, font }, request.out, &path)?;
+    Ok(path)
+}
+
+/// Puts the image into the tree of a boot server. Gives what an admin should know, and where the
+/// tree is.
+pub fn publish_pxe(request: &BuildRequest<'_>, image: &Image) -> Result<(Vec<String>, String)> {
+    let tree = pxe::Tree::open(request.config)?;
+    let size_bytes = size(&image.kernel)? + size(&image.initrd)?;
+    let menu = menu::Menu {
+        layout: request.layout,
+        config: request.config,
+        info: &request.info,
+        id: "",
+        size_mib: size_bytes.div_ceil(1 << 20),
+        font: "",
+    };
+    let content = pxe::Content {
+        menu: &menu,
+        kernel: &image.kernel,
+        initrd: &image.initrd,
+        names: pxe::Names::of_this_machine(request.layout, &request.info.node),
+    };
+    Ok((pxe::publish(&tree, &content)?, tree.label().to_owned()))
 }
 
 /// What a rescue image for this layout can't be built without, all at once.
@@ -127,13 +162,20 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
         },
         Err(error) => problems.push(format!("{error:#}")),
     }
-    let platforms = iso::Platforms::find();
-    problems.extend(platforms.missing(layout.boot.firmware));
     let mut names = programs::required(layout, is_nfs(config.target.as_deref()));
-    names.extend(["grub-mkrescue", "xorriso"]);
     names.extend(resolver(config.target.as_deref()));
-    if platforms.uefi.is_some() {
-        names.push("mformat");
+    if config.rescue.output.contains(&Output::Iso) {
+        let platforms = iso::Platforms::find();
+        problems.extend(platforms.missing(layout.boot.firmware));
+        names.extend(["grub-mkrescue", "xorriso"]);
+        if platforms.uefi.is_some() {
+            names.push("mformat");
+        }
+    }
+    if config.rescue.output.contains(&Output::Pxe)
+        && let Err(error) = pxe::check(config)
+    {
+        problems.push(format!("{error:#}"));
     }
     if let Err(error) = tools::require(&names) {
         problems.push(format!("{error:#}"));
@@ -182,6 +224,14 @@ fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &st
             _ => continue,
         };
         needed.insert(module, format!("the volume {}", lv.id));
+    }
+    for link in &layout.net.link {
+        let module = match link.kind {
+            LinkKind::Bond => "bonding",
+            LinkKind::Vlan => "8021q",
+            LinkKind::Bridge => "bridge",
+        };
+        needed.insert(module, format!("the network interface {}", link.name));
     }
     if is_nfs(config.target.as_deref()) {
         needed.insert("nfs", "the target".to_owned());

@@ -38,6 +38,12 @@ pub const TOOLS: &[Tool] = &[
         rhel: "grub2-tools",
     },
     Tool {
+        name: "grub-mkimage",
+        also: &["grub2-mkimage"],
+        debian: "grub-common",
+        rhel: "grub2-tools",
+    },
+    Tool {
         name: "grub-mkrescue",
         also: &["grub2-mkrescue"],
         debian: "grub-common",

@@ -60,7 +60,7 @@ impl Desk<'_> {
     }
 
     fn automatic(&mut self) -> Result<()> {
-        self.choose(0)?;
+        Desk::choose(self.vm, 0)?;
         self.wait_tokens(TOKENS)?;
         self.wait_text("Rebooting in")?;
         self.picture("success")?;
@@ -68,7 +68,7 @@ impl Desk<'_> {
     }
 
     fn asked(&mut self) -> Result<()> {
-        self.choose(1)?;
+        Desk::choose(self.vm, 1)?;
         self.wait_question(1)?;
         self.picture("question")?;
         // Only a whole "yes" is a yes.
@@ -87,7 +87,7 @@ impl Desk<'_> {
     }
 
     fn server_dies(&mut self, server: &mut Server) -> Result<()> {
-        self.choose(0)?;
+        Desk::choose(self.vm, 0)?;
         self.wait_tokens(&TOKENS[..3])?;
         server.stop()?;
         self.phases.run("rescue system: gives up", || {
@@ -108,13 +108,13 @@ impl Desk<'_> {
     }
 
     /// Starts an entry of the boot menu.
-    fn choose(&mut self, entry: usize) -> Result<()> {
+    pub fn choose(vm: &mut Vm, entry: usize) -> Result<()> {
         // From whatever the menu would start by itself to its first entry.
-        self.vm.press("home")?;
+        vm.press("home")?;
         for _ in 0..entry {
-            self.vm.press("down")?;
+            vm.press("down")?;
         }
-        self.vm.press("ret")
+        vm.press("ret")
     }
 
     fn picture(&mut self, name: &str) -> Result<()> {

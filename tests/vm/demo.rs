@@ -26,7 +26,7 @@ pub fn run() -> Result<()> {
     stage.lose_disks()?;
     println!("the ISO is booted; in the menu: Automatic Recover");
     stage.recover(&iso, None, &mut phases)?;
-    phases.run("the recovered node boots to its login", || stage.boot_recovered(&facts))?;
+    phases.run("the recovered node boots to its login", || stage.boot_recovered(&facts, None))?;
     let console = lab::read(&dir.join("3-recovered/console.log"))?;
     // Without what is still said of the start behind it.
     let login = console.lines().rev().find_map(|line| Some(line.split_once("login:")?.0));

@@ -5,7 +5,7 @@
 //! * [`nodes`] the machines that are backed up, and how their disks are made
 //! * [`tree`] the Debian trees they are made of
 //! * [`uml`] user-mode Linux, in which disks are made and read at native speed
-//! * [`nfs`] a server for backups
+//! * [`nfs`] a server for backups, [`pxe`] a boot server
 //! * [`treecheck`] what is in a tree of files, without any of rr's own code
 //! * [`demo`] the main job as a story
 //!
@@ -17,6 +17,7 @@ mod demo;
 mod lab;
 mod nfs;
 mod nodes;
+mod pxe;
 mod scenario;
 mod selftest;
 mod tree;

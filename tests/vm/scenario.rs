@@ -18,6 +18,7 @@ use crate::day::{Day, Desk};
 use crate::lab::{self, Phases};
 use crate::nfs::{self, Server};
 use crate::nodes::{self, EMULATED, Node, POWER_OFF, boot_timeout, command_timeout};
+use crate::pxe::{self, BootServer, Loader};
 use crate::tree::Tree;
 use crate::uml;
 
@@ -50,12 +51,15 @@ pub enum Target {
     Usb,
 }
 
-/// What the ISO is put on.
+/// What the rescue system is booted from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
+    /// The ISO as it is.
     Cd,
-    /// A USB stick, byte for byte.
+    /// The ISO on a USB stick, byte for byte.
     Stick,
+    /// The network: by each of these to the shell, and then by the first once more to recover.
+    Pxe(&'static [Loader]),
 }
 
 #[derive(Debug)]
@@ -91,6 +95,14 @@ pub fn all() -> Vec<Scenario> {
             day: Day::Asked,
             ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
         },
+        Scenario {
+            medium: Medium::Pxe(&[Loader::Pxelinux, Loader::Ipxe]),
+            ..on(nodes::BIOS_MBR_EXT4, Target::File)
+        },
+        Scenario {
+            medium: Medium::Pxe(&[Loader::Grub, Loader::HttpBoot]),
+            ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
+        },
     ]
 }
 
@@ -111,7 +123,11 @@ impl Scenario {
                 Target::Usb => "usb",
             }),
             Some(self.suite).filter(|suite| *suite != "bookworm"),
-            (self.medium == Medium::Stick).then_some("stick"),
+            match self.medium {
+                Medium::Cd => None,
+                Medium::Stick => Some("stick"),
+                Medium::Pxe(_) => Some("pxe"),
+            },
             match self.day {
                 Day::Automatic => None,
                 Day::Asked => Some("asked"),
@@ -163,6 +179,9 @@ impl Scenario {
         phases.run("install rr", || stage.install(&source, server.as_ref()))?;
         let facts = phases.run("back up", || stage.back_up())?;
         phases.run("read the old disks", || stage.read("before"))?;
+        if let Medium::Pxe(loaders) = self.medium {
+            return stage.recover_by_network(loaders, &facts, phases);
+        }
         let medium = match self.target {
             Target::Usb => stage.stick(),
             _ => phases.run("take the ISO", || stage.take_iso(server.as_ref()))?,
@@ -172,7 +191,7 @@ impl Scenario {
         stage.recover(&medium, server.as_mut(), phases)?;
         phases.run("read the new disks", || stage.read("after"))?;
         stage.compare()?;
-        phases.run("boot the recovered node", || stage.boot_recovered(&facts))?;
+        phases.run("boot the recovered node", || stage.boot_recovered(&facts, None))?;
         stage.clean()
     }
 }
@@ -215,7 +234,10 @@ impl Stage<'_> {
             (None, Target::Usb) => "target = \"usb://RR-BACKUP\"\n".to_owned(),
             (None, _) => "target = \"file:///backup\"\n".to_owned(),
         };
-        let rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}\"\n");
+        let mut rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}\"\n");
+        if let Medium::Pxe(_) = self.scenario.medium {
+            rescue += &format!("output = [\"pxe\"]\n[pxe]\nhttp = \"{}\"\n", pxe::HTTP);
+        }
         lab::write(&share.join("rr.toml"), target + &rescue)?;
         let program = std::env::var_os("RR_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rr").into());
         Cmd::new("strip").arg("-o").arg(share.join("rr")).arg(program).run()?;
@@ -320,10 +342,74 @@ impl Stage<'_> {
             }
             (Medium::Stick, _) => machine.stick = Some(medium.to_owned()),
             (Medium::Cd, _) => machine.cdrom = Some(medium.to_owned()),
+            (Medium::Pxe(_), _) => bail!("a network is not booted from a file"),
         }
         machine.reboots = false;
         let mut vm = machine.start()?;
         Desk { vm: &mut vm, dir: self.dir, phases }.pass(self.scenario.day, server)
+    }
+
+    /// Boots the rescue system by each of `loaders`, recovers by the first, and boots the recovered
+    /// node with the network still first: it must come up from its disk.
+    fn recover_by_network(
+        &self,
+        loaders: &[Loader],
+        facts: &str,
+        phases: &mut Phases,
+    ) -> Result<()> {
+        let tree = phases.run("take the PXE tree", || self.take_pxe_tree())?;
+        self.lose_disks()?;
+        let (first, others) = loaders.split_first().context("a network has a boot loader")?;
+        let serve = |loader: Loader| {
+            if loader != Loader::Grub {
+                pxe::set_up(&tree, self.dir)?;
+            }
+            BootServer::start(&self.dir.join(loader.name()), &tree, loader)
+        };
+        let server = serve(*first)?;
+        let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
+        machine.segment = Some(server.segment());
+        machine.reboots = false;
+        let mut vm = machine.start()?;
+        Desk { vm: &mut vm, dir: self.dir, phases }.pass(self.scenario.day, None)?;
+        server.ensure_http()?;
+        phases.run("read the new disks", || self.read("after"))?;
+        self.compare()?;
+        phases.run("boot the recovered node", || self.boot_recovered(facts, Some(&server)))?;
+        drop(server);
+        for loader in others {
+            let server = serve(*loader)?;
+            phases.run(&format!("rescue shell by {}", loader.name()), || {
+                self.boot_to_shell(*loader, &server)
+            })?;
+        }
+        self.clean()
+    }
+
+    fn take_pxe_tree(&self) -> Result<PathBuf> {
+        let share = self.dir.join("take-pxe");
+        let work = "open_disks; mount_all ro; cp -r /mnt/node/backup/pxe .; close_disks";
+        uml::run(self.tree, &self.disks(), false, &share, &self.node().script(work))?;
+        Ok(share.join("pxe"))
+    }
+
+    fn boot_to_shell(&self, loader: Loader, server: &BootServer) -> Result<()> {
+        let logs = self.dir.join(format!("4-{}", loader.name()));
+        let mut machine = self.node().machine(self.dir, &logs, "NEW");
+        machine.segment = Some(server.segment());
+        machine.secure_boot = loader == Loader::HttpBoot;
+        machine.variables = logs.join("variables.fd");
+        let mut vm = machine.start()?;
+        server.wait_menu(&mut vm, lab::seconds(300))?;
+        vm.screenshot(&self.dir.join(format!("menu-{}.png", loader.name())))?;
+        Desk::choose(&mut vm, 2)?;
+        vm.wait_token("ready", lab::seconds(240))?;
+        if machine.secure_boot {
+            vm.type_line("dmesg -t")?;
+            vm.wait_console("Secure boot enabled", command_timeout())?;
+        }
+        server.ensure_http()?;
+        vm.cut_power()
     }
 
     fn compare(&self) -> Result<()> {
@@ -351,13 +437,18 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Boots the recovered node, which must say of itself what it said before.
-    pub fn boot_recovered(&self, facts: &str) -> Result<()> {
+    /// Boots the recovered node, which must say of itself what it said before. With a boot server,
+    /// it boots from the network first, where nobody chooses anything.
+    pub fn boot_recovered(&self, facts: &str, server: Option<&BootServer>) -> Result<()> {
         let mut machine = self.node().machine(self.dir, &self.dir.join("3-recovered"), "NEW");
+        machine.segment = server.map(BootServer::segment);
         if self.scenario.target == Target::Usb {
             machine.disks.push(self.plugged());
         }
         visit(&machine, |vm, agent| {
+            if server.is_some() {
+                vm.wait_console("Automatic Recover", Duration::ZERO)?;
+            }
             log_in(vm, agent)?;
             vm.screenshot(&self.dir.join("login.png"))?;
             let now = agent.check(FACTS, command_timeout())?;

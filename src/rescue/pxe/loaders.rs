@@ -1,0 +1,115 @@
+//! The boot loaders of a tree, from the packages of the machine that puts them there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Tree;
+use crate::rescue::iso::Platforms;
+use crate::sys::run::Cmd;
+
+/// Where Debian and RHEL keep pxelinux and its modules.
+const PXELINUX_DIRS: &[&str] =
+    &["/usr/lib/PXELINUX", "/usr/lib/syslinux/modules/bios", "/usr/share/syslinux", "/tftpboot"];
+/// The last is what tells that all are there.
+const PXELINUX: &[&str] = &[
+    "ldlinux.c32",
+    "libcom32.c32",
+    "libutil.c32",
+    "menu.c32",
+    "reboot.c32",
+    "lpxelinux.0",
+    "pxelinux.0",
+];
+
+/// A shim and a GRUB for networks that firmware with Secure Boot starts.
+const SIGNED: (&str, &str) =
+    ("/usr/lib/shim/shimx64.efi.signed", "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed");
+/// What UEFI machines load first, and what a shim loads then.
+pub const UEFI_FIRST: &str = "bootx64.efi";
+const UEFI_SECOND: &str = "grubx64.efi";
+
+/// What a GRUB of our own has in it: it loads no modules.
+const MODULES: &str = "\
+    boot chain configfile echo efi_gop efi_uga efinet fat http linux minicmd normal part_gpt \
+    part_msdos reboot regexp search search_fs_file serial sleep smbios terminal test tftp true";
+/// Run before anything else. A signed GRUB looks for /grub below the root of the server; this one
+/// looks beside itself.
+const EARLY: &str = "set prefix=$cmdpath/grub\nconfigfile $prefix/grub.cfg\n";
+
+/// What a tree lacks that this machine has. Files of one loader fit each other, so that a loader is
+/// added only as a whole. Gives what nobody can boot by then.
+pub fn add_missing(tree: &Tree) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if !tree.has("pxelinux.0") && !put_pxelinux(tree)? {
+        warnings.push(format!(
+            "machines with BIOS can't boot from {}: it has no pxelinux, and nor has this node\nhint: install pxelinux and syslinux-common (RHEL-like: syslinux-nonlinux) on any node and run `rr pxe setup` there",
+            tree.label()
+        ));
+    }
+    if !tree.has(UEFI_FIRST) && !put_uefi(tree)? {
+        warnings.push(format!(
+            "machines with UEFI can't boot from {}: it has no GRUB, and nor has this node\nhint: install shim-signed and grub-efi-amd64-signed, or grub-efi-amd64-bin (RHEL-like: grub2-efi-x64-modules) on any node and run `rr pxe setup` there",
+            tree.label()
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Puts all loaders that this machine has in place of those that are there. Says which.
+pub fn replace(tree: &Tree) -> Result<Vec<&'static str>> {
+    let mut done = Vec::new();
+    if put_pxelinux(tree)? {
+        done.push("pxelinux (BIOS)");
+    }
+    if put_uefi(tree)? {
+        done.push(if signed().is_some() {
+            "signed shim and GRUB (UEFI, Secure Boot too)"
+        } else {
+            "GRUB (UEFI without Secure Boot)"
+        });
+    }
+    Ok(done)
+}
+
+fn put_pxelinux(tree: &Tree) -> Result<bool> {
+    let find = |name: &&str| {
+        PXELINUX_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
+    };
+    let Some(found) = PXELINUX.iter().map(find).collect::<Option<Vec<PathBuf>>>() else {
+        return Ok(false);
+    };
+    for (name, from) in PXELINUX.iter().zip(found) {
+        tree.put_file(name, &from)?;
+    }
+    Ok(true)
+}
+
+fn signed() -> Option<(&'static Path, &'static Path)> {
+    let (shim, grub) = (Path::new(SIGNED.0), Path::new(SIGNED.1));
+    (shim.exists() && grub.exists()).then_some((shim, grub))
+}
+
+fn put_uefi(tree: &Tree) -> Result<bool> {
+    if let Some((shim, grub)) = signed() {
+        tree.put_file(UEFI_SECOND, grub)?;
+        tree.put_file(UEFI_FIRST, shim)?;
+        return Ok(true);
+    }
+    let Some(platform) = Platforms::find().uefi else { return Ok(false) };
+    let scratch = tempfile::tempdir().context("making a directory for GRUB")?;
+    let (early, image) = (scratch.path().join("early.cfg"), scratch.path().join("grub.efi"));
+    std::fs::write(&early, EARLY).with_context(|| format!("writing {}", early.display()))?;
+    Cmd::new("grub-mkimage")
+        .args(["--format=x86_64-efi", "--prefix=/grub"])
+        .arg("--directory")
+        .arg(&platform)
+        .arg("--config")
+        .arg(&early)
+        .arg("--output")
+        .arg(&image)
+        .args(MODULES.split_whitespace())
+        .run()?;
+    tree.put_file(UEFI_FIRST, &image)?;
+    Ok(true)
+}
