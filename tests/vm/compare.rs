@@ -58,3 +58,42 @@ fn is_volatile(name: &str, volatile: &[(&str, &str)]) -> bool {
         if pattern.ends_with('/') { name.starts_with(pattern) } else { name == *pattern }
     })
 }
+
+/// What blkid(8) says of devices that does not depend on their sizes.
+pub fn identities(text: &str) -> String {
+    const LASTING: &[&str] =
+        &["UUID=", "LABEL=", "TYPE=", "PTUUID=", "PART_ENTRY_UUID=", "PART_ENTRY_NAME="];
+    let of_device = |line: &str| {
+        let (device, words) = line.strip_prefix("/dev/")?.split_once(": ")?;
+        let lasts = |word: &&str| LASTING.iter().any(|key| word.starts_with(key));
+        let words: Vec<_> = words.split(' ').filter(lasts).collect();
+        Some(format!("{device} {}\n", words.join(" ")))
+    };
+    text.lines().filter_map(of_device).collect()
+}
+
+/// The lines, sorted, without `1.5G` and its like.
+pub fn without_sizes(facts: &str) -> Vec<String> {
+    let is_size = |word: &str| {
+        word.strip_suffix(['K', 'M', 'G', 'T']).is_some_and(|number| number.parse::<f64>().is_ok())
+    };
+    let line = |line: &str| -> String {
+        line.split_whitespace().filter(|word| !is_size(word)).collect::<Vec<_>>().join(" ")
+    };
+    let mut lines: Vec<_> = facts.lines().map(line).collect();
+    lines.sort();
+    lines
+}
+
+/// Lines of one text that are not in the other.
+pub fn line_differences(before: &str, after: &str) -> Vec<String> {
+    let only = |a: &str, b: &str, word: &str| -> Vec<String> {
+        a.lines()
+            .filter(|line| !b.lines().any(|other| other == *line))
+            .map(|line| format!("disks: {word}: {line}"))
+            .collect()
+    };
+    let mut found = only(before, after, "was");
+    found.extend(only(after, before, "is"));
+    found
+}
