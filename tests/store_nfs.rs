@@ -154,7 +154,6 @@ fn child_in_uml() {
     only_part_of_the_path_is_exported();
     refusals_say_what_to_do();
     a_full_server_is_told();
-    a_dead_mount_elsewhere_does_not_hang_a_backup();
     a_server_that_goes_away_ends_in_an_error();
 }
 
@@ -267,32 +266,6 @@ fn a_full_server_is_told() {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
-}
-
-fn a_dead_mount_elsewhere_does_not_hang_a_backup() {
-    eprintln!("== a dead mount elsewhere");
-    for dir in ["/tmp/target", "/tmp/tree/dead"] {
-        std::fs::create_dir_all(dir).unwrap();
-    }
-    std::fs::write("/tmp/tree/file", "alive").unwrap();
-    let mount = ["-t", "nfs4", "-o", "vers=4.1,hard", "127.0.0.1:/export", "/tmp/tree/dead"];
-    Cmd::new("mount").args(mount).run().unwrap();
-    Cmd::new("rpc.nfsd").arg("0").run().unwrap();
-    let rr = |args: &[&str]| {
-        let program = format!("/host{}", env!("CARGO_BIN_EXE_rr"));
-        let target = ["--config", "/dev/null", "--target", "file:///tmp/target", "--node", "n"];
-        let rr = Cmd::new(program).args(target).args(args).timeout(Duration::from_secs(60));
-        let output = rr.output().unwrap();
-        let said = output.text() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.success(), "{args:?}: {said}");
-        said
-    };
-    rr(&["mkbackuponly", "--include", "/tmp/tree"]);
-    let listed = rr(&["list", "latest"]);
-    assert!(listed.contains("tmp/tree/file") && listed.contains("tmp/tree/dead"), "{listed}");
-    rr(&["layout", "show"]);
-    Cmd::new("umount").args(["-f", "-l", "/tmp/tree/dead"]).run().unwrap();
-    start_server();
 }
 
 fn start_server() {
