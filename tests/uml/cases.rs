@@ -206,7 +206,7 @@ pub fn all() -> Vec<Case> {
         },
         Case {
             expect: Expect::Refused("too small"),
-            ..on(GPT_EXT4, "small_disk_refused", Target::Blank(&[60]))
+            ..on(GPT_EXT4, "small_disk_refused", Target::Blank(&[32]))
         },
         smaller(GPT_EXT4, "smaller_gpt_ext4", &[130]),
         smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
