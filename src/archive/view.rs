@@ -13,8 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 
 use super::dirs::{Dirs, split};
 use crate::sys::fs;
@@ -32,8 +30,7 @@ impl View {
     /// The tree below `root` as everybody sees it.
     pub fn plain(root: &Path) -> io::Result<View> {
         // The root itself may be reached through symbolic links: the caller named it.
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(root, flags, Mode::empty())?;
+        let root = fs::open_path(root)?;
         Ok(View { root, mounts: BTreeMap::new(), is_clean: false })
     }
 

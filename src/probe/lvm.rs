@@ -34,7 +34,8 @@ pub fn read(id_of: &dyn Fn(&str) -> Option<Id>) -> Result<Found> {
     Ok(found)
 }
 
-fn lvm(args: &[&str]) -> Cmd {
+/// lvm(8), which otherwise complains of files that a program before it left open.
+pub(crate) fn lvm(args: &[&str]) -> Cmd {
     Cmd::new("lvm").args(args).env("LVM_SUPPRESS_FD_WARNINGS", "1")
 }
 

@@ -149,7 +149,10 @@ impl DirStore {
 
     /// Refuses a big object that would not leave the reserve free.
     fn leave_room(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
-        let Some(free) = self.free_bytes()?.filter(|_| bytes >= SMALL_BYTES) else { return Ok(()) };
+        if bytes < SMALL_BYTES {
+            return Ok(());
+        }
+        let Some(free) = self.free_bytes()? else { return Ok(()) };
         if free >= bytes.saturating_add(RESERVE_BYTES) {
             return Ok(());
         }

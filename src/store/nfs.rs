@@ -44,15 +44,11 @@ const RPCBIND_PORT: u16 = 111;
 pub fn open(host: &str, path: &str, options: &TargetOptions) -> Result<OwnedFd> {
     tools::require(&["mount.nfs"]).context("mounting an NFS target")?;
     reach(host, &options.nfs)?;
-    std::fs::create_dir_all(MOUNT_POINT).with_context(|| format!("creating {MOUNT_POINT}"))?;
-    mount::in_private_namespace(|| {
-        let rest = mount_export(host, path, &options.nfs)?;
-        let opened = open_below(host, path, &rest);
-        // Its end comes with the namespace; where that is shared with the system's (in a chroot),
-        // this ends it for the system as well. The open directory keeps it for us.
-        mount::detach(Path::new(MOUNT_POINT))?;
-        opened
-    })
+    mount::held(
+        Path::new(MOUNT_POINT),
+        || mount_export(host, path, &options.nfs),
+        |rest| open_below(host, path, &rest),
+    )
 }
 
 /// Fails soon, and with the reason, where a mount would hang: the server must take connections.

@@ -26,7 +26,7 @@ pub const KIND: &str = "ext4";
 /// What `rr format` calls the partition.
 pub const PARTITION: &str = "rr-backup";
 
-/// Where only this process sees it, see [`mount::in_private_namespace`].
+/// Where only this process sees it, see [`mount::held`].
 pub const MOUNT_POINT: &str = "/run/rr/target";
 const OPTIONS: &str = "nosuid,nodev,noexec,noatime";
 
@@ -112,14 +112,11 @@ fn by_path(path: &Path) -> Result<PathBuf> {
 /// Finds the filesystem, mounts it and opens the directory for backups, which is made for writing.
 pub fn open(stick: &Stick, access: Access) -> Result<OwnedFd> {
     let Found { device, .. } = find(stick)?;
-    std::fs::create_dir_all(MOUNT_POINT).with_context(|| format!("creating {MOUNT_POINT}"))?;
-    mount::in_private_namespace(|| {
-        mount(&device, access)?;
-        let opened =
-            open_dir(access).with_context(|| format!("opening {DIR} on {}", device.display()));
-        mount::detach(Path::new(MOUNT_POINT))?;
-        opened
-    })
+    mount::held(
+        Path::new(MOUNT_POINT),
+        || mount(&device, access),
+        |()| open_dir(access).with_context(|| format!("opening {DIR} on {}", device.display())),
+    )
 }
 
 fn mount(device: &Path, access: Access) -> Result<()> {

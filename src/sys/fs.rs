@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 /// What `statx` says about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,12 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
             .then_some(x.stx_attributes & root_bit != 0),
         nodump: x.stx_attributes & nodump_bit != 0,
     })
+}
+
+/// Opens a directory as a place to start from: nothing of it can be read by this alone.
+pub fn open_path(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(open(dir, flags, Mode::empty())?)
 }
 
 /// The directory `dir` as it is without what is mounted below it. Needs Linux 5.2 and

@@ -113,6 +113,24 @@ pub fn in_private_namespace<T: Send>(body: impl FnOnce() -> Result<T> + Send) ->
     })
 }
 
+/// Mounts something at `point` where nobody else sees it, and opens what is wanted of it: the mount
+/// lives for as long as what was opened, killed or not, and nothing has to be unmounted. `open` gets
+/// what `mount` gave.
+pub fn held<M, T: Send>(
+    point: &Path,
+    mount: impl FnOnce() -> Result<M> + Send,
+    open: impl FnOnce(M) -> Result<T> + Send,
+) -> Result<T> {
+    std::fs::create_dir_all(point).with_context(|| format!("creating {}", point.display()))?;
+    in_private_namespace(|| {
+        let opened = open(mount()?);
+        // Its end comes with the namespace; where that is shared with the system's (in a chroot),
+        // this ends it for the system as well.
+        detach(point)?;
+        opened
+    })
+}
+
 /// Takes a mount out of the tree of mounts; it ends when the last file on it is closed.
 pub fn detach(path: &Path) -> Result<()> {
     let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::statvfs::statvfs;
 use rr::store::catalog;
 use rr::sys::mount::MountGuard;
-use rr::sys::run::Cmd;
+use rr::sys::run::{Cmd, Output};
 
 use crate::{Dice, Node, is_root, said, start};
 
@@ -129,6 +129,11 @@ fn cut(node: &Node, disk: &Path, to: &Path) -> Vec<Option<String>> {
     })
 }
 
+fn is_told_full(output: &Output) {
+    let text = said(output);
+    assert!(text.contains("is full") && text.contains("hint: "), "{text}");
+}
+
 /// Each file and directory that a run makes is the one for which there is no room.
 #[test]
 fn loop_a_target_without_room_for_one_more_file_keeps_what_it_has() {
@@ -156,11 +161,7 @@ fn loop_a_target_without_room_for_one_more_file_keeps_what_it_has() {
         if output.success() {
             break;
         }
-        assert!(
-            said(&output).contains("is full") && said(&output).contains("hint: "),
-            "{}",
-            said(&output)
-        );
+        is_told_full(&output);
         refused += 1;
         // What it left is swept, or there would be more room for the next one.
         assert!(node.rr(&["prune"]).output().unwrap().success());
@@ -200,11 +201,7 @@ fn loop_a_target_that_others_fill_keeps_what_it_has() {
         if output.success() {
             break;
         }
-        assert!(
-            said(&output).contains("is full") && said(&output).contains("hint: "),
-            "{}",
-            said(&output)
-        );
+        is_told_full(&output);
         refused += 1;
     }
     assert!(refused > 15, "{refused} steps were enough");

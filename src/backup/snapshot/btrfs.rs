@@ -5,8 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 
 use super::Snapshot;
 use crate::sys::at_end::AtEnd;
@@ -40,9 +38,7 @@ pub(super) fn take(tree: &Path, generation: &str) -> Result<Snapshot> {
     // First, as somebody may kill us in the middle of it.
     let deletion = AtEnd::new(&[delete], &env, None)?;
     Cmd::new("btrfs").args(["subvolume", "snapshot", "-r"]).arg(tree).arg(&dir).run()?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let opened = open(&dir, flags, Mode::empty())?;
-    let root = fs::without_mounts(opened.as_fd())?;
+    let root = fs::without_mounts(fs::open_path(&dir)?.as_fd())?;
     Ok(Snapshot { root, name: dir.display().to_string(), fills: None, deletion })
 }
 

@@ -5,15 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use serde::Deserialize;
 
 use super::Snapshot;
+use crate::probe::lvm::lvm;
 use crate::sys::at_end::AtEnd;
 use crate::sys::mount::{self, MountInfo};
 use crate::sys::run::Cmd;
-use crate::sys::{tools, udev};
+use crate::sys::{fs, tools, udev};
 use crate::ui::Ui;
 
 /// Marks the snapshots that are rr's to delete.
@@ -124,22 +123,21 @@ impl Origin {
     }
 
     fn mount_snapshot(&self, snapshot: &str) -> Result<OwnedFd> {
-        std::fs::create_dir_all(MOUNT_POINT).with_context(|| format!("creating {MOUNT_POINT}"))?;
         // Its filesystem has the identity of one that is mounted.
         let options = if self.mount.kind == "xfs" { "ro,nouuid" } else { "ro" };
         let inside = self.mount.root.strip_prefix("/").unwrap_or(&self.mount.root);
-        mount::in_private_namespace(|| {
+        let mount = || {
             Cmd::new("mount")
                 .args(["-t", &self.mount.kind, "-o", options])
                 .arg(Path::new("/dev").join(snapshot))
                 .arg(MOUNT_POINT)
-                .run()?;
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                .run()
+        };
+        let open = |()| {
             let dir = Path::new(MOUNT_POINT).join(inside);
-            let opened = open(&dir, flags, Mode::empty());
-            mount::detach(Path::new(MOUNT_POINT))?;
-            opened.with_context(|| format!("opening {}", dir.display()))
-        })
+            fs::open_path(&dir).with_context(|| format!("opening {}", dir.display()))
+        };
+        mount::held(Path::new(MOUNT_POINT), mount, open)
     }
 }
 
@@ -187,10 +185,6 @@ pub(super) fn delete_left(ui: &Ui) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn lvm(args: &[&str]) -> Cmd {
-    Cmd::new("lvm").args(args).env("LVM_SUPPRESS_FD_WARNINGS", "1")
 }
 
 fn report<T: serde::de::DeserializeOwned>(args: &[&str]) -> Result<Vec<T>> {

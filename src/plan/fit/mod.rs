@@ -12,6 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::map::{self, DiskMatch};
+use super::validate::device_bytes;
 use crate::layout::units::size;
 use crate::layout::{Disk, Fs, Id, Layout, Lv, Partition, PartitionKind, Vg};
 use spare::Spare;
@@ -128,7 +129,7 @@ impl Fitter<'_> {
         for md in members {
             let was = self.was.md.iter().find(|m| m.id == md.id);
             let (Some(was_bytes), Some(member_bytes)) =
-                (spare::device_bytes(self.was, on), was.and_then(|m| m.member_size_bytes))
+                (device_bytes(self.was, on), was.and_then(|m| m.member_size_bytes))
             else {
                 continue;
             };

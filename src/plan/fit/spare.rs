@@ -98,16 +98,6 @@ pub(super) fn extents(lv: &Lv, extent_bytes: u64) -> u64 {
     lv.segment.iter().map(|s| s.extents).sum::<u64>().saturating_add(metadata)
 }
 
-pub(super) fn device_bytes(layout: &Layout, id: &Id) -> Option<u64> {
-    let partitions = layout.partition.iter().map(|p| (&p.id, p.size_bytes));
-    let disks = layout.disk.iter().map(|d| (&d.id, d.size_bytes));
-    let luks = layout.luks.iter().map(|l| (&l.id, l.size_bytes));
-    let volumes = layout.lv.iter().map(|l| (&l.id, l.size_bytes));
-    let arrays = layout.md.iter().map(|m| (&m.id, m.size_bytes));
-    let mut all = partitions.chain(disks).chain(luks).chain(volumes).chain(arrays);
-    all.find(|(other, _)| *other == id).map(|(_, size_bytes)| size_bytes)
-}
-
 /// The smallest filesystem that holds what was in use, with a tenth to spare and with what it needs
 /// for itself, which "used" does not count.
 fn least(fs: &Fs) -> u64 {

@@ -34,7 +34,7 @@ fn planned(recorded: &Layout, present: &Layout) -> Plan {
 }
 
 fn bytes_of(layout: &Layout, id: &Id) -> u64 {
-    spare::device_bytes(layout, id).unwrap()
+    device_bytes(layout, id).unwrap()
 }
 
 #[test]
