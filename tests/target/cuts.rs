@@ -11,7 +11,8 @@ use rr::store::catalog;
 use rr::sys::mount::MountGuard;
 use rr::sys::run::{Cmd, Output};
 
-use crate::{Dice, Node, is_root, said, start};
+use crate::is_root;
+use crate::node::{Dice, Node, said, start};
 
 const MOMENTS: u64 = 200;
 /// Generations come and go all the time.

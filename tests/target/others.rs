@@ -10,7 +10,7 @@ use rr::store::keep::Keep;
 use rr::store::{Access, Store, catalog, lock, retain};
 use rr::sys::run::Cmd;
 
-use crate::{Node, said, start, ui};
+use crate::node::{Node, said, start, ui};
 
 #[test]
 fn the_second_run_of_a_node_says_who_holds_the_lock() {
@@ -145,7 +145,8 @@ fn no_path_of_its_own_making_leads_a_node_to_another() {
     let victim = Node::new(dir.path(), &target, victim, "");
     let generation = victim.backed_up();
     for name in ["..", ".", "../target/node001", "node001/packs", "/etc", "", "a\\u0000b"] {
-        let node = Node { name: name.to_owned(), ..Node::new(dir.path(), &target, thief, "") };
+        let mut node = Node::new(dir.path(), &target, thief, "");
+        name.clone_into(&mut node.name);
         node.configure("");
         for cmd in [node.backup(), node.rr(&["list"]), node.rr(&["prune", "--keep-last", "1"])] {
             let output = cmd.output().unwrap();

@@ -11,7 +11,8 @@ use rr::rescue::{RescueInfo, menu};
 use rr::sys::mount::{self, MountGuard, TempMount};
 use rr::sys::run::{Cmd, Output};
 
-use crate::{is_root, noise, said};
+use crate::is_root;
+use crate::node::{noise, said};
 
 /// A loop device on a sparse file; it goes when this is dropped.
 struct Disk {
