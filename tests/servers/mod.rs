@@ -1,5 +1,6 @@
 //! Real servers for objects, started by a test and gone with it: nginx with WebDAV or with nothing
-//! but PUT and DELETE, Apache, and moto for S3.
+//! but PUT and DELETE, Apache, and two for S3: moto, which knows much of it and lets everybody in,
+//! and s3s-fs, which checks who signs.
 #![allow(dead_code)] // each test takes what it needs
 
 use std::net::{TcpListener, TcpStream};
@@ -14,6 +15,9 @@ pub const BUCKET: &str = "work001";
 /// What nginx and Apache want where they ask.
 pub const USER: &str = "node001";
 pub const PASSWORD: &str = "open sesame";
+/// What s3s-fs wants.
+pub const ACCESS_KEY: &str = "AKIAEXAMPLE";
+pub const SECRET_KEY: &str = "sesame";
 
 #[derive(Debug)]
 pub struct Server {
@@ -53,14 +57,16 @@ pub fn lacks(test: &str, programs: &[&str]) -> bool {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    if program == "moto_server" {
-        // Where scripts/install-deps puts it.
-        let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
-        let cache = std::env::var_os("RR_LAB_CACHE")
-            .map_or_else(|| Path::new(&home).join(".cache/rr-lab"), PathBuf::from);
-        return Some(cache.join("moto/bin/moto_server")).filter(|path| path.exists());
-    }
-    tools::find(program.as_ref())
+    // Where scripts/install-deps puts what Debian has not.
+    let own = match program {
+        "moto_server" => "moto/bin/moto_server",
+        "s3s-fs" => "s3s-fs/bin/s3s-fs",
+        _ => return tools::find(program.as_ref()),
+    };
+    let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
+    let cache = std::env::var_os("RR_LAB_CACHE")
+        .map_or_else(|| Path::new(&home).join(".cache/rr-lab"), PathBuf::from);
+    Some(cache.join(own)).filter(|path| path.exists())
 }
 
 pub fn free_port() -> u16 {
@@ -169,6 +175,17 @@ pub fn moto(dir: &Path) -> Server {
         .send_empty();
     assert_eq!(made.unwrap().status(), 200);
     server
+}
+
+/// With the bucket [`BUCKET`], for [`ACCESS_KEY`] only.
+pub fn s3s(dir: &Path) -> Server {
+    let files = make(&dir.join("files"));
+    make(&files.join(BUCKET));
+    let port = free_port();
+    let text = port.to_string();
+    let keys = ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY];
+    let args = [&["--host", "127.0.0.1", "--port", &text], &keys[..], &[files.to_str().unwrap()]];
+    start("s3s-fs", &args.concat(), port, dir, files.clone())
 }
 
 /// What openssl(1) makes: an authority, and certificates of this host.

@@ -1,11 +1,16 @@
 //! Targets on object servers: nginx with WebDAV, nginx with nothing but PUT and DELETE, Apache and
-//! moto (S3), whole and, through a proxy that fails on purpose, on bad days.
+//! two for S3, whole and, through a proxy that fails on purpose, on bad days.
 
 mod bad_days;
+mod crowd;
+mod login;
+#[path = "../node/mod.rs"]
+mod node;
 mod proxy;
 #[path = "../servers/mod.rs"]
 mod servers;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +21,9 @@ use rr::sys::secret::Secret;
 use rr::ui::{Style, Ui};
 
 use proxy::{Fault, Proxy};
-use servers::{BUCKET, NGINX_ASKS, NGINX_DAV, NGINX_PLAIN, PASSWORD, USER};
+use servers::{
+    ACCESS_KEY, BUCKET, NGINX_ASKS, NGINX_DAV, NGINX_PLAIN, PASSWORD, SECRET_KEY, Server, USER,
+};
 
 /// A tree with more than one pack's worth of what can't be compressed.
 const NOISE_MIB: usize = 34;
@@ -37,7 +44,7 @@ pub fn keys(access: &str, secret: &str) -> Login {
 }
 
 pub fn s3_options(endpoint: String) -> TargetOptions {
-    let login = keys("AKIAEXAMPLE", "sesame");
+    let login = keys(ACCESS_KEY, SECRET_KEY);
     TargetOptions { endpoint: Some(endpoint), login, ..TargetOptions::default() }
 }
 
@@ -116,6 +123,8 @@ fn a_whole_journey(toml: &str) {
     let dir = dir.path();
     let (config, tree) = (dir.join("rr.toml"), dir.join("tree"));
     std::fs::write(&config, format!("node = \"node002\"\n{toml}")).unwrap();
+    // Or rr warns of it.
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::create_dir(&tree).unwrap();
     std::fs::write(tree.join("noise"), noise(NOISE_MIB << 20)).unwrap();
     std::fs::write(tree.join("note"), "first\n").unwrap();
@@ -227,12 +236,42 @@ fn s3_on_moto() {
     }
     let dir = tempfile::tempdir().unwrap();
     let server = servers::moto(dir.path());
+    s3_on(&server);
+    let error = open("s3://no-such-bucket", Access::Write, &s3_options(server.url())).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("NoSuchBucket") && text.contains("\nhint: create the bucket"), "{text}");
+}
+
+#[test]
+fn s3_on_a_server_that_checks_signatures() {
+    if servers::lacks("s3_on_a_server_that_checks_signatures", &["s3s-fs"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = servers::s3s(dir.path());
+    for (access, secret, expected) in
+        [(ACCESS_KEY, "sesamee", "SignatureDoesNotMatch"), ("AKIAOTHER", SECRET_KEY, "NotSignedUp")]
+    {
+        let options = TargetOptions { login: keys(access, secret), ..s3_options(server.url()) };
+        for way in [Access::Read, Access::Write] {
+            let error = open(&format!("s3://{BUCKET}"), way, &options).unwrap_err();
+            assert!(matches!(error.downcast_ref(), Some(StoreError::Denied { .. })), "{error:#}");
+            let text = format!("{error:#}");
+            assert!(text.contains(expected), "{text}");
+            assert!(text.contains("the keys are those of target_options.login"), "{text}");
+            assert!(!text.contains(secret) && !text.contains("Signature="), "{text}");
+        }
+    }
+    s3_on(&server);
+}
+
+fn s3_on(server: &Server) {
     let options = s3_options(server.url());
     objects_come_and_go(&format!("s3://{BUCKET}"), &options);
     objects_come_and_go(&format!("s3://{BUCKET}/site/a"), &options);
     a_whole_journey(&format!(
         "target = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n\
-         [target_options.login]\naccess_key = \"AKIAEXAMPLE\"\nsecret_key = \"sesame\"\n",
+         [target_options.login]\naccess_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n",
         server.url()
     ));
     // A list of more than one page.
@@ -241,14 +280,12 @@ fn s3_on_moto() {
         store.put(&format!("packs/{nr:04}"), b"").unwrap();
     }
     assert_eq!(store.list("packs/").unwrap().len(), 1003);
-    let text = format!("{:#}", open("s3://no-such-bucket", Access::Write, &options).unwrap_err());
-    assert!(text.contains("NoSuchBucket") && text.contains("\nhint: create the bucket"), "{text}");
-    keys_come_from_where_they_usually_are(&server);
-    bad_days::of_s3(&server);
+    keys_come_from_where_they_usually_are(server);
+    bad_days::of_s3(server);
 }
 
 /// Without a login in the configuration.
-fn keys_come_from_where_they_usually_are(server: &servers::Server) {
+fn keys_come_from_where_they_usually_are(server: &Server) {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path();
     let config = home.join("rr.toml");
@@ -266,13 +303,15 @@ fn keys_come_from_where_they_usually_are(server: &servers::Server) {
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
 
-    let found = list(&[("AWS_ACCESS_KEY_ID", "AKIAX"), ("AWS_SECRET_ACCESS_KEY", "sesame")]);
+    let found = list(&[("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]);
     assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
 
     let role = Proxy::start(server.port);
-    let keys = "{\n  \"Code\" : \"Success\",\n  \"LastUpdated\" : \"2026-11-21T10:00:00Z\",\n  \"Type\" : \"AWS-HMAC\",\n  \"AccessKeyId\" : \"ASIAX\",\n  \"SecretAccessKey\" : \"sesame\",\n  \"Token\" : \"t\",\n  \"Expiration\" : \"2099-11-21T16:00:00Z\"\n}";
+    let keys = format!(
+        "{{\n  \"Code\" : \"Success\",\n  \"LastUpdated\" : \"2026-11-21T10:00:00Z\",\n  \"Type\" : \"AWS-HMAC\",\n  \"AccessKeyId\" : \"{ACCESS_KEY}\",\n  \"SecretAccessKey\" : \"{SECRET_KEY}\",\n  \"Token\" : \"t\",\n  \"Expiration\" : \"2099-11-21T16:00:00Z\"\n}}"
+    );
     for (word, body) in [
-        ("security-credentials/rr", keys),
+        ("security-credentials/rr", keys.as_str()),
         ("security-credentials/ ", "rr"),
         ("api/token", "token"),
     ] {
@@ -285,7 +324,9 @@ fn keys_come_from_where_they_usually_are(server: &servers::Server) {
     assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
 
     std::fs::create_dir(home.join(".aws")).unwrap();
-    let file = "[default]\naws_access_key_id = AKIAX\naws_secret_access_key = sesame\n";
+    let file = format!(
+        "[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    );
     std::fs::write(home.join(".aws/credentials"), file).unwrap();
     assert!(list(&[]).text().contains("node002"));
 }

@@ -161,12 +161,14 @@ impl S3 {
                 store,
                 detail: detail("create the bucket, or is its name wrong in the target's URL?"),
             }),
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" => {
-                for_good(StoreError::Denied {
-                    store,
-                    detail: detail(&format!("the keys are those of {from}: are they right?")),
-                })
-            }
+            "InvalidAccessKeyId"
+            | "NotSignedUp"
+            | "SignatureDoesNotMatch"
+            | "InvalidToken"
+            | "ExpiredToken" => for_good(StoreError::Denied {
+                store,
+                detail: detail(&format!("the keys are those of {from}: are they right?")),
+            }),
             "AccessDenied" | "AllAccessDisabled" => for_good(StoreError::Denied {
                 store,
                 detail: detail(&format!(
@@ -194,6 +196,11 @@ impl S3 {
             | "RequestTimeout"
             | "OperationAborted"
             | "ConditionalRequestConflict" => Some(Failed::Again(format!("{code}: {message}"))),
+            // Servers have words of their own.
+            _ if reply.status == 403 => for_good(StoreError::Denied {
+                store,
+                detail: detail(&format!("the keys are those of {from}: may they do that there?")),
+            }),
             _ => None,
         }
     }
