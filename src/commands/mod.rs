@@ -60,6 +60,9 @@ pub fn run(cli: Cli) -> Exit {
             return Exit::Usage;
         }
     };
+    for warning in &loaded.warnings {
+        ui.warn(warning);
+    }
     let session = Session { global: &cli.global, config: &loaded.config, ui: &ui };
     match dispatch(cli.verb, &session, &loaded) {
         Ok(Exit::Done) if cli.global.strict && !ui.warnings().is_empty() => Exit::Failed,

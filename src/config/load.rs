@@ -4,6 +4,7 @@
 //! What the command line or the environment says wins over all files.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -21,17 +22,35 @@ pub struct Loaded {
     pub config: Config,
     /// Dotted key -> the file (or `--option`) that set it. What is missing has its default.
     pub origin: BTreeMap<String, String>,
+    /// What the admin should know of the files.
+    pub warnings: Vec<String>,
 }
 
 /// Reads `file`, or [`FILE`] with its drop-ins; no file at all is fine then.
 pub fn load(file: Option<&Path>) -> Result<Loaded> {
-    let mut texts = Vec::new();
+    let reading = |path: &Path| format!("reading the configuration {}", path.display());
+    let (mut texts, mut open) = (Vec::new(), Vec::new());
     for path in files(file)? {
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("reading the configuration {}", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| reading(&path))?;
+        let mode = path.metadata().with_context(|| reading(&path))?.permissions().mode();
+        if mode & 0o004 != 0 {
+            open.push(texts.len());
+        }
         texts.push((path.display().to_string(), text));
     }
-    merge(&texts)
+    let mut loaded = merge(&texts)?;
+    let open = open.into_iter().map(|index| &texts[index]);
+    loaded.warnings = open.filter_map(|(name, text)| told_to_everybody(name, text)).collect();
+    Ok(loaded)
+}
+
+/// What is wrong with a file that everybody can read, if it holds a secret.
+fn told_to_everybody(name: &str, text: &str) -> Option<String> {
+    let options = toml::from_str::<Config>(text).ok()?.target_options;
+    let secret = options.login.has_secret() || options.read_login.has_secret();
+    secret.then(|| {
+        format!("{name} holds a password or a secret key, and every user of this machine can read it: chmod 600 {name}")
+    })
 }
 
 fn files(file: Option<&Path>) -> Result<Vec<PathBuf>> {
@@ -76,7 +95,7 @@ fn merge(texts: &[(String, String)]) -> Result<Loaded> {
     let config: Config =
         Value::Table(merged).try_into().context("joining the configuration files")?;
     config.validate(&origin)?;
-    Ok(Loaded { config, origin })
+    Ok(Loaded { config, origin, warnings: Vec::new() })
 }
 
 /// What is wrong in the file, with the line as it is; but not a line that holds a secret.
@@ -217,6 +236,27 @@ mod tests {
             shown.contains("password = \"(not shown)\"") && !shown.contains("sesame"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_secret_that_everybody_can_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rr.toml");
+        let secret = "[target_options.read_login]\nuser = 'u'\npassword = 'sesame'\n";
+        for (text, mode, told) in [
+            (secret, 0o644, true),
+            (secret, 0o604, true),
+            (secret, 0o640, false),
+            ("target = 'https://h/x'\n[target_options.login]\n", 0o644, false),
+            ("[target_options.login]\naccess_key = 'a'\nsecret_key = 'b'\n", 0o644, true),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let warnings = load(Some(&file)).unwrap().warnings;
+            assert_eq!(!warnings.is_empty(), told, "{mode:o} {text}");
+            let hint = format!("chmod 600 {}", file.display());
+            assert!(warnings.iter().all(|w| w.contains(&hint) && !w.contains("sesame")));
+        }
     }
 
     #[test]

@@ -80,6 +80,10 @@ impl Login {
         *self == Login::default()
     }
 
+    pub fn has_secret(&self) -> bool {
+        self.password.is_some() || self.secret_key.is_some()
+    }
+
     /// The files that it names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.client_cert_file.iter().chain(&self.client_key_file)
