@@ -190,5 +190,5 @@ pub(super) fn menu(job: &Job<'_>, guard: &LockGuard) -> Result<()> {
     let size_mib = bytes.div_ceil(1 << 20);
     let text = rescue::menu::of_node(job.config, &job.rescue_info()?, &generations, size_mib);
     guard.check()?;
-    Ok(store.put("menu.cfg", text.as_bytes())?)
+    Ok(store.put(rescue::menu::MENU, text.as_bytes())?)
 }

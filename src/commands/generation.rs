@@ -11,8 +11,10 @@ use crate::archive::{self, Change, Entry, Kind};
 use crate::cli::{PruneArgs, RestoreArgs, VerifyArgs};
 use crate::layout::mount::escape;
 use crate::layout::units::size;
+use crate::rescue::menu::{self, MENU};
 use crate::store::keep::{Keep, Verdict};
-use crate::store::{Access, Manifest, Store, catalog, lock, retain};
+use crate::store::lock::LockGuard;
+use crate::store::{Access, Manifest, Store, StoreError, catalog, lock, retain};
 
 use super::{Exit, Session, answer, print, print_json};
 
@@ -114,7 +116,9 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
     } else {
         let store: Arc<dyn Store> = session.store(Access::Write)?.into();
         let guard = lock::lock(&store, session.ui)?;
-        retain::prune(&guard, &keep, session.ui)?
+        let pruned = retain::prune(&guard, &keep, session.ui)?;
+        refresh_menu(&guard)?;
+        pruned
     };
     if session.global.json {
         print_json(&pruned)?;
@@ -133,6 +137,22 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
         size(pruned.freed_bytes)
     ));
     Ok(Exit::Done)
+}
+
+/// Takes what is deleted out of the boot menu of a backup disk.
+fn refresh_menu(guard: &LockGuard) -> Result<()> {
+    let store = guard.store();
+    let entries = match store.get(MENU) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(StoreError::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let fresh = menu::only(&entries, &catalog::generations(store)?);
+    if fresh != entries {
+        guard.check()?;
+        store.put(MENU, fresh.as_bytes())?;
+    }
+    Ok(())
 }
 
 pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> {

@@ -16,6 +16,12 @@ const NODE: &str = include_str!("../../bootloader-assets/node.cfg");
 const GENERATION: &str = include_str!("../../bootloader-assets/generation.cfg");
 const THEME: &str = include_str!("../../bootloader-assets/theme.txt");
 
+/// How an entry of [`GENERATION`] begins and ends.
+const EARLIER: &str = "    menuentry ";
+const EARLIER_END: &str = "    }\n";
+
+/// A node's entries, in its tree at the target.
+pub const MENU: &str = "menu.cfg";
 /// How long the menu waits for a key.
 pub const TIMEOUT_SECONDS: u32 = 30;
 
@@ -123,6 +129,28 @@ pub fn of_node(
     };
     let generations: String = generations.iter().rev().map(entry).collect();
     fill(&fill(NODE, &[("GENERATIONS", &generations)]), &common)
+}
+
+/// Such entries without those of generations that are not there any more. All else was written on
+/// the node, which may be another machine than this one, and stays.
+pub fn only(entries: &str, generations: &[String]) -> String {
+    let mut kept = String::new();
+    let mut entry = String::new();
+    for line in entries.lines().map(|line| format!("{line}\n")) {
+        if entry.is_empty() && !line.starts_with(EARLIER) {
+            kept += &line;
+            continue;
+        }
+        entry += &line;
+        if line == EARLIER_END {
+            let of = entry.split_whitespace().find_map(|word| word.strip_prefix("rr.gen="));
+            if of.is_none_or(|of| generations.iter().any(|generation| generation == of)) {
+                kept += &entry;
+            }
+            entry.clear();
+        }
+    }
+    kept + &entry
 }
 
 fn theme(font: &str, title: &str, subtitle: &str, detail: &str) -> String {
@@ -262,6 +290,18 @@ mod tests {
         );
         assert_eq!(serial_port("ttyS2,57600n8"), Some((2, 57600)));
         assert_eq!(serial_port("tty0"), None);
+    }
+
+    #[test]
+    fn entries_of_generations_that_are_gone_go() {
+        let all = ["20261119T013500Z", "20261120T013500Z", "20261121T013500Z"].map(str::to_owned);
+        let of = |generations: &[String]| of_node(&Config::default(), &info(), generations, 80);
+        assert_eq!(only(&of(&all), &all), of(&all));
+        assert_eq!(only(&of(&all), &all[1..2]), of(&all[1..2]));
+        assert_eq!(only(&of(&all), &[]), of(&[]));
+        // Whatever is there that was not understood stays.
+        let foreign = "menuentry \"x\" {\n}\n    menuentry \"half\" {\n";
+        assert_eq!(only(foreign, &[]), foreign);
     }
 
     #[test]

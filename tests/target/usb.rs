@@ -12,7 +12,7 @@ use rr::sys::mount::{self, MountGuard, TempMount};
 use rr::sys::run::{Cmd, Output};
 
 use crate::is_root;
-use crate::node::{noise, said};
+use crate::node::{Node, noise, said};
 
 /// A loop device on a sparse file; it goes when this is dropped.
 struct Disk {
@@ -177,6 +177,23 @@ fn check_disk(disk: &Disk, label: &str) {
     let menu = mnt.path().join("boot/grub/grub.cfg");
     Cmd::new("grub-script-check").arg(menu).run().unwrap();
     mnt.close().unwrap();
+}
+
+#[test]
+fn what_is_pruned_leaves_the_menu() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::new(dir.path(), &dir.path().join("target"), "node001", "");
+    node.backed_up();
+    let shown = node.target.join("node001/menu.cfg");
+    let text = "version = 1\nnode = \"node001\"\ntarget = \"usb://RR\"\nrr = \"test\"\n";
+    let info: RescueInfo = toml::from_str(text).unwrap();
+    let of = |generations: &[String]| menu::of_node(&Config::default(), &info, generations, 80);
+    node.change(1, 1000);
+    let second = node.backed_up();
+    std::fs::write(&shown, of(&node.generations())).unwrap();
+    let output = node.rr(&["prune", "--keep-last", "1"]).output().unwrap();
+    assert!(output.success(), "{}", said(&output));
+    assert_eq!(std::fs::read_to_string(shown).unwrap(), of(&[second]));
 }
 
 /// A machine with nothing but the disk: BIOS with two nodes on it, UEFI with one.
