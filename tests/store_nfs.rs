@@ -155,6 +155,7 @@ fn child_in_uml() {
     refusals_say_what_to_do();
     a_full_server_is_told();
     a_server_that_goes_away_ends_in_an_error();
+    a_dead_mount_elsewhere_does_not_hang_a_backup();
 }
 
 fn objects_come_and_go(options: &str, version: &str) {
@@ -292,4 +293,38 @@ fn a_server_that_goes_away_ends_in_an_error() {
         start_server();
         store.put("packs/again", b"again").unwrap();
     }
+}
+
+/// The last one: the server stays down, and nothing after it has to share a connection with a dead mount.
+fn a_dead_mount_elsewhere_does_not_hang_a_backup() {
+    eprintln!("== a dead mount elsewhere");
+    for dir in ["/tmp/target", "/tmp/tree/dead"] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::fs::write("/tmp/tree/file", "alive").unwrap();
+    // Nothing is remembered of it: whoever looks at it has to ask the server.
+    let mount = ["-t", "nfs4", "-o", "vers=4.1,hard,noac", "127.0.0.1:/export", "/tmp/tree/dead"];
+    Cmd::new("mount").args(mount).run().unwrap();
+    Cmd::new("rpc.nfsd").arg("0").run().unwrap();
+    let rr = |args: &[&str]| {
+        let program = format!("/host{}", env!("CARGO_BIN_EXE_rr"));
+        let target = ["--config", "/dev/null", "--target", "file:///tmp/target", "--node", "n"];
+        let started = Instant::now();
+        let rr = Cmd::new(program).args(target).args(args).timeout(Duration::from_secs(40));
+        let output = rr.output().unwrap();
+        let said = output.text() + &String::from_utf8_lossy(&output.stderr);
+        eprintln!("rr {} took {:.1?}", args[0], started.elapsed());
+        assert!(output.success(), "{args:?}: {said}");
+        said
+    };
+    rr(&["mkbackuponly", "--include", "/tmp/tree"]);
+    let listed = rr(&["list", "latest"]);
+    assert!(listed.contains("tmp/tree/file") && listed.contains("tmp/tree/dead"), "{listed}");
+    rr(&["layout", "show"]);
+    // Were the mount not dead, all this would show nothing.
+    let mut looker = Cmd::new("stat").arg("/tmp/tree/dead").spawn(Stdio::null(), Stdio::null());
+    let looker = looker.as_mut().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(looker.try_wait().unwrap().is_none(), "the mount answers");
+    looker.kill().unwrap();
 }
