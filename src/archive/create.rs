@@ -23,9 +23,10 @@ use super::dirs::Dirs;
 use super::feed::{Feed, Job};
 use super::index::{Chunk, Frame, Index, Place};
 use super::pace::Pace;
-use super::pack::{Full, Holds, Packer, Putter, Spare};
+use super::pack::{Full, Holds, Packer, Putter};
 use super::previous::Previous;
 use super::select::{Select, relative};
+use super::spare::Spare;
 use super::view::View;
 use super::warnings::Warnings;
 use super::worker::{Done, Packed, Ready, work};
@@ -39,6 +40,10 @@ use crate::ui::progress::{Progress, Unit};
 /// What even the smallest job counts as.
 const JOB_MIN_BYTES: u64 = 64 << 10;
 const PUTTERS: usize = 2;
+/// One is filled while others are put, and one may wait for a putter.
+const SPARE_PACKS: usize = PUTTERS + 2;
+/// Of up to 4 MiB each.
+const SPARE_FRAMES: usize = 4;
 
 /// Archives the trees of `options` into `store`. With a `parent`, what it has stored is not stored
 /// again, and what did not change since is not read (unless `options.full`).
@@ -160,6 +165,8 @@ pub(super) struct Shared<'a> {
     pub(super) known: Option<RwLock<HashMap<Id, Place>>>,
     budget: Budget,
     pub(super) failed: &'a AtomicBool,
+    /// Memory for frames.
+    pub(super) frames: Spare,
     view: Arc<View>,
 }
 
@@ -183,9 +190,10 @@ fn pipeline(
         known: index.map(|index| RwLock::new(known_frames(index))),
         budget: Budget::default(),
         failed: &failed,
+        frames: Spare::new(SPARE_FRAMES),
         view: Arc::new(view),
     };
-    let spare = Spare::default();
+    let spare = Spare::new(SPARE_PACKS);
     let pace = Pace::new(options.bandwidth_bytes_per_second);
     let putter = Putter::new(store, &options.generation, &failed, &spare, pace);
     let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
@@ -358,6 +366,7 @@ impl<'a> Sink<'a> {
             Holds::Tables => &mut self.tables,
         };
         let place = packer.add(&bytes, &mut self.numbers, &self.out)?;
+        self.shared.frames.give(bytes);
         if let Some(known) = &mut known {
             known.insert(id, place);
         }

@@ -21,8 +21,7 @@ use super::warnings::Warnings;
 /// A file whose ctime is not older than this may change again without its ctime telling.
 const SETTLED_SECONDS: i64 = 3;
 
-/// How many sockets are named, of those that are not archived. The log has all.
-const SOCKETS_NAMED: usize = 20;
+const SOCKETS: &str = "sockets are not archived, the programs that listen there make them anew";
 
 /// How many files are held open because later hard links refer to them.
 const HELD_OPEN: usize = 256;
@@ -56,9 +55,6 @@ pub struct Feed<'a> {
     /// By device and inode: the first name of a file that has more, and how many are to come.
     links: HashMap<Inode, (Vec<u8>, u32)>,
     held: Arc<()>,
-    sockets: u64,
-    /// The first of them, for the warning.
-    some_sockets: Vec<String>,
     /// Takes the jobs, each with about how many bytes it will take. False: nobody wants more.
     emit: Box<dyn FnMut(Job, u64) -> bool + 'a>,
 }
@@ -79,8 +75,6 @@ impl<'a> Feed<'a> {
             same: Vec::new(),
             links: HashMap::new(),
             held: Arc::new(()),
-            sockets: 0,
-            some_sockets: Vec::new(),
             emit: Box::new(emit),
         }
     }
@@ -88,12 +82,7 @@ impl<'a> Feed<'a> {
     /// Takes the next file of the walk.
     pub fn take(&mut self, found: Found) -> bool {
         let Some(kind) = Kind::of_mode(found.stat.mode) else {
-            self.sockets += 1;
-            let path = shown(&found.path);
-            log::info!("{path} is a socket: not archived");
-            if self.some_sockets.len() < SOCKETS_NAMED {
-                self.some_sockets.push(path);
-            }
+            self.warnings.lose(SOCKETS, shown(&found.path));
             return true;
         };
         let mut entry = Entry::new(found.path, kind, &found.stat);
@@ -139,13 +128,6 @@ impl<'a> Feed<'a> {
 
     /// Ends the stream.
     pub fn finish(mut self) {
-        if self.sockets > 0 {
-            let (sockets, named) = (self.sockets, self.some_sockets.join(", "));
-            let more = if self.sockets > SOCKETS_NAMED as u64 { ", ..." } else { "" };
-            self.warnings.add(format!(
-                "{sockets} sockets are not archived: the programs that listen there make them anew ({named}{more})"
-            ));
-        }
         let last = self.items.is_empty() || self.end_run();
         if last {
             (self.emit)(Job::End, 1024);

@@ -15,17 +15,19 @@ const FLAGS: &[(u32, &str)] = &[
     (0x0001_0000, "dirsync"),
     (0x0002_0000, "topdir"),
     (NOCOW, "nocow"),
-    (0x2000_0000, "projinherit"),
+    (PROJECT, "projinherit"),
 ];
 
-/// Bit as in `linux/fs.h`, and what it says.
+/// Bit as in `linux/fs.h`, and what is lost of those that have it: it takes more than a flag to make it.
 const NOT_KEPT: &[(u32, &str)] = &[
-    (0x0000_0800, "that it is encrypted (its plain content is)"),
-    (0x0010_0000, "its seal (fs-verity)"),
-    (0x0200_0000, "that it is for direct access (DAX)"),
-    (0x4000_0000, "that upper and lower case are the same in it (casefold)"),
+    (0x0000_0800, "files were encrypted by their filesystem, their plain content is in the backup"),
+    (0x0010_0000, "files were sealed by fs-verity, the backup has no seals"),
+    (0x0200_0000, "files were for direct access (DAX), the backup does not say so"),
+    (PROJECT, "directories belonged to a project of a quota, the backup does not say to which"),
+    (0x4000_0000, "directories took A for a (casefold), those in the backup do not"),
 ];
 
+const PROJECT: u32 = 0x2000_0000;
 pub const IMMUTABLE: u32 = 0x10;
 pub const APPEND: u32 = 0x20;
 /// On btrfs this can be set only while a file is empty.
@@ -36,11 +38,9 @@ pub fn settable(flags: u32) -> u32 {
     FLAGS.iter().map(|(bit, _)| flags & bit).sum()
 }
 
-/// What of a file's flags can't come back, in words: it takes more than a flag to make it.
-pub fn not_kept(flags: u32) -> Option<String> {
-    let lost: Vec<_> =
-        NOT_KEPT.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, what)| *what).collect();
-    (!lost.is_empty()).then(|| lost.join(" and "))
+/// What of a file's flags can't come back, in words about all files that have them.
+pub fn not_kept(flags: u32) -> impl Iterator<Item = &'static str> {
+    NOT_KEPT.iter().filter(move |(bit, _)| flags & bit != 0).map(|(_, what)| *what)
 }
 
 /// `schg,nodump`
@@ -65,8 +65,10 @@ mod tests {
         assert_eq!(from_text(&to_text(all)), all);
         assert_eq!(to_text(IMMUTABLE | 0x40), "schg,nodump");
         assert_eq!(from_text("schg,uarch"), IMMUTABLE);
-        assert_eq!(not_kept(IMMUTABLE), None);
-        assert_eq!(not_kept(0x0010_0001).as_deref(), Some("its seal (fs-verity)"));
+        assert_eq!(not_kept(IMMUTABLE).count(), 0);
+        assert!(
+            not_kept(0x0010_0001).eq(["files were sealed by fs-verity, the backup has no seals"])
+        );
         assert_eq!(settable(0x0008_0000 | APPEND), APPEND, "extents are no choice of anybody");
     }
 }

@@ -103,6 +103,7 @@ mod read;
 mod recipe;
 mod run;
 mod select;
+mod spare;
 pub(crate) mod table;
 pub(crate) mod tar;
 mod verify;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::index::Place;
 use super::pace::Pace;
+use super::spare::Spare;
 use crate::store::catalog::FileRecord;
 use crate::store::{Store, StoreError};
 
@@ -44,9 +45,6 @@ pub struct Full {
     bytes: Vec<u8>,
 }
 
-/// Memory of packs that are stored, for those to come: new memory costs more than to fill it.
-pub type Spare = Mutex<Vec<Vec<u8>>>;
-
 /// Fills packs of one kind.
 #[derive(Debug)]
 pub struct Packer<'a> {
@@ -73,7 +71,7 @@ impl<'a> Packer<'a> {
             self.number = *numbers;
             *numbers = numbers.checked_add(1).context("counting packs")?;
             if self.holds == Holds::Stream {
-                self.bytes = lock(self.spare).pop().unwrap_or_default();
+                self.bytes = self.spare.take();
                 self.bytes.reserve(PACK_BYTES + LAST_FRAME_BYTES);
             }
         }
@@ -128,15 +126,14 @@ impl<'a> Putter<'a> {
     pub fn run(&self, packs: &Mutex<Receiver<Full>>) {
         loop {
             let next = lock(packs).recv();
-            let Ok(mut full) = next else { return };
+            let Ok(full) = next else { return };
             if self.failed.load(Ordering::Relaxed) {
                 continue;
             }
             self.pace.wait_for(full.bytes.len() as u64, self.failed);
             let put = self.put(&full);
             if full.holds == Holds::Stream {
-                full.bytes.clear();
-                lock(self.spare).push(full.bytes);
+                self.spare.give(full.bytes);
             }
             match put {
                 Ok(record) => lock(&self.stored).push((full.number, record)),

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::fcntl::{OFlag, openat};
@@ -16,8 +15,9 @@ use super::flags;
 use super::warnings::Warnings;
 use crate::sys::fs::{self, XattrOf};
 
-/// Not restorable: a signature that is bound to the machine.
-const SKIPPED_XATTRS: [&[u8]; 1] = [b"security.evm"];
+const EVM: &[u8] = b"security.evm";
+const EVM_LOST: &str =
+    "files were signed for this machine alone (security.evm), the backup has no such signatures";
 
 /// Opens a file or directory for reading, without touching its access time where that is allowed.
 pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
@@ -36,11 +36,9 @@ pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
 pub fn extra(file: &File, entry: &Entry, blocks: u64, warnings: &Warnings) -> io::Result<Extra> {
     let fd = file.as_fd();
     let all = fs::inode_flags(fd)?;
-    if let Some(what) = flags::not_kept(all) {
-        warnings.add(format!("{}: {what} is not in the backup", entry.shown()));
-    }
-    let mut extra =
-        Extra { xattrs: xattrs(XattrOf::Fd(fd))?, flags: flags::settable(all), sparse: None };
+    flags::not_kept(all).for_each(|what| warnings.lose(what, entry.shown()));
+    let xattrs = xattrs(XattrOf::Fd(fd), entry, warnings)?;
+    let mut extra = Extra { xattrs, flags: flags::settable(all), sparse: None };
     if entry.kind == Kind::File && blocks.saturating_mul(512) < entry.size_bytes {
         let whole = [(0, entry.size_bytes)];
         extra.sparse = fs::data_ranges(fd, entry.size_bytes)?.filter(|map| *map != whole);
@@ -49,15 +47,25 @@ pub fn extra(file: &File, entry: &Entry, blocks: u64, warnings: &Warnings) -> io
 }
 
 /// As [`extra`], for what can't be opened.
-pub fn extra_of_special(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Extra> {
+pub fn extra_of_special(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+    warnings: &Warnings,
+) -> io::Result<Extra> {
     let name = fs::c_name(name)?;
-    Ok(Extra { xattrs: xattrs(XattrOf::At(dir, &name))?, ..Extra::default() })
+    Ok(Extra { xattrs: xattrs(XattrOf::At(dir, &name), entry, warnings)?, ..Extra::default() })
 }
 
-fn xattrs(of: XattrOf<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs(
+    of: XattrOf<'_>,
+    entry: &Entry,
+    warnings: &Warnings,
+) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut found = Vec::new();
     for key in fs::list_xattrs(of)? {
-        if SKIPPED_XATTRS.contains(&key.to_bytes()) {
+        if key.to_bytes() == EVM {
+            warnings.lose(EVM_LOST, entry.shown());
             continue;
         }
         if let Some(value) = fs::get_xattr(of, &key)? {
@@ -77,16 +85,19 @@ pub fn append_data(
 ) -> io::Result<()> {
     let start = out.len();
     let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    out.resize(start + len, 0);
-    let mut done = 0;
-    while done < len {
-        match file.read_at(&mut out[start + done..], offset + done as u64) {
+    out.reserve(len);
+    loop {
+        let done = out.len() - start;
+        if done == len {
+            return Ok(());
+        }
+        match fs::append_at(file.as_fd(), out, len - done, offset + done as u64) {
             Ok(0) => {
                 warnings
                     .add(format!("{} shrank while it was read: zeros stand for its end", shown()));
                 break;
             }
-            Ok(got) => done += got,
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 warnings.add(format!(
@@ -98,7 +109,7 @@ pub fn append_data(
             }
         }
     }
-    out[start + done..].fill(0);
+    out.resize(start + len, 0);
     Ok(())
 }
 

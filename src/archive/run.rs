@@ -93,7 +93,7 @@ fn append(
         }
         Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
             let (dir, name) = dirs.at(&entry.path)?;
-            let extra = read::extra_of_special(dir, name)?;
+            let extra = read::extra_of_special(dir, name, entry, warnings)?;
             pax::append_head(plain, entry, &extra);
         }
     }

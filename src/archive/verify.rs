@@ -151,11 +151,13 @@ impl Verifier {
             Kind::File | Kind::Dir => Some(read::open(&mut self.dirs, &was.path)?),
             _ => None,
         };
+        // What is not in the backup is no difference.
+        let lost = Warnings::default();
         let extra = match &file {
-            Some(file) => read::extra(file, &is, u64::MAX, &Warnings::default())?,
+            Some(file) => read::extra(file, &is, u64::MAX, &lost)?,
             None => {
                 let (dir, name) = self.dirs.at(&was.path)?;
-                read::extra_of_special(dir, name)?
+                read::extra_of_special(dir, name, &is, &lost)?
             }
         };
         let close = |a: i64, b: i64| a.abs_diff(b) <= 2;

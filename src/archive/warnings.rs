@@ -1,36 +1,102 @@
 //! What went other than expected while many threads read or write files.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// More than these are counted and not kept: a list that nobody reads must not fill the memory.
 const KEPT: usize = 1000;
 /// In characters. Paths can be longer than anybody reads.
 const LONGEST: usize = 4 << 10;
 
+/// How many of those that lose the same thing are named. The log has all.
+const NAMED: usize = 20;
+
 #[derive(Debug, Default)]
-pub struct Warnings(Mutex<(Vec<String>, usize)>);
+pub struct Warnings(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    texts: Vec<String>,
+    count: usize,
+    /// What can't be kept, and of whom.
+    lost: BTreeMap<&'static str, Lost>,
+}
+
+#[derive(Debug, Default)]
+struct Lost {
+    count: u64,
+    named: Vec<String>,
+}
 
 impl Warnings {
     pub fn add(&self, text: impl Into<String>) {
-        let mut text = text.into();
-        if text.len() > LONGEST {
-            text = text.chars().take(LONGEST).chain("...".chars()).collect();
-        }
+        let text = shortened(text.into());
         log::warn!("{text}");
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.1 += 1;
-        if kept.0.len() < KEPT {
-            kept.0.push(text);
+        let mut kept = self.lock();
+        kept.count += 1;
+        if kept.texts.len() < KEPT {
+            kept.texts.push(text);
+        }
+    }
+
+    /// Something of the file `path` that no archive can keep, as many others may lose it too: `what`
+    /// says it of all of them.
+    pub fn lose(&self, what: &'static str, path: impl Into<String>) {
+        let path = shortened(path.into());
+        log::info!("{path}: {what}");
+        let mut kept = self.lock();
+        let lost = kept.lost.entry(what).or_default();
+        lost.count += 1;
+        if lost.named.len() < NAMED {
+            lost.named.push(path);
         }
     }
 
     /// Sorted, so that they don't depend on which thread was first.
     pub fn into_vec(self) -> Vec<String> {
-        let (mut kept, count) = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        kept.sort_unstable();
-        if count > kept.len() {
-            kept.push(format!("and {} more like these, in the log", count - kept.len()));
+        let mut kept = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        kept.texts.sort_unstable();
+        if kept.count > kept.texts.len() {
+            let more = kept.count - kept.texts.len();
+            kept.texts.push(format!("and {more} more like these, in the log"));
         }
-        kept
+        for (what, mut lost) in kept.lost {
+            lost.named.sort_unstable();
+            let more = if lost.count > lost.named.len() as u64 { ", ..." } else { "" };
+            kept.texts.push(format!("{what}: {} ({}{more})", lost.count, lost.named.join(", ")));
+        }
+        kept.texts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shortened(text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
+    }
+    text.chars().take(LONGEST).chain("...".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_lose_is_one_warning() {
+        let warnings = Warnings::default();
+        warnings.add("b");
+        for n in 0..30 {
+            warnings.lose("seals are lost", format!("/file-{n:02}"));
+        }
+        warnings.lose("sockets are lost", "/run/s");
+        warnings.add("a");
+        let said = warnings.into_vec();
+        assert_eq!((said[0].as_str(), said[1].as_str()), ("a", "b"));
+        assert!(said[2].starts_with("seals are lost: 30 (/file-00, /file-01, "), "{said:?}");
+        assert!(said[2].ends_with("/file-19, ...)"), "{said:?}");
+        assert_eq!(said[3..], ["sockets are lost: 1 (/run/s)"]);
     }
 }

@@ -78,7 +78,6 @@ struct Worker<'a> {
     dirs: Dirs,
     zstd: zstd::bulk::Compressor<'static>,
     plain: Vec<u8>,
-    frame: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
@@ -88,7 +87,6 @@ impl<'a> Worker<'a> {
             dirs: shared.dirs(),
             zstd: compressor(shared.options.level)?,
             plain: Vec::new(),
-            frame: Vec::new(),
         })
     }
 
@@ -135,10 +133,10 @@ impl<'a> Worker<'a> {
             Packed::New { id, plain_bytes, .. } => (id, plain_bytes),
             known => return Ok(known),
         };
-        self.frame.clear();
-        self.frame.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        self.zstd.compress_to_buffer(plain, &mut self.frame).context("compressing")?;
-        Ok(Packed::New { id, plain_bytes, frame: self.frame.as_slice().to_vec() })
+        let mut frame = self.shared.frames.take();
+        frame.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.zstd.compress_to_buffer(plain, &mut frame).context("compressing")?;
+        Ok(Packed::New { id, plain_bytes, frame })
     }
 
     fn pack_table(&mut self, table: &[u8]) -> Result<Packed> {

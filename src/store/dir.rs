@@ -9,9 +9,8 @@
 //! directory made durable. So it is whole or not there, whenever power fails.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::dir::{Dir, Type};
@@ -23,6 +22,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, fsync, linkat, unlinkat};
 
 use super::name::{Tag, is_name, is_part_of_name};
 use super::{Access, Object, Store, StoreError};
+use crate::sys::fs;
 
 const DIR_FLAGS: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -271,8 +271,18 @@ impl Store for DirStore {
             );
             return Err(StoreError::Other { store: self.label.clone(), detail });
         }
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, offset).map_err(|e| self.fail_io("reading", name, &e))?;
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let (left, at) = (len - bytes.len(), offset + bytes.len() as u64);
+            match fs::append_at(file.as_fd(), &mut bytes, left, at) {
+                Ok(0) => {
+                    return Err(self.fail_io("reading", name, &ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.fail_io("reading", name, &error)),
+            }
+        }
         Ok(bytes)
     }
 

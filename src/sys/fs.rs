@@ -78,6 +78,27 @@ pub fn open_path(dir: &Path) -> io::Result<OwnedFd> {
     Ok(open(dir, flags, Mode::empty())?)
 }
 
+/// Appends up to `len` bytes of the file from `offset` on to `out`, and says how many. `pread` for
+/// memory that need not be filled before: what is read in a backup is read once.
+pub fn append_at(
+    fd: BorrowedFd<'_>,
+    out: &mut Vec<u8>,
+    len: usize,
+    offset: u64,
+) -> io::Result<usize> {
+    out.reserve(len);
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let room = out.spare_capacity_mut().as_mut_ptr();
+    // SAFETY: there is room for `len` bytes, and as many as are said to be read are there.
+    #[allow(unsafe_code)]
+    unsafe {
+        let got = libc::pread(fd.as_raw_fd(), room.cast(), len, offset);
+        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        out.set_len(out.len() + got);
+        Ok(got)
+    }
+}
+
 /// The directory `dir` as it is without what is mounted below it. Needs Linux 5.2 and
 /// `CAP_SYS_ADMIN`.
 pub fn without_mounts(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {

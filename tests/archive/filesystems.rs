@@ -138,16 +138,26 @@ fn loop_a_hundred_thousand_names_of_one_file() {
 }
 
 #[test]
-fn sockets_are_named() {
+fn loop_what_no_archive_keeps_is_said() {
     if skipped() {
         return;
     }
-    let source = tempfile::tempdir().unwrap();
-    let _listener = std::os::unix::net::UnixListener::bind(source.path().join("listens")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("mkfs.ext4 -q", &dir.path().join("image"), &mnt) else { return };
+    let source = mnt.join("source");
+    std::fs::create_dir(&source).unwrap();
+    Cmd::new("sh").args(["-ec", "mkdir a b; chattr +P a b"]).dir(&source).run().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(source.join("listens")).unwrap();
     let target = Target::new();
-    let (created, _) = target.create(&options(source.path(), FIRST), None);
-    let [warning] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
-    assert!(warning.starts_with("1 sockets are not archived") && warning.contains("/listens"));
+    let (created, _) = target.create(&options(&source, FIRST), None);
+    let [project, socket] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
+    assert!(project.starts_with("directories belonged to a project"), "{project}");
+    assert!(project.ends_with(": 2 (/a, /b)"), "{project}");
+    assert!(socket.starts_with("sockets are not archived"), "{socket}");
+    assert!(socket.ends_with(": 1 (/listens)"), "{socket}");
+    drop(listener);
+    guard.close().unwrap();
 }
 
 /// With the layout edited, or chosen too small by hand, the files may not fit.

@@ -57,6 +57,13 @@ impl Dav {
         self.at(method, format!("{}/{name}", self.uri))
     }
 
+    /// A MOVE that replaces nothing (RFC 4918, 9.9.3).
+    pub fn move_new<'a>(&self, name: &str, to: &str) -> Call<'a> {
+        self.call("MOVE", name)
+            .header("Destination", format!("{}/{to}", self.uri))
+            .header("Overwrite", "F")
+    }
+
     fn at<'a>(&self, method: &'static str, uri: String) -> Call<'a> {
         let call = Call::new(method, uri);
         match &self.authorization {

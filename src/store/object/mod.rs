@@ -3,11 +3,12 @@
 //! A PUT is whole or not at all on all of them, so objects go straight to their names. What a
 //! server can is tried out when it is opened for writing:
 //!
-//! * Whether it puts an object only where none is (`If-None-Match: *`), as S3, Minio and Apache do.
-//!   Where it does not (nginx), [`Store::put_new`] looks, puts, waits, and looks whether it is still
-//!   the one: of two who do so at once, the one whose bytes are there after [`SETTLE`] has it. That
-//!   is as good as the server's answers are quick; that a lock stays its owner's is looked at again
-//!   before anything is published or deleted (see [`super::lock`]).
+//! * How it puts an object only where none is, see [`Claim`]: by `If-None-Match: *`, as S3, Minio and
+//!   Apache do, or by a MOVE that replaces nothing, as nginx with WebDAV does. Where it can do
+//!   neither, [`Store::put_new`] looks before it puts. These two wait then, and look whether the
+//!   object is still the one: of two who do so at once, the one whose bytes stay has it. That is as
+//!   good as the server's answers are quick; that a lock stays its owner's is looked at again before
+//!   anything is published or deleted (see [`super::lock`]).
 //! * Whether it can list. Where it can't: see [`plain`].
 //!
 //! * [`client`] requests and their repetition, [`refusal`] what other answers mean, [`ranges`] parts
@@ -38,8 +39,29 @@ use dav::Dav;
 use plain::Known;
 use s3::S3;
 
-/// How long another who puts the same object at the same time may take from looking to putting.
-const SETTLE: Duration = Duration::from_secs(2);
+/// How an object is put only where none is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// The server does it: `If-None-Match: *` (RFC 9110, 13.1.2).
+    Conditional,
+    /// `Overwrite: F` (RFC 4918, 9.9.3). nginx looks, and then renames.
+    Move,
+    /// We look, and then put.
+    Look,
+}
+
+impl Claim {
+    /// How long another who puts the same object at the same time may take from looking to putting.
+    fn settle(self) -> Option<Duration> {
+        match self {
+            Claim::Conditional => None,
+            // Between two system calls of the server.
+            Claim::Move => Some(Duration::from_millis(100)),
+            Claim::Look => Some(Duration::from_secs(2)),
+        }
+    }
+}
+
 /// No more memory is taken on a server's word.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -48,8 +70,7 @@ const RESERVE_BYTES: u64 = 64 << 20;
 pub struct ObjectStore {
     client: Client,
     server: Server,
-    /// The server puts an object only where none is, when it is asked to.
-    conditional: bool,
+    claim: Claim,
     tag: Tag,
 }
 
@@ -108,8 +129,8 @@ impl ObjectStore {
             }
             other => Server::Http(Dav::new(other.to_string(), node, &options.login), None),
         };
-        let (conditional, tag) = (false, Tag::own());
-        let mut store = ObjectStore { client, server, conditional, tag };
+        let (claim, tag) = (Claim::Look, Tag::own());
+        let mut store = ObjectStore { client, server, claim, tag };
         store.find_out(access)?;
         store.client.be_patient();
         Ok(store)
@@ -134,14 +155,49 @@ impl ObjectStore {
         let probe = self.tag.part_name("try");
         self.put_content(&probe, Content::Bytes(b"rr\n"), false)
             .context("trying whether objects can be put there")?;
-        self.conditional = match self.put_content(&probe, Content::Bytes(b"rr\n"), true) {
-            Err(StoreError::Exists { .. }) => true,
-            // It may say that it does not know such a thing.
-            Ok(()) | Err(StoreError::Other { .. } | StoreError::Denied { .. }) => false,
-            Err(error) => return Err(error.into()),
-        };
-        log::info!("{}: conditional puts: {}", self.client.label(), self.conditional);
+        self.claim = self.find_claim(&probe)?;
+        log::info!("{}: objects are put where none is by {:?}", self.client.label(), self.claim);
         self.delete_object(&probe).context("trying whether objects can be deleted there")
+    }
+
+    /// Tries on the object `taken`, which is there, how one is not replaced.
+    fn find_claim(&self, taken: &str) -> Result<Claim, StoreError> {
+        match self.put_content(taken, Content::Bytes(b"rr\n"), true) {
+            Err(StoreError::Exists { .. }) => return Ok(Claim::Conditional),
+            // It may say that it does not know such a thing.
+            Ok(()) | Err(StoreError::Other { .. } | StoreError::Denied { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let Server::Http(_, None) = &self.server else { return Ok(Claim::Look) };
+        let other = self.tag.part_name("try");
+        self.put_content(&other, Content::Bytes(b"rr\n"), false)?;
+        let moved = self.move_new(&other, taken, b"");
+        self.delete_object(&other)?;
+        match moved {
+            Err(StoreError::Exists { .. }) => Ok(Claim::Move),
+            Ok(()) | Err(StoreError::Other { .. } | StoreError::Denied { .. }) => Ok(Claim::Look),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the object `part`, which has `bytes`, the name `name` if that is not taken.
+    fn move_new(&self, part: &str, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let Server::Http(dav, _) = &self.server else {
+            return Err(self.other("it has no WebDAV".to_owned()));
+        };
+        dav.make_parents(&self.client, name, &|reply| self.refusal(reply, name))?;
+        self.client.run(
+            |_| Ok(dav.move_new(part, name)),
+            |mut reply, attempt| match reply.status {
+                200..=299 => reply.text().map(drop),
+                // An answer that got lost: it may have been moved by the try before.
+                404 | 412 => {
+                    reply.text()?;
+                    self.is_ours(name, Content::Bytes(bytes), attempt)
+                }
+                _ => Err(self.refusal(&mut reply, name)),
+            },
+        )
     }
 
     /// A server that is down, and a wrong login, are told when the store is opened, and not as a
@@ -312,16 +368,27 @@ impl Store for ObjectStore {
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.check_name(name)?;
         let exists = || StoreError::Exists { store: self.url(), name: name.to_owned() };
-        if self.conditional {
-            self.put_content(name, Content::Bytes(bytes), true)?;
-        } else {
-            match self.size_of(name) {
-                Ok(_) => return Err(exists()),
-                Err(StoreError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
+        match self.claim {
+            Claim::Conditional => self.put_content(name, Content::Bytes(bytes), true)?,
+            Claim::Move => {
+                let part = self.tag.part_name("new");
+                self.put_content(&part, Content::Bytes(bytes), false)?;
+                if let Err(error) = self.move_new(&part, name, bytes) {
+                    let _ = self.delete_object(&part);
+                    return Err(error);
+                }
             }
-            self.put_content(name, Content::Bytes(bytes), false)?;
-            std::thread::sleep(SETTLE);
+            Claim::Look => {
+                match self.size_of(name) {
+                    Ok(_) => return Err(exists()),
+                    Err(StoreError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                self.put_content(name, Content::Bytes(bytes), false)?;
+            }
+        }
+        if let Some(settle) = self.claim.settle() {
+            std::thread::sleep(settle);
             if self.get(name)? != bytes {
                 return Err(exists());
             }
@@ -416,7 +483,8 @@ impl Store for ObjectStore {
 
     fn sweep(&self) -> Result<usize, StoreError> {
         let mut swept = 0;
-        for object in self.list_raw("try.")? {
+        let parts = [self.list_raw("try.")?, self.list_raw("new.")?].concat();
+        for object in parts {
             if Tag::of_part(&object.name).is_some_and(|tag| !tag.is_alive()) {
                 self.delete_object(&object.name)?;
                 swept += 1;
