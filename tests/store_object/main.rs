@@ -70,6 +70,7 @@ fn objects_come_and_go(url: &str, options: &TargetOptions) {
     store.put_new("packs/b", b"b").unwrap();
     assert!(matches!(store.put_new("packs/b", b"c"), Err(StoreError::Exists { .. })));
     assert_eq!(store.get("packs/b").unwrap(), b"b");
+    one_of_many_has_a_name(&*store);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("iso"), &pack).unwrap();
     store.put_file("rr-node001.iso", &dir.path().join("iso")).unwrap();
@@ -101,6 +102,17 @@ fn objects_come_and_go(url: &str, options: &TargetOptions) {
         store.delete(name).unwrap();
     }
     assert!(names(&*store, "").is_empty(), "{:?}", names(&*store, ""));
+}
+
+fn one_of_many_has_a_name(store: &dyn Store) {
+    let wins: Vec<u8> = std::thread::scope(|scope| {
+        let put = |nr: u8| move || store.put_new("packs/one", &[nr]).is_ok();
+        let tries: Vec<_> = (0..8).map(|nr| (nr, scope.spawn(put(nr)))).collect();
+        tries.into_iter().filter_map(|(nr, t)| t.join().unwrap().then_some(nr)).collect()
+    });
+    assert_eq!(wins.len(), 1, "{wins:?}");
+    assert_eq!(store.get("packs/one").unwrap(), wins);
+    store.delete("packs/one").unwrap();
 }
 
 /// The program itself, with a configuration.
