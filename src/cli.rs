@@ -255,6 +255,9 @@ pub struct DiskArgs {
     /// Allow this disk, which holds other data, to be erased: its serial or name
     #[arg(long, value_name = "SERIAL")]
     pub erase: Vec<String>,
+    /// Make partitions, volumes and filesystems larger where disks are
+    #[arg(long)]
+    pub grow: bool,
 }
 
 #[derive(Debug, Args)]

@@ -57,7 +57,8 @@ fn show_plan(
     script: bool,
 ) -> Result<Exit> {
     let recorded = recorded(session, source)?;
-    let answers = Answers { map: disks.map, erase: disks.erase, ..Answers::default() };
+    let DiskArgs { map, erase, grow } = disks;
+    let answers = Answers { map, erase, grow, ..Answers::default() };
     let plan = plan(&recorded, &probe::read(session.ui)?, &answers)?;
     print(&match (script, session.global.json) {
         (true, _) => plan.render_script(),

@@ -25,6 +25,7 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
         dry_run: args.dry_run,
         map: args.disks.map,
         erase: args.disks.erase,
+        grow: args.disks.grow,
         generation: args.generation,
         target: session.global.target.clone(),
         node: session.global.node.clone(),

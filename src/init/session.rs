@@ -289,6 +289,9 @@ fn recover_command(options: &Options) -> Cmd {
     for serial in &options.erase {
         command = command.args(["--erase", serial]);
     }
+    if options.grow {
+        command = command.arg("--grow");
+    }
     command
 }
 
@@ -370,10 +373,11 @@ mod tests {
 
     #[test]
     fn a_recovery_is_started_as_an_admin_would_type_it() {
-        let text = "rr.recover=auto rr.map=sda=vdb rr.erase=S1 rr.gen=G rr.target=nfs://s/x";
+        let text =
+            "rr.recover=auto rr.map=sda=vdb rr.erase=S1 rr.gen=G rr.grow rr.target=nfs://s/x";
         assert_eq!(
             recover_command(&cmdline::parse(text)).to_shell(),
-            "/usr/bin/rr --target nfs://s/x recover --auto --gen G --map sda=vdb --erase S1"
+            "/usr/bin/rr --target nfs://s/x recover --auto --gen G --map sda=vdb --erase S1 --grow"
         );
         assert_eq!(
             recover_command(&cmdline::parse("rr.recover=ask")).to_shell(),

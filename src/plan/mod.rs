@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! recorded -> scope: what comes back at all ----+
-//! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> fit: to smaller disks
+//! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> fit: to their sizes
 //! answers ---------------------------------------+                                 -> build: steps -> validate
 //! ```
 //!
@@ -14,7 +14,7 @@
 //! * [`scope`] which parts of the recorded layout come back
 //! * [`map`] which disk takes the place of which
 //! * [`consent`] which disks may be erased
-//! * [`fit`] the layout for disks that are smaller
+//! * [`fit`] the layout for disks of other sizes
 //! * [`build`] the steps, in an order in which each finds what it stands on
 //! * [`step`] the steps' types
 //! * [`fscmd`], [`stackcmd`] the command lines that make filesystems, arrays and volumes
@@ -57,6 +57,8 @@ pub struct Answers {
     pub map: Vec<(String, String)>,
     /// Disks that may be erased although they hold a stranger's data (name, serial, WWN).
     pub erase: Vec<String>,
+    /// Larger disks are used in full.
+    pub grow: bool,
     pub keep: Vec<KeptDisk>,
 }
 
@@ -133,7 +135,7 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     let kept = map::kept_disks(present, answers, &mut problems);
     let disks = map::map(recorded, &scope, present, answers, &kept, &mut problems);
     consent::check(recorded, present, answers, &disks, &mut problems);
-    let (layout, smaller) = fit::fit(&scope.layout, &disks);
+    let (layout, resized) = fit::fit(&scope.layout, &disks, answers.grow);
     map::check_sizes(&layout, present, &disks, &mut problems);
     if !problems.is_empty() {
         return Err(Refusal { problems });
@@ -145,7 +147,7 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
         kept,
         steps: built.steps,
         identity_changes: built.identity_changes,
-        notes: [scope.notes, smaller].concat(),
+        notes: [scope.notes, resized].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

@@ -72,6 +72,7 @@ proptest! {
         kept in prop::collection::vec(0..5_usize, 0..2),
         erase in prop::collection::vec(0..6_u8, 0..2),
         mapped in prop::collection::vec((0..3_usize, 0..5_usize), 0..2),
+        grow in any::<bool>(),
     ) {
         let recorded = machine(&old, "sd");
         let present = machine(&new, "vd");
@@ -84,6 +85,7 @@ proptest! {
                 .iter()
                 .map(|n| KeptDisk { name: name("vd", *n), why: "is the boot medium".into() })
                 .collect(),
+            grow,
         };
         let planned = plan(&recorded, &present, &answers);
         prop_assert_eq!(&planned, &plan(&recorded, &present, &answers), "planned again");

@@ -71,6 +71,8 @@ pub struct Options {
     pub map: Vec<(String, String)>,
     /// Disks with a stranger's data that may be erased.
     pub erase: Vec<String>,
+    /// Larger disks are used in full.
+    pub grow: bool,
     /// Default: the newest.
     pub generation: Option<String>,
     /// Default: what the rescue image was made for, then what the configuration says.
@@ -91,6 +93,7 @@ impl Default for Options {
             dry_run: false,
             map: Vec::new(),
             erase: Vec::new(),
+            grow: false,
             generation: None,
             target: None,
             node: None,

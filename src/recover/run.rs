@@ -154,6 +154,7 @@ impl<'a> Run<'a> {
             auto: self.options.auto,
             map: self.options.map.clone(),
             erase: self.options.erase.clone(),
+            grow: self.options.grow,
             keep: self.kept()?,
         };
         let plan =

@@ -84,8 +84,14 @@ fn build(dir: &Path, case: &Case) -> Result<()> {
 fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let ui = Ui::detect(false);
     let mut recorded = schema::parse(&fs::read_to_string(dir.join("layout.toml"))?)?;
+    let resized = match case.expect {
+        Expect::Resized(how) => Some(how),
+        _ => None,
+    };
+    let grow = resized == Some("larger");
     let answers = Answers {
         auto: true,
+        grow,
         erase: case.erase.iter().map(|s| (*s).to_owned()).collect(),
         ..Answers::default()
     };
@@ -108,12 +114,14 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let planned = plan::plan(&recorded, &present, &answers)?;
     fs::write(dir.join("plan.txt"), planned.render_text())?;
     fs::write(dir.join("plan.sh"), planned.render_script())?;
-    let smaller = case.expect == Expect::Smaller;
-    ensure!(smaller == planned.notes.iter().any(|n| n.contains("smaller")), "{:?}", planned.notes);
+    for how in ["smaller", "larger"] {
+        let told = planned.notes.iter().any(|n| n.contains(&format!("becomes {how}")));
+        ensure!(told == (resized == Some(how)), "{:?}", planned.notes);
+    }
     let anew = ["--type thin", "--type cache"].iter().any(|what| case.build.contains(what));
     let told = |what: &str| {
-        (anew || smaller) && what.starts_with("UUID of logical volume")
-            || smaller && what.starts_with("UUID of volume group")
+        (anew || resized.is_some()) && what.starts_with("UUID of logical volume")
+            || resized.is_some() && what.starts_with("UUID of volume group")
     };
     let changes = planned.identity_changes();
     ensure!(changes.iter().all(|change| told(&change.what)), "{changes:?}");
@@ -121,11 +129,12 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     for name in ["after.txt", "again.txt"] {
         // The second time over the finished machine, mounted as it is, found by what it carries.
         let present = probe::read(&ui)?;
-        let answers = if name == "again.txt" { Answers::default() } else { answers.clone() };
+        let again = Answers { grow, ..Answers::default() };
+        let answers = if name == "again.txt" { again } else { answers.clone() };
         let planned = plan::plan(&recorded, &present, &answers)?;
         apply::apply(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;
         write_files(&planned)?;
-        if smaller {
+        if resized.is_some() {
             is_as_planned(&planned.layout, &probe::read(&ui)?)?;
         }
         apply::unmount(&planned, Path::new(ROOT))?;

@@ -30,8 +30,9 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     Same,
-    /// On smaller disks: what the plan says, with all identities as they were.
-    Smaller,
+    /// On other disks: what the plan says, with all identities as they were, and each size "smaller"
+    /// or "larger".
+    Resized(&'static str),
     Refused(&'static str),
 }
 
@@ -42,7 +43,11 @@ pub const fn blank(name: &'static str, disks: &'static [u64], build: &'static st
 }
 
 const fn smaller(case: Case, name: &'static str, disks: &'static [u64]) -> Case {
-    Case { expect: Expect::Smaller, ..on(case, name, Target::Blank(disks)) }
+    Case { expect: Expect::Resized("smaller"), ..on(case, name, Target::Blank(disks)) }
+}
+
+const fn larger(case: Case, name: &'static str, disks: &'static [u64]) -> Case {
+    Case { expect: Expect::Resized("larger"), ..on(case, name, Target::Blank(disks)) }
 }
 
 pub const fn on(case: Case, name: &'static str, target: Target) -> Case {
@@ -211,6 +216,9 @@ pub fn all() -> Vec<Case> {
         smaller(GPT_EXT4, "smaller_gpt_ext4", &[130]),
         smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
         smaller(MBR, "smaller_mbr_logicals", &[340]),
+        larger(GPT_EXT4, "larger_gpt_ext4", &[300]),
+        larger(MD1_LVM, "larger_md1_lvm", &[520, 600]),
+        larger(MBR, "larger_mbr_logicals", &[600]),
         Case {
             expect: Expect::Refused("--map ubdb="),
             ..on(MD1_LVM, "three_twins_refused", Target::Blank(&[400, 400, 400]))

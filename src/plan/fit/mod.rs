@@ -1,85 +1,138 @@
-//! A layout for disks that are smaller than the recorded ones.
+//! A layout for disks of other sizes than the recorded ones.
 //!
 //! What is too long for its disk is made shorter from the ground up: partitions, arrays, LUKS, volume
 //! groups and their volumes, filesystems. Each gives in proportion to what it can spare ([`spare`]).
-//! `/boot`, the ESP, swap, FAT and everything whose use is not known keep their sizes, and so does
-//! everything on disks that are large enough.
+//! On a larger disk, when that is asked for, each is made longer in proportion to its size; else the
+//! rest of the disk stays unused. `/boot`, the ESP, swap, FAT and everything whose use is not known
+//! keep their sizes, and so does everything on disks that are large enough.
 
 mod spare;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::map::{self, DiskMatch};
 use super::validate::device_bytes;
 use crate::layout::units::size;
-use crate::layout::{Disk, Fs, Id, Layout, Lv, Partition, PartitionKind, Vg};
-use spare::Spare;
+use crate::layout::{Disk, Fs, Id, Layout, Lv, Partition, PartitionKind, Table, Vg};
+use spare::Share;
 
 pub use spare::least_bytes;
 
 /// Partitions start at multiples of this, as all partitioning programs make them since 2009.
 const ALIGNMENT_BYTES: u64 = 1 << 20;
+/// mkfs.xfs(8): the largest allocation group.
+const XFS_GROUP_BYTES: u64 = 1 << 40;
 
-/// The layout that fits, and what became smaller, in words. As it was where nothing is too long, and
-/// where a disk is too small all the same.
-pub fn fit(scope: &Layout, disks: &[DiskMatch]) -> (Layout, Vec<String>) {
+/// MBR has 32 bits for the first sector and for the number of sectors.
+const MBR_SECTORS: u64 = u32::MAX as u64;
+/// Unused room that is worth a word.
+const NOTABLE_BYTES: u64 = 1 << 30;
+
+/// The layout that fits, and what has another size, in words. As it was where nothing is too long,
+/// and where a disk is too small all the same. With `grow`, what is on larger disks becomes larger.
+pub fn fit(scope: &Layout, disks: &[DiskMatch], grow: bool) -> (Layout, Vec<String>) {
     let mut fitter = Fitter { was: scope, layout: scope.clone(), changed: Vec::new() };
+    let mut notes = Vec::new();
     for DiskMatch { old, new, .. } in disks {
-        let too_long = map::need(scope, old).saturating_sub(new.size_bytes);
+        let need = map::need(scope, old);
+        let too_long = need.saturating_sub(new.size_bytes);
         if too_long > 0 && !fitter.shorten(old, too_long) {
             return (scope.clone(), Vec::new());
         }
+        let room = new.size_bytes.saturating_sub(need);
+        if grow {
+            fitter.lengthen(old, room);
+        } else if new.size_bytes.saturating_sub(old.size_bytes) >= NOTABLE_BYTES {
+            let more = size(new.size_bytes - old.size_bytes);
+            notes.push(format!(
+                "{} has {more} more than {} had, which stay unused: --grow uses them.",
+                new.name, old.name
+            ));
+        }
     }
     fitter.settle();
-    let notes = told(scope, &fitter.layout);
+    notes.extend(told(scope, &fitter.layout));
     (fitter.layout, notes)
 }
 
 struct Fitter<'a> {
     was: &'a Layout,
     layout: Layout,
-    /// Devices that are smaller now, and what stands on them does not know it yet.
+    /// Devices that have another size now, and what stands on them does not know it yet.
     changed: Vec<(Id, u64)>,
 }
 
 impl Fitter<'_> {
     /// Takes `bytes` away from what is on the disk. False: there is not so much to take.
     fn shorten(&mut self, disk: &Disk, bytes: u64) -> bool {
-        let spare = Spare::of(self.was);
+        let spare = Share::to_give(self.was);
         if disk.table.is_none() {
             let size_bytes = map::need(self.was, disk).saturating_sub(bytes);
             self.changed.push((disk.id.clone(), size_bytes));
             return spare.on(&disk.id) >= bytes;
         }
-        let on_disk = self.was.partition.iter().filter(|p| p.disk == disk.id);
-        let spares = on_disk.map(|p| (p.id.clone(), round_down(spare.on(&p.id))));
-        let Some(cuts) = share(bytes, &spares.collect(), ALIGNMENT_BYTES) else { return false };
-        self.cut_partitions(disk, &cuts);
+        let Some(cuts) = share(bytes, &self.partitions(disk, &spare), ALIGNMENT_BYTES) else {
+            return false;
+        };
+        self.resize_partitions(disk, &cuts, |start, bytes| start - bytes);
         true
     }
 
-    /// What is behind a partition that became shorter moves towards the start of the disk.
-    fn cut_partitions(&mut self, disk: &Disk, cuts: &BTreeMap<Id, u64>) {
+    /// Gives `bytes` to what is on the disk.
+    fn lengthen(&mut self, disk: &Disk, bytes: u64) {
+        let size = Share::to_take(self.was);
+        let need = map::need(self.was, disk);
+        if disk.table.is_none() {
+            if size.on(&disk.id) > 0 && bytes > 0 {
+                self.changed.push((disk.id.clone(), need.saturating_add(bytes)));
+            }
+            return;
+        }
+        let most = match disk.table {
+            Some(Table::Mbr { .. }) => {
+                MBR_SECTORS.saturating_mul(disk.sector_bytes.into()).saturating_sub(need)
+            }
+            _ => u64::MAX,
+        };
+        let gains = share_out(bytes.min(most), &self.partitions(disk, &size), ALIGNMENT_BYTES);
+        self.resize_partitions(disk, &gains, |start, bytes| start + bytes);
+    }
+
+    /// What each partition of the disk has to give or to take.
+    fn partitions(&self, disk: &Disk, share: &Share<'_>) -> BTreeMap<Id, u64> {
+        let on_disk = self.was.partition.iter().filter(|p| p.disk == disk.id);
+        on_disk.map(|p| (p.id.clone(), round_down(share.on(&p.id)))).collect()
+    }
+
+    /// What is behind a partition that became shorter, or longer, moves with its end. `moved` takes
+    /// the bytes of `by` away from a place or a size, or adds them.
+    fn resize_partitions(
+        &mut self,
+        disk: &Disk,
+        by: &BTreeMap<Id, u64>,
+        moved: impl Fn(u64, u64) -> u64,
+    ) {
         let was: Vec<&Partition> =
             self.was.partition.iter().filter(|p| p.disk == disk.id).collect();
-        let cut = |p: &Partition| cuts.get(&p.id).copied().unwrap_or(0);
+        let change = |p: &Partition| by.get(&p.id).copied().unwrap_or(0);
         let end = |p: &Partition| p.start_bytes.saturating_add(p.size_bytes);
-        let cut_before = |at: u64| -> u64 {
+        let change_before = |at: u64| -> u64 {
             let before = |p: &&&Partition| p.kind != PartitionKind::Extended && end(p) <= at;
-            was.iter().filter(before).map(|p| cut(p)).sum()
+            was.iter().filter(before).map(|p| change(p)).sum()
         };
         for part in self.layout.partition.iter_mut().filter(|p| p.disk == disk.id) {
             let inside = |p: &&&Partition| p.kind == PartitionKind::Logical;
-            let cut = match part.kind {
-                PartitionKind::Extended => was.iter().filter(inside).map(|p| cut(p)).sum(),
-                _ => cut(part),
+            let change = match part.kind {
+                PartitionKind::Extended => was.iter().filter(inside).map(|p| change(p)).sum(),
+                _ => change(part),
             };
-            part.start_bytes -= cut_before(part.start_bytes);
-            part.ebr_bytes = part.ebr_bytes.map(|ebr| ebr - cut_before(ebr));
-            part.size_bytes -= cut;
-            if cut > 0 && part.kind != PartitionKind::Extended {
+            part.start_bytes = moved(part.start_bytes, change_before(part.start_bytes));
+            part.ebr_bytes = part.ebr_bytes.map(|ebr| moved(ebr, change_before(ebr)));
+            part.size_bytes = moved(part.size_bytes, change);
+            if change > 0 && part.kind != PartitionKind::Extended {
                 self.changed.push((part.id.clone(), part.size_bytes));
             }
         }
@@ -117,34 +170,33 @@ impl Fitter<'_> {
         for vg in &mut self.layout.vg {
             let extent_bytes = vg.extent_bytes.max(1);
             for pv in vg.pv.iter_mut().filter(|pv| pv.on == *on) {
-                let lost = pv.size_bytes.saturating_sub(size_bytes);
-                pv.extents = pv.extents.saturating_sub(lost.div_ceil(extent_bytes));
+                let lost = pv.size_bytes.saturating_sub(size_bytes).div_ceil(extent_bytes);
+                let gained = size_bytes.saturating_sub(pv.size_bytes) / extent_bytes;
+                pv.extents = pv.extents.saturating_sub(lost).saturating_add(gained);
                 pv.size_bytes = size_bytes;
             }
         }
+        let gained = size_bytes.saturating_sub(device_bytes(self.was, on).unwrap_or(size_bytes));
         for fs in self.layout.fs.iter_mut().filter(|f| f.on == *on) {
-            fit_fs(fs, size_bytes);
-        }
-        let members = self.layout.md.iter_mut().filter(|m| m.member.iter().any(|m| m.on == *on));
-        for md in members {
-            let was = self.was.md.iter().find(|m| m.id == md.id);
-            let (Some(was_bytes), Some(member_bytes)) =
-                (device_bytes(self.was, on), was.and_then(|m| m.member_size_bytes))
-            else {
-                continue;
-            };
-            let lost = was_bytes.saturating_sub(size_bytes);
-            let now = round_down(member_bytes.saturating_sub(lost));
-            md.member_size_bytes = md.member_size_bytes.map(|bytes| bytes.min(now));
+            let gained = if spare::grows(fs) { gained } else { 0 };
+            fit_fs(fs, fs.size_bytes.saturating_add(gained).min(size_bytes));
         }
     }
 
+    /// All members give as much as the one that gives most, and take as much as the one that takes
+    /// least.
     fn fit_array(&mut self, id: &Id) {
         let Some(was) = self.was.md.iter().find(|m| m.id == *id) else { return };
-        let Some(md) = self.layout.md.iter_mut().find(|m| m.id == *id) else { return };
-        let (Some(before), Some(now)) = (was.member_size_bytes, md.member_size_bytes) else {
+        let Some(before) = was.member_size_bytes else { return };
+        let bytes = |layout: &Layout, on| device_bytes(layout, on).map(u64::cast_signed);
+        let change = |on| Some(bytes(&self.layout, on)?.saturating_sub(bytes(self.was, on)?));
+        let change = was.member.iter().filter_map(|m| change(&m.on)).min().unwrap_or(0);
+        if change == 0 {
             return;
-        };
+        }
+        let now = round_down(before.saturating_add_signed(change));
+        let Some(md) = self.layout.md.iter_mut().find(|m| m.id == *id) else { return };
+        md.member_size_bytes = Some(now);
         md.size_bytes = round_down(scale(was.size_bytes, now, before));
         self.changed.push((md.id.clone(), md.size_bytes));
     }
@@ -152,49 +204,61 @@ impl Fitter<'_> {
     /// The group is made anew, as its metadata speaks of other sizes; volumes lie where LVM puts
     /// them.
     fn fit_group(&mut self, id: &Id) {
-        let spare = Spare::of(self.was);
+        let Some(was) = self.was.vg.iter().find(|v| v.id == *id) else { return };
         let Some(vg) = self.layout.vg.iter_mut().find(|v| v.id == *id) else { return };
         vg.metadata.clear();
-        let has: u64 = vg.pv.iter().map(|pv| pv.extents).sum();
+        let extents = |vg: &Vg| vg.pv.iter().map(|pv| pv.extents).sum::<u64>();
+        let (had, has) = (extents(was), extents(vg));
         let extent_bytes = vg.extent_bytes.max(1);
-        let volumes = self.was.lv.iter().filter(|lv| lv.vg == *id);
-        let needs: u64 = volumes.clone().map(|lv| spare::extents(lv, extent_bytes)).sum();
-        let spares = volumes.map(|lv| (lv.id.clone(), spare.on(&lv.id) / extent_bytes));
+        let volumes = || self.was.lv.iter().filter(|lv| lv.vg == *id);
+        let needs: u64 = volumes().map(|lv| spare::extents(lv, extent_bytes)).sum();
+        let in_each = |share: Share<'_>| -> BTreeMap<Id, u64> {
+            volumes().map(|lv| (lv.id.clone(), share.on(&lv.id) / extent_bytes)).collect()
+        };
         // That there is enough to share was asked before anything was cut.
-        let cuts = share(needs.saturating_sub(has), &spares.collect(), 1).unwrap_or_default();
+        let to_give = in_each(Share::to_give(self.was));
+        let cuts = share(needs.saturating_sub(has), &to_give, 1).unwrap_or_default();
+        let gains = share_out(has.saturating_sub(had), &in_each(Share::to_take(self.was)), 1);
         for lv in self.layout.lv.iter_mut().filter(|lv| lv.vg == *id) {
-            let cut = cuts.get(&lv.id).copied().unwrap_or(0);
-            place_anywhere(lv, cut);
-            if cut > 0 {
-                lv.size_bytes = lv.size_bytes.saturating_sub(cut.saturating_mul(extent_bytes));
+            let of = |changes: &BTreeMap<Id, u64>| changes.get(&lv.id).copied().unwrap_or(0);
+            let (cut, gain) = (of(&cuts), of(&gains));
+            place_anywhere(lv, cut, gain);
+            if cut != gain {
+                let size_bytes = lv.size_bytes.saturating_add(gain.saturating_mul(extent_bytes));
+                lv.size_bytes = size_bytes.saturating_sub(cut.saturating_mul(extent_bytes));
                 self.changed.push((lv.id.clone(), lv.size_bytes));
             }
         }
     }
 }
 
-/// One segment with fewer extents, wherever there is room.
-fn place_anywhere(lv: &mut Lv, cut_extents: u64) {
+/// One segment with fewer or more extents, wherever there is room.
+fn place_anywhere(lv: &mut Lv, cut_extents: u64, more_extents: u64) {
     let extents: u64 = lv.segment.iter().map(|s| s.extents).sum();
     lv.segment.truncate(1);
     if let Some(segment) = lv.segment.first_mut() {
-        segment.extents = extents.saturating_sub(cut_extents);
+        segment.extents = extents.saturating_add(more_extents).saturating_sub(cut_extents);
         segment.on.clear();
     }
 }
 
-fn fit_fs(fs: &mut Fs, device_bytes: u64) {
-    let bytes = fs.size_bytes.min(device_bytes);
+fn fit_fs(fs: &mut Fs, bytes: u64) {
     if let Some(ext) = &mut fs.ext {
         let before = ext.blocks;
         ext.blocks = bytes / ext.block_bytes.max(1);
+        if !ext.features.iter().any(|feature| feature == "64bit") {
+            ext.blocks = ext.blocks.min(u32::MAX.into());
+        }
         ext.reserved_blocks = scale(ext.reserved_blocks, ext.blocks, before);
+        // As many for each GiB, or a larger one would run out of them.
+        ext.inodes = ext.inodes.max(scale(ext.inodes, ext.blocks, before).min(u32::MAX.into()));
     }
     if let Some(xfs) = &mut fs.xfs {
         xfs.blocks = bytes / xfs.block_bytes.max(1);
-        // A log must fit into a group.
+        // A log must fit into a group, and a group has a TiB at most.
         let most = (xfs.blocks / xfs.log_blocks.max(1).saturating_mul(2)).max(1);
-        (xfs.ag_blocks, xfs.agcount) = (None, xfs.agcount.min(most));
+        let least = bytes.div_ceil(XFS_GROUP_BYTES);
+        (xfs.ag_blocks, xfs.agcount) = (None, xfs.agcount.min(most).max(least));
     }
     if let Some(btrfs) = &mut fs.btrfs
         && let [only] = &mut btrfs.device[..]
@@ -216,6 +280,14 @@ fn share(bytes: u64, spares: &BTreeMap<Id, u64>, unit: u64) -> Option<BTreeMap<I
     (bytes <= all).then(|| spares.iter().map(|(id, &spare)| (id.clone(), cut(spare))).collect())
 }
 
+/// Shares `bytes` out in proportion to the size of each, in units; what is left of the last ones is
+/// nobody's.
+fn share_out(bytes: u64, sizes: &BTreeMap<Id, u64>, unit: u64) -> BTreeMap<Id, u64> {
+    let all: u64 = sizes.values().sum();
+    let gain = |size: u64| scale(bytes, size, all) / unit * unit;
+    sizes.iter().map(|(id, &size)| (id.clone(), gain(size))).collect()
+}
+
 /// `amount * part / whole`, without an overflow, rounded down.
 fn scale(amount: u64, part: u64, whole: u64) -> u64 {
     let scaled = u128::from(amount) * u128::from(part) / u128::from(whole.max(1));
@@ -226,13 +298,16 @@ fn round_down(bytes: u64) -> u64 {
     bytes - bytes % ALIGNMENT_BYTES
 }
 
-/// What became smaller.
+/// What has another size.
 fn told(was: &Layout, is: &Layout) -> Vec<String> {
     let mut notes = Vec::new();
     let mut tell = |name: String, was: u64, is: u64| {
-        if was != is {
-            notes.push(format!("{name} becomes smaller: {} instead of {}.", size(is), size(was)));
-        }
+        let how = match is.cmp(&was) {
+            Ordering::Less => "smaller",
+            Ordering::Equal => return,
+            Ordering::Greater => "larger",
+        };
+        notes.push(format!("{name} becomes {how}: {} instead of {}.", size(is), size(was)));
     };
     for (was, is) in was.partition.iter().zip(&is.partition) {
         tell(is.name.clone(), was.size_bytes, is.size_bytes);

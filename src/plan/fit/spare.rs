@@ -1,4 +1,4 @@
-//! How much smaller things could be.
+//! How much smaller things could be, and what of them may become larger.
 
 use super::{ALIGNMENT_BYTES, round_down, scale};
 use crate::layout::{Disk, Fs, Id, Layout, Lv, Md, Vg};
@@ -10,7 +10,7 @@ const MIB: u64 = 1 << 20;
 
 /// How small a disk may be for what is on `disk`.
 pub fn least_bytes(layout: &Layout, disk: &Disk) -> u64 {
-    let spare = Spare::of(layout);
+    let spare = Share::to_give(layout);
     let bytes = match disk.table {
         None => spare.on(&disk.id),
         Some(_) => {
@@ -21,22 +21,30 @@ pub fn least_bytes(layout: &Layout, disk: &Disk) -> u64 {
     map::need(layout, disk).saturating_sub(bytes)
 }
 
-pub(super) struct Spare<'a> {
+/// What everything has part in that is given or taken.
+pub(super) struct Share<'a> {
     layout: &'a Layout,
+    gives: bool,
 }
 
-impl Spare<'_> {
-    pub(super) fn of(layout: &Layout) -> Spare<'_> {
-        Spare { layout }
+impl Share<'_> {
+    /// How many bytes a device could do without.
+    pub(super) fn to_give(layout: &Layout) -> Share<'_> {
+        Share { layout, gives: true }
     }
 
-    /// How many bytes the device could do without.
+    /// How many bytes of a device may become more.
+    pub(super) fn to_take(layout: &Layout) -> Share<'_> {
+        Share { layout, gives: false }
+    }
+
     pub(super) fn on(&self, id: &Id) -> u64 {
         if let Some(fs) = self.layout.fs.iter().find(|f| f.on == *id) {
-            return if self.keeps_its_size(fs) {
-                0
-            } else {
-                fs.size_bytes.saturating_sub(least(fs))
+            return match self.gives {
+                _ if self.keeps_its_size(fs) => 0,
+                true => fs.size_bytes.saturating_sub(least(fs)),
+                false if grows(fs) => fs.size_bytes,
+                false => 0,
             };
         }
         if let Some(luks) = self.layout.luks.iter().find(|l| l.on == *id) {
@@ -65,7 +73,7 @@ impl Spare<'_> {
         scale(array, member_bytes, md.size_bytes).saturating_sub(ALIGNMENT_BYTES)
     }
 
-    /// A physical volume's part of what its group could do without.
+    /// A physical volume's part of what its group could do without, or could grow.
     fn in_group(&self, vg: &Vg, id: &Id) -> Option<u64> {
         let pv = vg.pv.iter().find(|pv| pv.on == *id)?;
         let volumes: Vec<_> = self.layout.lv.iter().filter(|lv| lv.vg == vg.id).collect();
@@ -75,10 +83,17 @@ impl Spare<'_> {
         let has: u64 = vg.pv.iter().map(|pv| pv.extents).sum();
         let needs = volumes.iter().map(|lv| extents(lv, vg.extent_bytes)).sum();
         let in_volumes: u64 = volumes.iter().map(|lv| self.on(&lv.id) / vg.extent_bytes).sum();
-        let spare = has.saturating_sub(needs).saturating_add(in_volumes);
-        let extents = scale(spare, pv.extents, has).min(pv.extents.saturating_sub(1));
+        let free = if self.gives { has.saturating_sub(needs) } else { 0 };
+        let share = free.saturating_add(in_volumes);
+        let extents = scale(share, pv.extents, has).min(pv.extents.saturating_sub(1));
         Some(extents.saturating_mul(vg.extent_bytes))
     }
+}
+
+/// Is what [`super::fit_fs`] says enough to make it larger?
+pub(super) fn grows(fs: &Fs) -> bool {
+    let one_device = fs.btrfs.as_ref().is_some_and(|btrfs| btrfs.device.len() == 1);
+    fs.ext.is_some() || fs.xfs.is_some() || one_device
 }
 
 /// Can LVM place it anywhere? What is striped or mirrored needs as much room on several devices.

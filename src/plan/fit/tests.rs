@@ -85,8 +85,41 @@ fn volumes_and_filesystems_give_what_their_files_can_spare() {
     assert!(text.contains("as small as its files allow"), "{text}");
 }
 
+/// The node's disks, blank, with so many more bytes each.
+fn on_larger_disks(recorded: &Layout, more_bytes: &[u64]) -> Layout {
+    let mut present = blank(recorded);
+    for (disk, more) in present.disk.iter_mut().zip(more_bytes) {
+        disk.size_bytes += more;
+    }
+    present
+}
+
 #[test]
-fn logical_partitions_move_with_their_records() {
+fn larger_disks_are_used_when_that_is_asked_for() {
+    let mut recorded = raid_node();
+    make_ext4(&mut recorded.fs[0], 2 * GIB);
+    let present = on_larger_disks(&recorded, &[10 * GIB, 5 * GIB]);
+    assert_eq!(planned(&recorded, &present).layout.partition, recorded.partition);
+    let plan = plan(&recorded, &present, &Answers { grow: true, ..auto() }).unwrap();
+    let is = &plan.layout;
+    let gained = |id: &Id| bytes_of(is, id) - bytes_of(&recorded, id);
+    let (a, b) = (gained(&Id::partition("sda3")), gained(&Id::partition("sdb3")));
+    assert!(a >= 10 * GIB && (5 * GIB..6 * GIB).contains(&b), "{a} {b}");
+    // The array has what both members have, and the one volume that can grow takes it.
+    let md = gained(&recorded.md[1].id);
+    assert!(md <= b && md + 2 * MIB > b, "{md} of {b}");
+    let root = gained(&recorded.lv[0].id);
+    assert!(root <= md && root + 8 * MIB > md, "{root} of {md}");
+    assert_eq!(is.lv[1].size_bytes, GIB, "swap stays");
+    assert_eq!(recorded.md[0], is.md[0], "/boot stays");
+    let ext = is.fs[0].ext.as_ref().unwrap();
+    assert_eq!(ext.blocks * 4096, is.lv[0].size_bytes);
+    assert_eq!(ext.inodes, ext.blocks / 4, "as many inodes for each GiB");
+    assert!(plan.render_text().contains("md1 becomes larger"));
+}
+
+/// A node with one MBR disk of 10 GiB: a primary partition and two logical ones.
+fn logical_node() -> Layout {
     let mut layout = empty();
     let mut sda = disk("sda", 10 * GIB);
     sda.table = Some(Table::Mbr { signature: 0x1234_5678 });
@@ -113,18 +146,35 @@ fn logical_partitions_move_with_their_records() {
         layout.mount.push(mount(path, &fs.id));
         layout.fs.push(fs);
     }
-    let plan = planned(&layout, &on_disks_of(&layout, 8 * GIB));
-    let [p1, p2, p5, p6] = &plan.layout.partition[..] else { panic!("four partitions") };
-    assert_eq!(p2.start_bytes, p1.start_bytes + p1.size_bytes);
-    assert_eq!(p5.start_bytes, p2.start_bytes + MIB);
-    assert_eq!(p5.ebr_bytes, Some(p2.start_bytes));
-    assert_eq!(p6.ebr_bytes, Some(p5.start_bytes + p5.size_bytes));
-    assert_eq!(p6.start_bytes, p6.ebr_bytes.unwrap() + MIB);
-    assert!(p2.start_bytes + p2.size_bytes <= 8 * GIB);
-    // The gap behind the last one is part of the extended partition, and stays.
+    layout
+}
+
+#[test]
+fn logical_partitions_move_with_their_records() {
+    let layout = logical_node();
     let gap =
         |e: &Partition, l: &Partition| e.start_bytes + e.size_bytes - l.start_bytes - l.size_bytes;
-    assert_eq!(gap(p2, p6), gap(&layout.partition[1], &layout.partition[3]));
+    let larger = on_larger_disks(&layout, &[90 * GIB]);
+    let grown = plan(&layout, &larger, &Answers { grow: true, ..auto() }).unwrap();
+    let plan = planned(&layout, &on_disks_of(&layout, 8 * GIB));
+    for (plan, size_bytes) in [(&plan, 8 * GIB), (&grown, 100 * GIB)] {
+        let [p1, p2, p5, p6] = &plan.layout.partition[..] else { panic!("four partitions") };
+        assert_eq!(p2.start_bytes, p1.start_bytes + p1.size_bytes);
+        assert_eq!(p5.start_bytes, p2.start_bytes + MIB);
+        assert_eq!(p5.ebr_bytes, Some(p2.start_bytes));
+        assert_eq!(p6.ebr_bytes, Some(p5.start_bytes + p5.size_bytes));
+        assert_eq!(p6.start_bytes, p6.ebr_bytes.unwrap() + MIB);
+        let end = p2.start_bytes + p2.size_bytes;
+        assert!(end <= size_bytes && end > size_bytes - 2 * GIB, "{end}");
+        // The gap behind the last one is part of the extended partition, and stays.
+        assert_eq!(gap(p2, p6), gap(&layout.partition[1], &layout.partition[3]));
+    }
+    // 32 bits for sectors.
+    let huge = on_larger_disks(&layout, &[4096 * GIB]);
+    let plan = crate::plan::plan(&layout, &huge, &Answers { grow: true, ..auto() }).unwrap();
+    let end = |p: &Partition| p.start_bytes + p.size_bytes;
+    let last = plan.layout.partition.iter().map(end).max().unwrap();
+    assert!(last <= 2048 * GIB && last > 2000 * GIB, "{last}");
 }
 
 #[test]
@@ -141,7 +191,9 @@ fn a_disk_that_is_large_enough_is_taken_before_a_smaller_one() {
     let mut present = empty();
     present.disk.extend([disk("vda", 5 * GIB), disk("vdb", 12 * GIB)]);
     let plan = planned(&recorded, &present);
-    assert_eq!((plan.disks[0].new.name.as_str(), plan.notes.len()), ("vdb", 0));
+    assert_eq!(plan.disks[0].new.name.as_str(), "vdb");
+    let [unused] = &plan.notes[..] else { panic!("{:?}", plan.notes) };
+    assert_eq!(unused, "vdb has 2.0 GiB more than sda had, which stay unused: --grow uses them.");
     present.disk.pop();
     let plan = planned(&recorded, &present);
     assert_eq!(plan.disks[0].new.name, "vda");
@@ -201,6 +253,37 @@ proptest! {
             let metadata = ext.inodes * ext.inode_bytes + ext.journal_bytes.unwrap();
             let holds = ext.blocks * 4096 >= fs.used_bytes + metadata;
             prop_assert!(holds || fs == was, "{:?}", fs);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn what_is_grown_fits_and_fills_the_disk(
+        parts in prop::collection::vec((100..4000_u64, prop::option::weighted(0.7, 1..100_u64)), 1..5),
+        more_sectors in 0..40_000_000_u64,
+    ) {
+        let recorded = machine(&parts);
+        let present = on_larger_disks(&recorded, &[more_sectors * 512]);
+        let plan = plan(&recorded, &present, &Answers { grow: true, ..auto() }).unwrap();
+        let (was, is) = (&recorded.partition, &plan.layout.partition);
+        let grows = parts.iter().map(|(_, used)| used.is_some());
+        let mut end = 0;
+        for ((was, is), grows) in was.iter().zip(is).zip(grows) {
+            prop_assert!(is.start_bytes >= end && is.start_bytes % MIB == 0);
+            prop_assert!(is.size_bytes >= was.size_bytes && (grows || is.size_bytes == was.size_bytes));
+            end = is.start_bytes + is.size_bytes;
+        }
+        let size_bytes = present.disk[0].size_bytes;
+        prop_assert!(end + 33 * 512 <= size_bytes);
+        if parts.iter().any(|(_, used)| used.is_some()) {
+            // Less than a unit for each is left, and what the machine had behind the last one.
+            prop_assert!(end + 33 * 512 + 5 * MIB + 4 * MIB > size_bytes, "{} of {}", end, size_bytes);
+        }
+        for (fs, part) in plan.layout.fs.iter().zip(is) {
+            prop_assert!(fs.size_bytes == part.size_bytes);
         }
     }
 }
