@@ -3,6 +3,7 @@
 
 mod bad_days;
 mod crowd;
+mod keys;
 mod login;
 #[path = "../node/mod.rs"]
 mod node;
@@ -20,7 +21,6 @@ use rr::sys::run::{Cmd, Output};
 use rr::sys::secret::Secret;
 use rr::ui::{Style, Ui};
 
-use proxy::{Fault, Proxy};
 use servers::{
     ACCESS_KEY, BUCKET, NGINX_ASKS, NGINX_DAV, NGINX_PLAIN, PASSWORD, SECRET_KEY, Server, USER,
 };
@@ -38,13 +38,13 @@ pub fn open(url: &str, access: Access, options: &TargetOptions) -> anyhow::Resul
     Ok(store::open(&url.parse::<TargetUrl>()?, "node001", access, options)?.into())
 }
 
-pub fn keys(access: &str, secret: &str) -> Login {
+pub fn login(access: &str, secret: &str) -> Login {
     let secret = Some(Secret::new(secret).unwrap());
     Login { access_key: Some(access.into()), secret_key: secret, ..Login::default() }
 }
 
 pub fn s3_options(endpoint: String) -> TargetOptions {
-    let login = keys(ACCESS_KEY, SECRET_KEY);
+    let login = login(ACCESS_KEY, SECRET_KEY);
     TargetOptions { endpoint: Some(endpoint), login, ..TargetOptions::default() }
 }
 
@@ -264,7 +264,7 @@ fn s3_on_a_server_that_checks_signatures() {
     for (access, secret, expected) in
         [(ACCESS_KEY, "sesamee", "SignatureDoesNotMatch"), ("AKIAOTHER", SECRET_KEY, "NotSignedUp")]
     {
-        let options = TargetOptions { login: keys(access, secret), ..s3_options(server.url()) };
+        let options = TargetOptions { login: login(access, secret), ..s3_options(server.url()) };
         for way in [Access::Read, Access::Write] {
             let error = open(&format!("s3://{BUCKET}"), way, &options).unwrap_err();
             assert!(matches!(error.downcast_ref(), Some(StoreError::Denied { .. })), "{error:#}");
@@ -292,55 +292,9 @@ fn s3_on(server: &Server) {
         store.put(&format!("packs/{nr:04}"), b"").unwrap();
     }
     assert_eq!(store.list("packs/").unwrap().len(), 1003);
-    keys_come_from_where_they_usually_are(server);
+    keys::come_from_where_they_usually_are(server);
+    keys::of_a_role_are_renewed(server);
     bad_days::of_s3(server);
-}
-
-/// Without a login in the configuration.
-fn keys_come_from_where_they_usually_are(server: &Server) {
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path();
-    let config = home.join("rr.toml");
-    let text = format!(
-        "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n",
-        server.url()
-    );
-    std::fs::write(&config, text).unwrap();
-    let list = |variables: &[(&str, &str)]| {
-        let cmd = Cmd::new(env!("CARGO_BIN_EXE_rr")).arg("--config").arg(&config).arg("list");
-        let cmd = cmd.env("HOME", home).env("AWS_EC2_METADATA_DISABLED", "true");
-        variables.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value)).output().unwrap()
-    };
-    let none = list(&[]);
-    let said = String::from_utf8_lossy(&none.stderr).into_owned();
-    assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
-
-    let found = list(&[("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]);
-    assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
-
-    let role = Proxy::start(server.port);
-    let keys = format!(
-        "{{\n  \"Code\" : \"Success\",\n  \"LastUpdated\" : \"2026-11-21T10:00:00Z\",\n  \"Type\" : \"AWS-HMAC\",\n  \"AccessKeyId\" : \"{ACCESS_KEY}\",\n  \"SecretAccessKey\" : \"{SECRET_KEY}\",\n  \"Token\" : \"t\",\n  \"Expiration\" : \"2099-11-21T16:00:00Z\"\n}}"
-    );
-    for (word, body) in [
-        ("security-credentials/rr", keys.as_str()),
-        ("security-credentials/ ", "rr"),
-        ("api/token", "token"),
-    ] {
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        role.fail(word, 1, Fault::Instead(answer.leak()));
-    }
-    let url = role.url();
-    let enabled = [("AWS_EC2_METADATA_DISABLED", ""), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)];
-    let found = list(&enabled);
-    assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
-
-    std::fs::create_dir(home.join(".aws")).unwrap();
-    let file = format!(
-        "[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
-    );
-    std::fs::write(home.join(".aws/credentials"), file).unwrap();
-    assert!(list(&[]).text().contains("node002"));
 }
 
 /// A free port, and how nginx listens there.

@@ -27,6 +27,8 @@ struct State {
     faults: Vec<(&'static str, usize, Fault)>,
     /// First lines, in order.
     seen: Vec<String>,
+    /// Everything before the bodies, in small letters.
+    heads: String,
 }
 
 #[derive(Debug, Clone)]
@@ -70,9 +72,16 @@ impl Proxy {
         found
     }
 
-    fn next(&self, line: &str) -> Option<Fault> {
+    /// Whether a request had this header.
+    pub fn saw(&self, header: &str) -> bool {
+        self.state.lock().unwrap().heads.contains(&format!("\n{header}\r\n"))
+    }
+
+    fn next(&self, head: &str) -> Option<Fault> {
+        let line = head.lines().next()?;
         let mut state = self.state.lock().unwrap();
         state.seen.push(line.to_owned());
+        state.heads += &head.to_ascii_lowercase();
         let found =
             state.faults.iter_mut().find(|(word, times, _)| *times > 0 && line.contains(word))?;
         found.1 -= 1;
@@ -81,7 +90,7 @@ impl Proxy {
 
     fn serve(&self, mut client: TcpStream, upstream: u16) -> Option<()> {
         let head = head(&mut client)?;
-        let fault = self.next(head.lines().next()?);
+        let fault = self.next(&head);
         if let Some(Fault::Instead(answer)) = fault {
             client.write_all(answer.as_bytes()).ok()?;
             return client.shutdown(Shutdown::Both).ok();

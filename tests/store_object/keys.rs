@@ -1,0 +1,104 @@
+//! Keys for S3 that are not in the configuration: of the environment, of the usual file, of a role.
+
+use std::path::{Path, PathBuf};
+
+use rr::sys::run::{Cmd, Output};
+
+use crate::proxy::{Fault, Proxy};
+use crate::servers::{ACCESS_KEY, BUCKET, SECRET_KEY, Server};
+
+/// A machine with a node's configuration, which has no keys.
+struct Desk {
+    dir: tempfile::TempDir,
+    config: PathBuf,
+}
+
+impl Desk {
+    fn new(server: &Server) -> Desk {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("rr.toml");
+        let text = format!(
+            "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n",
+            server.url()
+        );
+        std::fs::write(&config, text).unwrap();
+        Desk { dir, config }
+    }
+
+    fn home(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn list(&self, variables: &[(&str, &str)]) -> Output {
+        let cmd = Cmd::new(env!("CARGO_BIN_EXE_rr")).arg("--config").arg(&self.config).arg("list");
+        let cmd = cmd.env("HOME", self.home()).env("AWS_EC2_METADATA_DISABLED", "true");
+        variables.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value)).output().unwrap()
+    }
+
+    fn lists(&self, variables: &[(&str, &str)]) {
+        let found = self.list(variables);
+        assert!(found.text().contains("node002"), "{}", String::from_utf8_lossy(&found.stderr));
+    }
+}
+
+pub fn come_from_where_they_usually_are(server: &Server) {
+    let desk = Desk::new(server);
+    let none = desk.list(&[]);
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
+
+    desk.lists(&[("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]);
+
+    std::fs::create_dir(desk.home().join(".aws")).unwrap();
+    let file = format!(
+        "[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    );
+    std::fs::write(desk.home().join(".aws/credentials"), file).unwrap();
+    desk.lists(&[]);
+}
+
+/// The role of a machine by version 2 of its metadata service, and that of a container.
+pub fn of_a_role_are_renewed(server: &Server) {
+    let (desk, role) = (Desk::new(server), Proxy::start(server.port));
+    let keys = |ends: &str| {
+        let text = format!(
+            "{{\n  \"Code\" : \"Success\",\n  \"LastUpdated\" : \"2026-11-21T10:00:00Z\",\n  \"Type\" : \"AWS-HMAC\",\n  \"AccessKeyId\" : \"{ACCESS_KEY}\",\n  \"SecretAccessKey\" : \"{SECRET_KEY}\",\n  \"Token\" : \"t\",\n  \"Expiration\" : \"{ends}\"\n}}"
+        );
+        answer(&text)
+    };
+    let (url, long, soon) = (role.url(), "2099-11-21T16:00:00Z", "2026-01-01T00:00:00Z");
+    let machine = [("AWS_EC2_METADATA_DISABLED", ""), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)];
+    role.fail("api/token", 1, answer("a-token"));
+    role.fail("security-credentials/ ", 1, answer("rr"));
+    role.fail("security-credentials/rr", 1, keys(long));
+    desk.lists(&machine);
+    assert!(role.saw("x-aws-ec2-metadata-token: a-token"));
+    assert_eq!(role.count(""), 3);
+
+    let uri = format!("{url}/keys");
+    let container = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri.as_str()),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "of-the-container"),
+    ];
+    role.fail("/keys", 1, keys(long));
+    desk.lists(&container);
+    assert!(role.saw("authorization: of-the-container"));
+    assert_eq!(role.count("/keys"), 1);
+    // Those that end are asked for again.
+    role.fail("/keys", 99, keys(soon));
+    desk.lists(&container);
+    assert!(role.count("/keys") > 2);
+
+    // A machine that has a metadata service and no role.
+    role.fail("api/token", 1, answer("a-token"));
+    let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    role.fail("security-credentials/ ", 1, Fault::Instead(none));
+    let none = desk.list(&machine);
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
+}
+
+fn answer(body: &str) -> Fault {
+    let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    Fault::Instead(text.leak())
+}
