@@ -17,7 +17,7 @@ use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout};
 use crate::plan::{self, Answers, KeptDisk, Plan};
 use crate::rescue::info::RescueInfo;
-use crate::store::usb;
+use crate::store::{StoreError, usb};
 use crate::sys::secret::Secret;
 use crate::sys::tools;
 use crate::ui::Ui;
@@ -359,8 +359,16 @@ impl<'a> Run<'a> {
             let log = crate::ui::log::text();
             target.write(&self.node, &self.target_options, |store| self.report.put(store, &log))
         };
-        if let Err(error) = put() {
-            self.ui.info(format!("the log could not be put to the target: {error:#}"));
+        match put() {
+            Ok(()) => {}
+            // As it should be: a rescue image has no more than a login for reading.
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Denied { .. })) => {
+                log::info!("the log could not be put to the target: {error:#}");
+                self.ui.info("the log is not put to the target, which may only be read from here");
+            }
+            Err(error) => {
+                self.ui.info(format!("the log could not be put to the target: {error:#}"));
+            }
         }
     }
 
