@@ -3,8 +3,9 @@
 use anyhow::Result;
 
 use crate::lab::{self, Phases};
+use crate::matrix::{Scenario, Target};
 use crate::nodes;
-use crate::scenario::{Scenario, Stage, Target};
+use crate::scenario::Stage;
 use crate::tree::Tree;
 
 /// Backs a small node up, takes its disk away, recovers it, and shows the pictures.

@@ -1,11 +1,11 @@
 //! Whole recoveries in virtual machines, one scenario a matrix point: see README.md beside this.
 //!
-//! * [`scenario`] what happens in one, and the comparison at its end
+//! * [`matrix`] which there are; [`scenario`] what happens in one, and the comparison at its end
 //! * [`day`] how a recovery goes: unattended, asked, with a server that dies
 //! * [`nodes`] the machines that are backed up, and how their disks are made
 //! * [`tree`] the Debian trees they are made of
 //! * [`uml`] user-mode Linux, in which disks are made and read at native speed
-//! * [`nfs`] a server for backups, [`pxe`] a boot server
+//! * [`peers`] the servers for backups, [`nfs`] one of them; [`pxe`] a boot server
 //! * [`treecheck`] what is in a tree of files, without any of rr's own code
 //! * [`demo`] the main job as a story
 //!
@@ -15,11 +15,15 @@ mod compare;
 mod day;
 mod demo;
 mod lab;
+mod matrix;
 mod nfs;
 mod nodes;
+mod peers;
 mod pxe;
 mod scenario;
 mod selftest;
+#[path = "../servers/mod.rs"]
+mod servers;
 mod tree;
 mod treecheck;
 mod uml;
@@ -48,13 +52,13 @@ fn main() -> ExitCode {
 fn run_trials() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = selftest::trials();
-    trials.extend(scenario::all().into_iter().map(|scenario| {
+    trials.extend(matrix::all().into_iter().map(|scenario| {
         Trial::test(format!("lab.boot_twice.{}", scenario.node.name), move || {
             scenario.boot_twice().map_err(|error| format!("{error:#}").into())
         })
         .with_ignored_flag(true)
     }));
-    trials.extend(scenario::all().into_iter().map(|scenario| {
+    trials.extend(matrix::all().into_iter().map(|scenario| {
         // Minutes each: only on request.
         Trial::test(scenario.name(), move || {
             scenario.run().map_err(|error| format!("{error:#}").into())

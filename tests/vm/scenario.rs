@@ -14,10 +14,11 @@ use rr::prove::{Agent, Disk, Machine, Vm};
 use rr::sys::run::Cmd;
 
 use crate::compare::{VOLATILE, differences, identities, line_differences, without_sizes};
-use crate::day::{Day, Desk};
+use crate::day::Desk;
 use crate::lab::{self, Phases};
-use crate::nfs::{self, Server};
-use crate::nodes::{self, EMULATED, Node, POWER_OFF, boot_timeout, command_timeout};
+use crate::matrix::{Medium, NewDisks, Scenario, Target};
+use crate::nodes::{EMULATED, Node, POWER_OFF, boot_timeout, command_timeout};
+use crate::peers::{Peer, READER, WRITER};
 use crate::pxe::{self, BootServer, Loader};
 use crate::tree::Tree;
 use crate::uml;
@@ -41,120 +42,7 @@ const FACTS: &str = "set -e; export LC_ALL=C; uname -n; \
     lsblk --noheadings --list --output TYPE,SIZE,PARTUUID,UUID,MOUNTPOINT | sort; \
     ls /dev/mapper; grep -o '^md[^ ]* : [a-z]* [a-z0-9]*' /proc/mdstat || true";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// A directory on a disk of the node that survives.
-    File,
-    Nfs(nfs::Version),
-    /// A disk that rr formats, which also is what the rescue system boots from. Not on USB, which
-    /// Debian's kernels for virtual machines do not know.
-    Usb,
-}
-
-/// What the rescue system is booted from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Medium {
-    /// The ISO as it is.
-    Cd,
-    /// The ISO on a USB stick, byte for byte.
-    Stick,
-    /// The network: by each of these to the shell, and then by the first once more to recover.
-    Pxe(&'static [Loader]),
-}
-
-/// What the node gets for the disks that it lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NewDisks {
-    Alike,
-    /// With two thirds of the bytes.
-    Smaller,
-}
-
-#[derive(Debug)]
-pub struct Scenario {
-    pub node: Node,
-    pub target: Target,
-    /// The release of Debian.
-    pub suite: &'static str,
-    pub medium: Medium,
-    pub day: Day,
-    pub new_disks: NewDisks,
-}
-
-/// All scenarios. The first two are the ones for every push.
-pub fn all() -> Vec<Scenario> {
-    let on = Scenario::new;
-    let (nfs3, nfs4) = (Target::Nfs(nfs::Version::V3), Target::Nfs(nfs::Version::V4));
-    vec![
-        on(nodes::BIOS_GPT_MD1_LVM_XFS, nfs4),
-        on(nodes::UEFI_GPT_NVME_EXT4, Target::File),
-        on(nodes::BIOS_MBR_EXT4, Target::File),
-        on(nodes::UEFI_GPT_LVM_EXT4, nfs4),
-        on(nodes::UEFI_GPT_LVM_EXT4, Target::Usb),
-        Scenario {
-            suite: "bullseye",
-            medium: Medium::Stick,
-            ..on(nodes::BIOS_MBR_EXT4, Target::File)
-        },
-        Scenario { suite: "bullseye", ..on(nodes::UEFI_GPT_LVM_EXT4, nfs3) },
-        Scenario { suite: "trixie", day: Day::ServerDies, ..on(nodes::BIOS_GPT_MD1_LVM_XFS, nfs4) },
-        Scenario {
-            suite: "trixie",
-            medium: Medium::Stick,
-            day: Day::Asked,
-            ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
-        },
-        Scenario {
-            medium: Medium::Pxe(&[Loader::Pxelinux, Loader::Ipxe]),
-            ..on(nodes::BIOS_MBR_EXT4, Target::File)
-        },
-        Scenario {
-            medium: Medium::Pxe(&[Loader::Grub, Loader::HttpBoot]),
-            ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
-        },
-        Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
-    ]
-}
-
 impl Scenario {
-    /// Debian 12, recovered automatically from a CD.
-    pub fn new(node: Node, target: Target) -> Scenario {
-        Scenario {
-            node,
-            target,
-            suite: "bookworm",
-            medium: Medium::Cd,
-            day: Day::Automatic,
-            new_disks: NewDisks::Alike,
-        }
-    }
-
-    /// Its point in the matrix; what is usual is left out.
-    pub fn name(&self) -> String {
-        let words = [
-            Some(self.node.name),
-            Some(match self.target {
-                Target::File => "file",
-                Target::Nfs(nfs::Version::V4) => "nfs",
-                Target::Nfs(nfs::Version::V3) => "nfs3",
-                Target::Usb => "usb",
-            }),
-            Some(self.suite).filter(|suite| *suite != "bookworm"),
-            match self.medium {
-                Medium::Cd => None,
-                Medium::Stick => Some("stick"),
-                Medium::Pxe(_) => Some("pxe"),
-            },
-            match self.day {
-                Day::Automatic => None,
-                Day::Asked => Some("asked"),
-                Day::ServerDies => Some("server-dies"),
-            },
-            (self.new_disks == NewDisks::Smaller).then_some("smaller"),
-        ];
-        words.into_iter().flatten().collect::<Vec<_>>().join(".")
-    }
-
     pub fn run(&self) -> Result<()> {
         let name = self.name();
         let dir = lab::work_dir(&name)?;
@@ -190,23 +78,26 @@ impl Scenario {
         let tree = phases.run("tree", || Tree::of(self.suite))?;
         let source = phases.run("source disks", || self.node.source(&tree))?;
         let stage = Stage { scenario: self, tree: &tree, dir };
-        let mut server = match self.target {
-            Target::Nfs(version) => Some(Server::start(&dir.join("nfs"), version)?),
-            Target::File | Target::Usb => None,
-        };
-        phases.run("install rr", || stage.install(&source, server.as_ref()))?;
+        let mut peer = Peer::start(self.target, dir)?;
+        phases.run("install rr", || stage.install(&source, peer.as_ref()))?;
         let facts = phases.run("back up", || stage.back_up())?;
+        if let Some(peer) = &peer {
+            peer.was_asked_by(WRITER.0)?;
+        }
         phases.run("read the old disks", || stage.read("before"))?;
         if let Medium::Pxe(loaders) = self.medium {
             return stage.recover_by_network(loaders, &facts, phases);
         }
         let medium = match self.target {
             Target::Usb => stage.stick(),
-            _ => phases.run("take the ISO", || stage.take_iso(server.as_ref()))?,
+            _ => phases.run("take the ISO", || stage.take_iso(peer.as_ref()))?,
         };
         phases.note(&format!("{:6.1} MiB medium", size_mib(&medium)?));
         stage.lose_disks()?;
-        stage.recover(&medium, server.as_mut(), phases)?;
+        stage.recover(&medium, peer.as_mut(), phases)?;
+        if let Some(peer) = &peer {
+            peer.was_asked_by(READER.0)?;
+        }
         phases.run("read the new disks", || stage.read("after"))?;
         stage.compare()?;
         phases.run("boot the recovered node", || stage.boot_recovered(&facts, None))?;
@@ -237,7 +128,7 @@ impl Stage<'_> {
     }
 
     /// Puts a copy of the node's disks, with rr and its configuration on them, into the stage.
-    pub fn install(&self, source: &Path, server: Option<&Server>) -> Result<()> {
+    pub fn install(&self, source: &Path, peer: Option<&Peer>) -> Result<()> {
         for (from, to) in self.node().files(source).iter().zip(self.disks()) {
             lab::copy_sparse(from, &to)?;
         }
@@ -247,8 +138,8 @@ impl Stage<'_> {
         }
         let share = self.dir.join("install");
         lab::make_dir(&share)?;
-        let target = match (server, self.scenario.target) {
-            (Some(server), _) => server.rr_toml(),
+        let target = match (peer, self.scenario.target) {
+            (Some(peer), _) => peer.rr_toml(),
             (None, Target::Usb) => "target = \"usb://RR-BACKUP\"\n".to_owned(),
             (None, _) => "target = \"file:///backup\"\n".to_owned(),
         };
@@ -259,8 +150,15 @@ impl Stage<'_> {
         lab::write(&share.join("rr.toml"), target + &rescue)?;
         let program = std::env::var_os("RR_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_rr").into());
         Cmd::new("strip").arg("-o").arg(share.join("rr")).arg(program).run()?;
+        let etc = share.join("etc");
+        lab::make_dir(&etc)?;
+        for file in peer.iter().flat_map(|peer| peer.files()) {
+            lab::copy_sparse(&file, &etc)?;
+        }
         let work = "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
-                    chmod 755 /mnt/node/usr/local/sbin/rr; put rr.toml /etc/rr/rr.toml; close_disks";
+                    chmod 755 /mnt/node/usr/local/sbin/rr; put rr.toml /etc/rr/rr.toml; \
+                    chmod 600 /mnt/node/etc/rr/rr.toml; \
+                    for file in $(ls etc); do put etc/$file /etc/rr/$file; done; close_disks";
         uml::run(self.tree, &self.disks(), true, &share, &self.node().script(work))
     }
 
@@ -277,7 +175,7 @@ impl Stage<'_> {
                 lab::write(&self.dir.join("format.txt"), said)?;
             }
             let facts = agent.check(FACTS, command_timeout())?;
-            if matches!(self.scenario.target, Target::Nfs(_)) {
+            if !matches!(self.scenario.target, Target::File | Target::Usb) {
                 agent.check(ONLINE, command_timeout()).context("waiting for the network")?;
             }
             let answer = agent.run(BACKUP, lab::seconds(BACKUP_SECONDS))?;
@@ -318,10 +216,10 @@ impl Stage<'_> {
     }
 
     /// The rescue ISO, from where the backup went.
-    pub fn take_iso(&self, server: Option<&Server>) -> Result<PathBuf> {
+    pub fn take_iso(&self, peer: Option<&Peer>) -> Result<PathBuf> {
         let iso = self.dir.join("rr-node001.iso");
-        if let Some(server) = server {
-            lab::copy_sparse(&server.export.join("node001/rr-node001.iso"), &iso)?;
+        if let Some(peer) = peer {
+            lab::copy_sparse(&peer.trees().join("node001/rr-node001.iso"), &iso)?;
         } else {
             let share = self.dir.join("take-iso");
             let work = "open_disks; mount_all ro; \
@@ -353,7 +251,7 @@ impl Stage<'_> {
     pub fn recover(
         &self,
         medium: &Path,
-        server: Option<&mut Server>,
+        peer: Option<&mut Peer>,
         phases: &mut Phases,
     ) -> Result<()> {
         let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
@@ -368,6 +266,7 @@ impl Stage<'_> {
         }
         machine.reboots = false;
         let mut vm = machine.start()?;
+        let server = peer.and_then(Peer::nfs);
         Desk { vm: &mut vm, dir: self.dir, phases }.pass(self.scenario.day, server)
     }
 
@@ -511,9 +410,11 @@ impl Stage<'_> {
         if self.stick().exists() {
             std::fs::remove_file(self.stick())?;
         }
-        let export = self.dir.join("nfs/export");
-        if export.exists() {
-            std::fs::remove_dir_all(export)?;
+        for served in ["nfs/export", "http/files"] {
+            let served = self.dir.join(served);
+            if served.exists() {
+                std::fs::remove_dir_all(served)?;
+            }
         }
         Ok(())
     }

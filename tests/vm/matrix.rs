@@ -1,0 +1,125 @@
+//! The scenarios: what is recovered, from where, by what, and on what kind of day.
+
+use crate::day::Day;
+use crate::nfs;
+use crate::nodes::{self, Node};
+use crate::pxe::Loader;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A directory on a disk of the node that survives.
+    File,
+    Nfs(nfs::Version),
+    /// A server with WebDAV, TLS and two users: who writes, and who only reads.
+    Http,
+    /// A disk that rr formats, which also is what the rescue system boots from. Not on USB, which
+    /// Debian's kernels for virtual machines do not know.
+    Usb,
+}
+
+/// What the rescue system is booted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// The ISO as it is.
+    Cd,
+    /// The ISO on a USB stick, byte for byte.
+    Stick,
+    /// The network: by each of these to the shell, and then by the first once more to recover.
+    Pxe(&'static [Loader]),
+}
+
+/// What the node gets for the disks that it lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewDisks {
+    Alike,
+    /// With two thirds of the bytes.
+    Smaller,
+}
+
+#[derive(Debug)]
+pub struct Scenario {
+    pub node: Node,
+    pub target: Target,
+    /// The release of Debian.
+    pub suite: &'static str,
+    pub medium: Medium,
+    pub day: Day,
+    pub new_disks: NewDisks,
+}
+
+/// All scenarios. The first two are the ones for every push.
+pub fn all() -> Vec<Scenario> {
+    let on = Scenario::new;
+    let (nfs3, nfs4) = (Target::Nfs(nfs::Version::V3), Target::Nfs(nfs::Version::V4));
+    vec![
+        on(nodes::BIOS_GPT_MD1_LVM_XFS, nfs4),
+        on(nodes::UEFI_GPT_NVME_EXT4, Target::File),
+        on(nodes::BIOS_MBR_EXT4, Target::File),
+        on(nodes::UEFI_GPT_LVM_EXT4, nfs4),
+        on(nodes::UEFI_GPT_LVM_EXT4, Target::Usb),
+        on(nodes::UEFI_GPT_LVM_EXT4, Target::Http),
+        Scenario {
+            suite: "bullseye",
+            medium: Medium::Stick,
+            ..on(nodes::BIOS_MBR_EXT4, Target::File)
+        },
+        Scenario { suite: "bullseye", ..on(nodes::UEFI_GPT_LVM_EXT4, nfs3) },
+        Scenario { suite: "trixie", day: Day::ServerDies, ..on(nodes::BIOS_GPT_MD1_LVM_XFS, nfs4) },
+        Scenario {
+            suite: "trixie",
+            medium: Medium::Stick,
+            day: Day::Asked,
+            ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
+        },
+        Scenario {
+            medium: Medium::Pxe(&[Loader::Pxelinux, Loader::Ipxe]),
+            ..on(nodes::BIOS_MBR_EXT4, Target::File)
+        },
+        Scenario {
+            medium: Medium::Pxe(&[Loader::Grub, Loader::HttpBoot]),
+            ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
+        },
+        Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
+    ]
+}
+
+impl Scenario {
+    /// Debian 12, recovered automatically from a CD.
+    pub fn new(node: Node, target: Target) -> Scenario {
+        Scenario {
+            node,
+            target,
+            suite: "bookworm",
+            medium: Medium::Cd,
+            day: Day::Automatic,
+            new_disks: NewDisks::Alike,
+        }
+    }
+
+    /// Its point in the matrix; what is usual is left out.
+    pub fn name(&self) -> String {
+        let words = [
+            Some(self.node.name),
+            Some(match self.target {
+                Target::File => "file",
+                Target::Nfs(nfs::Version::V4) => "nfs",
+                Target::Nfs(nfs::Version::V3) => "nfs3",
+                Target::Http => "http",
+                Target::Usb => "usb",
+            }),
+            Some(self.suite).filter(|suite| *suite != "bookworm"),
+            match self.medium {
+                Medium::Cd => None,
+                Medium::Stick => Some("stick"),
+                Medium::Pxe(_) => Some("pxe"),
+            },
+            match self.day {
+                Day::Automatic => None,
+                Day::Asked => Some("asked"),
+                Day::ServerDies => Some("server-dies"),
+            },
+            (self.new_disks == NewDisks::Smaller).then_some("smaller"),
+        ];
+        words.into_iter().flatten().collect::<Vec<_>>().join(".")
+    }
+}
