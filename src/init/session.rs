@@ -13,6 +13,7 @@ use super::network::{Hints, Say};
 use super::{console, devices, integrity, medium, mounts, network, power};
 use crate::config::{self, Config, TargetUrl};
 use crate::layout::Layout;
+use crate::probe::boot;
 use crate::rescue::RescueInfo;
 use crate::rescue::info::{RECOVER_CODE, RECOVER_LOG};
 use crate::sys::run::Cmd;
@@ -113,6 +114,9 @@ fn prepare(options: Options, ui: &Ui, verdict: &Verdict, again: bool) -> Result<
     let media = medium::find(&info.node)?;
     if !media.is_empty() {
         ui.info(format!("booted from {}: it will not be touched", media.join(", ")));
+    }
+    if boot::secure_boot() {
+        ui.info("Secure Boot is on");
     }
     let rescue = Rescue { info, config, layout, options, ui: ui.clone(), verdict: verdict.clone() };
     if !again {

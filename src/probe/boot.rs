@@ -29,12 +29,17 @@ pub fn read() -> Boot {
     let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     Boot {
         firmware,
-        secure_boot: variable("SecureBoot").is_some_and(|value| value.first() == Some(&1)),
+        secure_boot: secure_boot(),
         kernel_cmdline: cmdline.trim().to_owned(),
         grub_disk: Vec::new(),
         esp: Vec::new(),
         efi_entry: read_entries(),
     }
+}
+
+/// Whether the firmware starts signed programs only.
+pub fn secure_boot() -> bool {
+    variable("SecureBoot").is_some_and(|value| value.first() == Some(&1))
 }
 
 fn variable(name: &str) -> Option<Vec<u8>> {

@@ -1,11 +1,14 @@
 //! The ISO image: boots on BIOS and on UEFI, from a CD and, written to it with dd(1), from a stick.
-//! grub-mkrescue(1) puts it together from the GRUB platforms that the node has.
+//! grub-mkrescue(1) puts it together from the GRUB platforms that the node has. For UEFI a signed
+//! shim and GRUB come first where the node has them, because firmware with Secure Boot starts no
+//! other.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::menu::Menu;
+use super::signed::{self, Signed};
 use crate::layout::Firmware;
 use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
@@ -23,6 +26,12 @@ const BIOS_MODULES: &[&str] = &["biosdisk.mod", "drivemap.mod", "vbe.mod", "vga.
 /// Where GRUB's own files are.
 const GRUB_DIRS: &[&str] = &["/usr/lib/grub", "/usr/share/grub2", "/usr/lib/grub2"];
 
+/// The name of the filesystem for UEFI, and the options with which grub-mkrescue makes its own known
+/// as El Torito image and as partition.
+const EFI_IMAGE: &str = "efi.img";
+const EFI_OPTIONS: &str =
+    "--efi-boot efi.img -efi-boot-part --efi-boot-image --protective-msdos-label";
+
 /// The marker file's directory and everything of ours on the medium.
 const DIR: &str = "rr";
 
@@ -31,6 +40,8 @@ const DIR: &str = "rr";
 pub struct Platforms {
     pub bios: Option<PathBuf>,
     pub uefi: Option<PathBuf>,
+    /// Takes the place of `uefi` where both are there.
+    pub signed: Option<Signed>,
 }
 
 impl Platforms {
@@ -39,7 +50,11 @@ impl Platforms {
             let dirs = GRUB_DIRS.iter().map(|dir| Path::new(dir).join(name));
             dirs.into_iter().find(|dir| dir.join(file).exists())
         };
-        Platforms { bios: find("i386-pc", "cdboot.img"), uefi: find("x86_64-efi", "moddep.lst") }
+        Platforms {
+            bios: find("i386-pc", "cdboot.img"),
+            uefi: find("x86_64-efi", "moddep.lst"),
+            signed: signed::find(signed::Origin::Cd),
+        }
     }
 
     /// What is wrong: the node's own firmware must be served.
@@ -48,20 +63,38 @@ impl Platforms {
             Firmware::Bios if self.bios.is_none() => Some(
                 "GRUB for BIOS is not installed: the rescue ISO could not boot this node\nhint: install grub-pc-bin (Debian) or grub2-pc-modules (RHEL-like)".into(),
             ),
-            Firmware::Uefi if self.uefi.is_none() => Some(
+            Firmware::Uefi if !self.serves_uefi() => Some(
                 "GRUB for UEFI is not installed: the rescue ISO could not boot this node\nhint: install grub-efi-amd64-bin (Debian) or grub2-efi-x64-modules (RHEL-like)".into(),
             ),
             _ => None,
         }
     }
 
+    fn serves_uefi(&self) -> bool {
+        self.uefi.is_some() || self.signed.is_some()
+    }
+
+    /// The programs that put the image together.
+    pub fn programs(&self) -> Vec<&'static str> {
+        let mut names = vec!["xorriso"];
+        if self.signed.is_some() {
+            names.extend(["mformat", "mmd", "mcopy"]);
+        } else if self.uefi.is_some() {
+            names.push("mformat");
+        }
+        if self.bios.is_some() || self.signed.is_none() {
+            names.push("grub-mkrescue");
+        }
+        names
+    }
+
     /// What works less than it could: an ISO for one kind of firmware only.
     pub fn warning(&self) -> Option<String> {
-        match (&self.bios, &self.uefi) {
-            (Some(_), None) => Some(
+        match (self.bios.is_some(), self.serves_uefi()) {
+            (true, false) => Some(
                 "the rescue ISO boots on BIOS only: install grub-efi-amd64-bin (RHEL-like: grub2-efi-x64-modules) to serve UEFI machines too".into(),
             ),
-            (None, Some(_)) => Some(
+            (false, true) => Some(
                 "the rescue ISO boots on UEFI only: install grub-pc-bin (RHEL-like: grub2-pc-modules) to serve BIOS machines too".into(),
             ),
             _ => None,
@@ -86,9 +119,9 @@ pub struct Content<'a> {
     pub font: Option<&'a Path>,
 }
 
-/// Builds the image at `path`. Scratch files go to `dir`, on the filesystem of kernel and initrd.
-pub fn build(content: &Content<'_>, dir: &Path, path: &Path) -> Result<()> {
-    let platforms = Platforms::find();
+/// Builds the image at `path` from the platforms that [`Platforms::programs`] are there for. Scratch
+/// files go to `dir`, on the filesystem of kernel and initrd.
+pub fn build(content: &Content<'_>, platforms: &Platforms, dir: &Path, path: &Path) -> Result<()> {
     let stage = dir.join("iso");
     let ours = stage.join(DIR);
     let grub = stage.join("boot/grub");
@@ -105,26 +138,12 @@ pub fn build(content: &Content<'_>, dir: &Path, path: &Path) -> Result<()> {
     if let Some(font) = content.font {
         copy(font, &ours.join("menu.pf2"))?;
     }
-    if let Some(bios) = &platforms.bios {
-        let modules = platform_dir(&grub, "i386-pc")?;
-        for name in BIOS_MODULES.iter().filter(|name| bios.join(name).exists()) {
-            copy(&bios.join(name), &modules.join(name))?;
-        }
+    let mut options = vec!["-volid".to_owned(), volume_id(&menu.info.node)];
+    if let Some(signed) = &platforms.signed {
+        efi_image(signed, &menu.grub_cfg(), dir, &stage.join(EFI_IMAGE))?;
+        options.extend(EFI_OPTIONS.split(' ').map(str::to_owned));
     }
-    if platforms.uefi.is_some() {
-        platform_dir(&grub, "x86_64-efi")?;
-    }
-    Cmd::new("grub-mkrescue")
-        .arg("--fonts=")
-        .arg("--locales=")
-        .arg("--themes=")
-        .arg(format!("--install-modules={MODULES}"))
-        .arg("-o")
-        .arg(path)
-        .arg(&stage)
-        .arg("-volid")
-        .arg(volume_id(&menu.info.node))
-        .run()?;
+    assemble(platforms, &stage, path, &options)?;
     std::fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     if !path.metadata().is_ok_and(|meta| meta.len() > 0) {
         bail!("grub-mkrescue left no image at {}", path.display());
@@ -132,6 +151,66 @@ pub fn build(content: &Content<'_>, dir: &Path, path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("protecting {}", path.display()))
+}
+
+/// Makes the image `path` of what is in `stage`.
+fn assemble(platforms: &Platforms, stage: &Path, path: &Path, options: &[String]) -> Result<()> {
+    let grub = stage.join("boot/grub");
+    if let Some(bios) = &platforms.bios {
+        let modules = platform_dir(&grub, "i386-pc")?;
+        for name in BIOS_MODULES.iter().filter(|name| bios.join(name).exists()) {
+            copy(&bios.join(name), &modules.join(name))?;
+        }
+    }
+    let command = match (&platforms.signed, &platforms.bios) {
+        (None, _) => {
+            if platforms.uefi.is_some() {
+                platform_dir(&grub, "x86_64-efi")?;
+            }
+            mkrescue()
+        }
+        // Of BIOS alone: for UEFI it would make a GRUB that nobody has signed.
+        (Some(_), Some(bios)) => mkrescue().arg("--directory").arg(bios),
+        (Some(_), None) => Cmd::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r"]),
+    };
+    command.arg("-o").arg(path).arg(stage).args(options).run()
+}
+
+fn mkrescue() -> Cmd {
+    Cmd::new("grub-mkrescue")
+        .args(["--fonts=", "--locales=", "--themes="])
+        .arg(format!("--install-modules={MODULES}"))
+}
+
+/// The filesystem from which UEFI boots a CD, and the partition of that on a stick: shim, GRUB, and
+/// the menu where a GRUB that came from a stick looks for it. One that came from a CD finds that on
+/// the CD.
+fn efi_image(signed: &Signed, grub_cfg: &str, dir: &Path, image: &Path) -> Result<()> {
+    let menu = dir.join("grub.cfg");
+    write(&menu, grub_cfg.as_bytes())?;
+    let mut files: Vec<(&Path, &str)> = vec![
+        (&signed.shim, "::/EFI/BOOT/BOOTX64.EFI"),
+        (&signed.grub, "::/EFI/BOOT/grubx64.efi"),
+        (&menu, "::/boot/grub/grub.cfg"),
+    ];
+    // What shim shows an admin who has keys to enrol.
+    files.extend(signed.key_manager.iter().map(|path| (path.as_path(), "::/EFI/BOOT/mmx64.efi")));
+    let mut size_bytes = 512 << 10; // for the filesystem itself
+    for (path, _) in &files {
+        size_bytes += path.metadata().with_context(|| path.display().to_string())?.len();
+    }
+    let sectors = size_bytes.div_ceil(512).to_string();
+    Cmd::new("mformat")
+        .args(["-C", "-T", &sectors, "-h", "16", "-s", "32", "-i"])
+        .arg(image)
+        .arg("::")
+        .run()?;
+    let dirs = ["::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"];
+    Cmd::new("mmd").arg("-i").arg(image).args(dirs).run()?;
+    for (from, to) in files {
+        Cmd::new("mcopy").arg("-i").arg(image).arg(from).arg(to).run()?;
+    }
+    std::fs::remove_file(&menu).with_context(|| format!("removing {}", menu.display()))
 }
 
 /// A GRUB platform's directory on the medium, with the list of filesystems that GRUB tries on a
@@ -191,10 +270,86 @@ mod tests {
 
     #[test]
     fn the_nodes_own_firmware_must_be_served() {
-        let bios = Platforms { bios: Some("/x".into()), uefi: None };
+        let bios = Platforms { bios: Some("/x".into()), uefi: None, signed: None };
         assert!(bios.missing(Firmware::Uefi).unwrap().contains("grub-efi-amd64-bin"));
         assert_eq!(bios.missing(Firmware::Bios), None);
         assert!(bios.warning().unwrap().contains("BIOS only"));
+    }
+
+    #[test]
+    fn what_is_signed_takes_the_place_of_what_is_not() {
+        let signed = Signed { shim: "/s".into(), grub: "/g".into(), key_manager: None };
+        let only = Platforms { bios: None, uefi: None, signed: Some(signed.clone()) };
+        assert_eq!(only.missing(Firmware::Uefi), None);
+        assert!(only.missing(Firmware::Bios).is_some());
+        assert!(only.warning().unwrap().contains("UEFI only"));
+        assert!(!only.programs().contains(&"grub-mkrescue"));
+        let both = Platforms { bios: Some("/b".into()), uefi: Some("/u".into()), ..only };
+        assert_eq!(both.warning(), None);
+        assert!(both.programs().contains(&"grub-mkrescue") && both.programs().contains(&"mcopy"));
+    }
+
+    /// Which loaders are on it, as xorriso and mtools see it.
+    #[test]
+    fn an_image_is_made_for_every_mix_of_loaders() {
+        let all = Platforms::find();
+        let here = all.programs().iter().all(|p| crate::sys::tools::find(p.as_ref()).is_some());
+        if all.bios.is_none() || all.uefi.is_none() || all.signed.is_none() || !here {
+            eprintln!("skipped: grub-pc-bin, grub-efi-amd64-bin and -signed, xorriso, mtools");
+            return;
+        }
+        let unsigned = Platforms { signed: None, ..all.clone() };
+        let only = Platforms { bios: None, uefi: None, ..all.clone() };
+        for (platforms, bios, signed) in
+            [(&all, true, true), (&unsigned, true, false), (&only, false, true)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let iso = image(platforms, dir.path());
+            let report = Cmd::new("xorriso")
+                .arg("-indev")
+                .arg(&iso)
+                .args(["-report_el_torito", "plain", "-report_system_area", "plain"])
+                .text()
+                .unwrap();
+            assert_eq!(report.contains("  BIOS "), bios, "{report}");
+            assert!(report.contains("  UEFI ") && report.contains("/efi.img"), "{report}");
+            assert!(report.contains("GPT"), "{report}");
+            let efi = dir.path().join("efi.img");
+            Cmd::new("xorriso")
+                .args(["-osirrox", "on", "-indev"])
+                .arg(&iso)
+                .args(["-extract", "/efi.img"])
+                .arg(&efi)
+                .run()
+                .unwrap();
+            let file = |name: &str| {
+                let to = dir.path().join("file");
+                let done = Cmd::new("mcopy").arg("-on").arg("-i").arg(&efi).arg(name).arg(&to);
+                done.run().ok()?;
+                std::fs::read(to).ok()
+            };
+            assert!(file("::/EFI/BOOT/BOOTX64.EFI").is_some());
+            assert_eq!(file("::/boot/grub/grub.cfg").is_some(), signed);
+            if let Some(Signed { shim, grub, .. }) = &platforms.signed {
+                assert!(file("::/EFI/BOOT/BOOTX64.EFI") == std::fs::read(shim).ok());
+                assert!(file("::/EFI/BOOT/grubx64.efi") == std::fs::read(grub).ok());
+            }
+        }
+    }
+
+    fn image(platforms: &Platforms, dir: &Path) -> PathBuf {
+        let layout = super::super::tests::layout();
+        let config = crate::config::Config::default();
+        let info = super::super::menu::tests::info();
+        let menu =
+            Menu { layout: &layout, config: &config, info: &info, id: "i", size_mib: 1, font: "" };
+        let (kernel, initrd, iso) = (dir.join("k"), dir.join("i"), dir.join("rr.iso"));
+        for file in [&kernel, &initrd] {
+            std::fs::write(file, "x").unwrap();
+        }
+        let content = Content { menu: &menu, kernel: &kernel, initrd: &initrd, font: None };
+        build(&content, platforms, dir, &iso).unwrap();
+        iso
     }
 
     #[test]

@@ -251,10 +251,10 @@ fn running_cmdline() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn info() -> RescueInfo {
+    pub fn info() -> RescueInfo {
         RescueInfo {
             version: super::super::info::VERSION,
             node: "node001".into(),

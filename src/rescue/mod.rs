@@ -12,7 +12,8 @@
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
 //! * [`selftest`] the programs run inside the tree
 //! * [`initrd`] the tree as an archive that the kernel unpacks
-//! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server
+//! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server, [`signed`]
+//!   boot loaders for Secure Boot
 
 pub mod elf;
 pub mod info;
@@ -24,6 +25,7 @@ pub mod modules;
 pub mod programs;
 pub mod pxe;
 pub mod selftest;
+pub mod signed;
 pub mod tree;
 
 use std::collections::BTreeMap;
@@ -90,10 +92,11 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         None
     };
     if iso.is_some() {
-        warnings.extend(iso::Platforms::find().warning());
-        if request.layout.boot.secure_boot {
+        let platforms = iso::Platforms::find();
+        warnings.extend(platforms.warning());
+        if request.layout.boot.secure_boot && platforms.signed.is_none() {
             warnings.push(
-                "this node has Secure Boot on, and the rescue ISO's boot loader is not signed: switch Secure Boot off in the firmware to boot it".into(),
+                "this node has Secure Boot on, and no signed boot loader for the rescue ISO: it would boot only with Secure Boot switched off in the firmware\nhint: install shim-signed and grub-efi-amd64-signed".into(),
             );
         }
     }
@@ -126,7 +129,8 @@ fn build_iso(
         font: font.as_ref().map_or("", |(_, name)| name),
     };
     let font = font.as_ref().map(|(path, _)| path.as_path());
-    iso::build(&iso::Content { menu: &menu, kernel, initrd, font }, request.out, &path)?;
+    let content = iso::Content { menu: &menu, kernel, initrd, font };
+    iso::build(&content, &iso::Platforms::find(), request.out, &path)?;
     Ok(path)
 }
 
@@ -167,10 +171,7 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
     if config.rescue.output.contains(&Output::Iso) {
         let platforms = iso::Platforms::find();
         problems.extend(platforms.missing(layout.boot.firmware));
-        names.extend(["grub-mkrescue", "xorriso"]);
-        if platforms.uefi.is_some() {
-            names.push("mformat");
-        }
+        names.extend(platforms.programs());
     }
     if config.rescue.output.contains(&Output::Pxe)
         && let Err(error) = pxe::check(config)

@@ -69,7 +69,8 @@ const DIRS: &[&str] = &[
     "net/sunrpc",
 ];
 
-/// Parts of [`DIRS`] that no recovery needs and that would bring much along.
+/// Parts of [`DIRS`] that no recovery needs and that would bring much along. What the node has
+/// loaded is taken all the same.
 const NOT_DIRS: &[&str] = &[
     "drivers/acpi/acpi_video",
     "drivers/block/drbd",
@@ -83,15 +84,21 @@ const NOT_DIRS: &[&str] = &[
     "fs/9p",
     "fs/afs",
     "fs/ceph",
+    "fs/cifs",
     "fs/coda",
     "fs/dlm",
     "fs/erofs",
+    "fs/f2fs",
     "fs/gfs2",
+    "fs/jffs2",
+    "fs/jfs",
     "fs/ksmbd",
+    "fs/nilfs2",
     "fs/nfsd",
     "fs/ocfs2",
     "fs/orangefs",
-    "fs/smb/server",
+    "fs/reiserfs",
+    "fs/smb",
     "fs/ubifs",
     "lib/test",
     "net/bridge/netfilter",
@@ -186,7 +193,7 @@ fn is_wanted(file: &str) -> bool {
 }
 
 /// `drivers/block` takes `drivers/block/x.ko`, and `drivers/hid/hid` takes `drivers/hid/hid.ko` and
-/// `drivers/hid/hid-generic.ko`.
+/// `drivers/hid/hid-cherry.ko`: keyboards that hid-generic leaves to a driver of their own.
 fn is_part(path: &str, part: &str) -> bool {
     path.strip_prefix(part).is_some_and(|rest| rest.starts_with(['/', '.', '-']))
 }

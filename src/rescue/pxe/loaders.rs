@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use super::Tree;
 use crate::rescue::iso::Platforms;
+use crate::rescue::signed;
 use crate::sys::run::Cmd;
 
 /// Where Debian and RHEL keep pxelinux and its modules.
@@ -22,9 +23,6 @@ const PXELINUX: &[&str] = &[
     "pxelinux.0",
 ];
 
-/// A shim and a GRUB for networks that firmware with Secure Boot starts.
-const SIGNED: (&str, &str) =
-    ("/usr/lib/shim/shimx64.efi.signed", "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed");
 /// What UEFI machines load first, and what a shim loads then.
 pub const UEFI_FIRST: &str = "bootx64.efi";
 const UEFI_SECOND: &str = "grubx64.efi";
@@ -63,7 +61,7 @@ pub fn replace(tree: &Tree) -> Result<Vec<&'static str>> {
         done.push("pxelinux (BIOS)");
     }
     if put_uefi(tree)? {
-        done.push(if signed().is_some() {
+        done.push(if signed::find(signed::Origin::Network).is_some() {
             "signed shim and GRUB (UEFI, Secure Boot too)"
         } else {
             "GRUB (UEFI without Secure Boot)"
@@ -85,15 +83,10 @@ fn put_pxelinux(tree: &Tree) -> Result<bool> {
     Ok(true)
 }
 
-fn signed() -> Option<(&'static Path, &'static Path)> {
-    let (shim, grub) = (Path::new(SIGNED.0), Path::new(SIGNED.1));
-    (shim.exists() && grub.exists()).then_some((shim, grub))
-}
-
 fn put_uefi(tree: &Tree) -> Result<bool> {
-    if let Some((shim, grub)) = signed() {
-        tree.put_file(UEFI_SECOND, grub)?;
-        tree.put_file(UEFI_FIRST, shim)?;
+    if let Some(signed) = signed::find(signed::Origin::Network) {
+        tree.put_file(UEFI_SECOND, &signed.grub)?;
+        tree.put_file(UEFI_FIRST, &signed.shim)?;
         return Ok(true);
     }
     let Some(platform) = Platforms::find().uefi else { return Ok(false) };
