@@ -76,7 +76,7 @@ pub fn all() -> Vec<Scenario> {
             ..on(nodes::BIOS_MBR_EXT4, Target::File)
         },
         Scenario {
-            medium: Medium::Pxe(&[Loader::Grub, Loader::HttpBoot]),
+            medium: Medium::Pxe(&[Loader::Grub]),
             ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
         },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },

@@ -26,9 +26,6 @@ pub enum Loader {
     Pxelinux,
     /// The firmware's PXE, and the GRUB that the node made.
     Grub,
-    /// The firmware's HTTP boot; its PXE gets no answer. With Secure Boot, by the shim and the GRUB of
-    /// this host's packages.
-    HttpBoot,
 }
 
 impl Loader {
@@ -37,7 +34,6 @@ impl Loader {
             Loader::Ipxe => "ipxe",
             Loader::Pxelinux => "pxelinux",
             Loader::Grub => "grub",
-            Loader::HttpBoot => "http",
         }
     }
 
@@ -45,7 +41,6 @@ impl Loader {
     fn without(self) -> Option<&'static str> {
         match self {
             Loader::Pxelinux => Some("ipxe,iPXE"),
-            Loader::HttpBoot => Some("set:uefi"),
             Loader::Ipxe | Loader::Grub => None,
         }
     }

@@ -318,17 +318,12 @@ impl Stage<'_> {
         let logs = self.dir.join(format!("4-{}", loader.name()));
         let mut machine = self.node().machine(self.dir, &logs, "NEW");
         machine.segment = Some(server.segment());
-        machine.secure_boot = loader == Loader::HttpBoot;
         machine.variables = logs.join("variables.fd");
         let mut vm = machine.start()?;
         server.wait_menu(&mut vm, lab::seconds(300))?;
         vm.screenshot(&self.dir.join(format!("menu-{}.png", loader.name())))?;
         Desk::choose(&mut vm, 2)?;
         vm.wait_token("ready", lab::seconds(240))?;
-        if machine.secure_boot {
-            vm.type_line("dmesg -t")?;
-            vm.wait_console("Secure boot enabled", command_timeout())?;
-        }
         server.ensure_http()?;
         vm.cut_power()
     }
