@@ -6,12 +6,13 @@
 //! with the answer that would settle it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
 use super::consent::{self, Content};
 use super::scope::Scope;
-use super::{Answers, KeptDisk, Problem, disk_of, fit, is_called};
+use super::{Answers, KeptDisk, Problem, disk_of, fit, is_called, leave};
 use crate::layout::units::size;
 use crate::layout::{Disk, Id, Layout, Table};
 
@@ -106,7 +107,8 @@ impl<'a> Mapper<'a> {
     }
 
     fn by_answer(&mut self, kept: &[KeptDisk], problems: &mut Vec<Problem>) {
-        for (old_name, new_name) in &self.answers.map {
+        let places = self.answers.map.iter().filter(|(_, new)| new != leave::NONE);
+        for (old_name, new_name) in places {
             let answer = format!("--map {old_name}={new_name}");
             let old = self.lost.iter().copied().filter(|d| is_called(d, old_name));
             let Some(old) = only(old) else {
@@ -260,10 +262,13 @@ impl<'a> Mapper<'a> {
                 ));
             }
             let candidate = self.free.iter().find(|d| self.fits(old, d));
-            let hint = match candidate {
+            let mut hint = match candidate {
                 Some(new) => format!("choose with --map {}={}", old.name, new.name),
                 None => format!("attach a disk of at least {}", size(need)),
             };
+            if leave::can_do_without(self.recorded, self.answers, old) {
+                let _ = write!(hint, ", or do without it: --map {}={}", old.name, leave::NONE);
+            }
             problems.push(Problem::new(lines.join("\n"), hint));
         }
     }

@@ -2,7 +2,7 @@
 //! that is here, and what the admin said.
 //!
 //! ```text
-//! recorded -> scope: what comes back at all ----+
+//! recorded -> leave, scope: what comes back -----+
 //! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> fit: to their sizes
 //! answers ---------------------------------------+                                 -> build: steps -> validate
 //! ```
@@ -11,6 +11,7 @@
 //! disks), shown, compared and tested. What can't work is a [`Refusal`] that names every problem at
 //! once and what would settle it. [`crate::apply`] carries the steps out.
 //!
+//! * [`leave`] the machine without disks that are left out
 //! * [`scope`] which parts of the recorded layout come back
 //! * [`map`] which disk takes the place of which
 //! * [`consent`] which disks may be erased
@@ -26,6 +27,7 @@ pub mod build;
 pub mod consent;
 pub mod fit;
 pub mod fscmd;
+pub mod leave;
 pub mod lvmtext;
 pub mod map;
 pub mod render;
@@ -53,7 +55,8 @@ pub use step::Step;
 pub struct Answers {
     /// Nobody is there to be asked.
     pub auto: bool,
-    /// Recorded disk (name, serial, WWN) -> disk that is here (name, serial, WWN).
+    /// Recorded disk (name, serial, WWN) -> disk that is here (name, serial, WWN), or
+    /// [`leave::NONE`].
     pub map: Vec<(String, String)>,
     /// Disks that may be erased although they hold a stranger's data (name, serial, WWN).
     pub erase: Vec<String>,
@@ -131,7 +134,8 @@ pub struct Plan {
 /// A [`Refusal`] with every problem that was found.
 pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Plan, Refusal> {
     let mut problems = Vec::new();
-    let scope = scope::of(recorded, &mut problems);
+    let (rest, left) = leave::out(recorded, answers, &mut problems);
+    let scope = scope::of(&rest, &mut problems);
     let kept = map::kept_disks(present, answers, &mut problems);
     let disks = map::map(recorded, &scope, present, answers, &kept, &mut problems);
     consent::check(recorded, present, answers, &disks, &mut problems);
@@ -147,7 +151,7 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
         kept,
         steps: built.steps,
         identity_changes: built.identity_changes,
-        notes: [scope.notes, resized].concat(),
+        notes: [left, scope.notes, resized].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

@@ -404,3 +404,42 @@ fn a_made_up_serial_number_is_no_identity() {
     }
     assert!(refused(&recorded, &present, &auto()).contains("that is not this node's"));
 }
+
+fn without(disks: &[&str]) -> Answers {
+    let none = |disk: &&str| ((*disk).to_owned(), leave::NONE.to_owned());
+    Answers { map: disks.iter().map(none).collect(), ..auto() }
+}
+
+#[test]
+fn an_array_comes_back_on_the_disk_that_is_left() {
+    let recorded = raid_node();
+    let mut present = blank(&recorded);
+    present.disk.retain(|disk| disk.name == "sda");
+    let text = plan(&recorded, &present, &auto()).unwrap_err().to_string();
+    assert!(text.contains("of at least 12.0 GiB, or do without it: --map sdb=none"), "{text}");
+    let plan = super::plan(&recorded, &present, &without(&["sdb"])).unwrap();
+    let erased: Vec<_> = plan.erases().into_iter().map(|d| d.name).collect();
+    assert_eq!(erased, ["sda"]);
+    let members = plan.steps.iter().filter_map(|step| match step {
+        Step::CreateMd(step) => Some(step.members.clone()),
+        _ => None,
+    });
+    let members: Vec<_> = members.collect();
+    assert_eq!(members, [["/dev/sda2", "missing"], ["/dev/sda3", "missing"]]);
+    let told = "md1 comes back with 1 of 2 members: mdadm --add gives it the others.";
+    assert!(plan.notes.iter().any(|note| note == told), "{:?}", plan.notes);
+    assert!(plan.layout.boot.grub_disk.iter().all(|disk| *disk == Id::disk("sda")));
+}
+
+#[test]
+fn what_is_on_a_disk_that_is_left_out_is_named() {
+    let refused = |recorded: &Layout, disks: &[&str]| {
+        plan(recorded, &blank(recorded), &without(disks)).unwrap_err().to_string()
+    };
+    let mut recorded = raid_node();
+    let text = refused(&recorded, &["sda", "sdb"]);
+    assert!(text.contains("/ is on sda, sdb, which --map leaves out"), "{text}");
+    recorded.md[1].level = "raid0".into();
+    let text = refused(&recorded, &["sdb"]);
+    assert!(text.contains("md1 (raid0) does not work without sdb"), "{text}");
+}

@@ -89,9 +89,14 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
         _ => None,
     };
     let grow = resized == Some("larger");
+    let map = match case.expect {
+        Expect::Without(disk) => vec![(disk.to_owned(), plan::leave::NONE.to_owned())],
+        _ => Vec::new(),
+    };
     let answers = Answers {
         auto: true,
         grow,
+        map: map.clone(),
         erase: case.erase.iter().map(|s| (*s).to_owned()).collect(),
         ..Answers::default()
     };
@@ -129,7 +134,7 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     for name in ["after.txt", "again.txt"] {
         // The second time over the finished machine, mounted as it is, found by what it carries.
         let present = probe::read(&ui)?;
-        let again = Answers { grow, ..Answers::default() };
+        let again = Answers { grow, map: map.clone(), ..Answers::default() };
         let answers = if name == "again.txt" { again } else { answers.clone() };
         let planned = plan::plan(&recorded, &present, &answers)?;
         apply::apply(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;

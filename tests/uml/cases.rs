@@ -33,6 +33,8 @@ pub enum Expect {
     /// On other disks: what the plan says, with all identities as they were, and each size "smaller"
     /// or "larger".
     Resized(&'static str),
+    /// Without this disk.
+    Without(&'static str),
     Refused(&'static str),
 }
 
@@ -216,6 +218,10 @@ pub fn all() -> Vec<Case> {
         smaller(GPT_EXT4, "smaller_gpt_ext4", &[130]),
         smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
         smaller(MBR, "smaller_mbr_logicals", &[340]),
+        Case {
+            expect: Expect::Without("ubdc"),
+            ..on(MD1_LVM, "one_disk_of_md1_lvm", Target::Blank(&[400]))
+        },
         larger(GPT_EXT4, "larger_gpt_ext4", &[300]),
         larger(MD1_LVM, "larger_md1_lvm", &[520, 600]),
         larger(MBR, "larger_mbr_logicals", &[600]),

@@ -86,7 +86,8 @@ pub fn run(case: &Case) -> Result<()> {
     }
     let compared = |line: &str| {
         let identity = IDENTITY.iter().any(|key| line.contains(key));
-        !line.contains(case.ignore) && (case.expect == Expect::Same || identity)
+        let gone = matches!(case.expect, Expect::Without(disk) if line.contains(disk));
+        !line.contains(case.ignore) && !gone && (case.expect == Expect::Same || identity)
     };
     for again in ["after.txt", "again.txt"] {
         let read = |name| -> Result<String> {

@@ -1,0 +1,104 @@
+//! The recorded machine without the disks that the admin leaves out, `--map OLD=none`: arrays come back
+//! with a member missing, if they work so. What would be lost is a problem, named.
+
+use std::collections::BTreeSet;
+
+use super::{Answers, Problem, is_called};
+use crate::layout::{Disk, Id, Layout, Md};
+
+/// The word for no disk.
+pub const NONE: &str = "none";
+
+/// What comes back without the disks that are left out, and what does not, in words.
+pub fn out(
+    recorded: &Layout,
+    answers: &Answers,
+    problems: &mut Vec<Problem>,
+) -> (Layout, Vec<String>) {
+    let left: Vec<&str> =
+        answers.map.iter().filter(|(_, new)| new == NONE).map(|(old, _)| old.as_str()).collect();
+    let is_left = |disk: &&Disk| left.iter().any(|name| is_called(disk, name));
+    let out: BTreeSet<Id> =
+        recorded.disk.iter().filter(is_left).map(|disk| disk.id.clone()).collect();
+    let mut layout = recorded.clone();
+    if out.is_empty() {
+        return (layout, Vec::new());
+    }
+    let mut notes = Vec::new();
+    for md in &mut layout.md {
+        let is_out = |id: &Id| recorded.disks_below(id).is_subset(&out);
+        let mut rest = md.clone();
+        rest.member.retain(|member| !is_out(&member.on));
+        if rest.member.len() == md.member.len() {
+            continue;
+        }
+        if works(&rest) {
+            notes.push(format!(
+                "{} comes back with {} of {} members: mdadm --add gives it the others.",
+                rest.name,
+                active(&rest),
+                rest.raid_devices
+            ));
+            *md = rest;
+        } else if !rest.member.is_empty() {
+            problems.push(Problem::new(
+                format!("{} ({}) does not work without {}", md.name, md.level, left.join(", ")),
+                "give each of them a disk: --map OLD=NEW",
+            ));
+        }
+    }
+    let rest = layout.clone();
+    let is_lost = |id: &Id| !rest.disks_below(id).is_disjoint(&out);
+    let mut lose = |what: String| {
+        problems.push(Problem::new(
+            format!("{what} is on {}, which --map leaves out", left.join(", ")),
+            "give it a disk: --map OLD=NEW",
+        ));
+    };
+    for mount in layout.mount.iter().filter(|m| !m.target && is_lost(&m.fs)) {
+        lose(mount.path.to_string());
+    }
+    for vg in layout.vg.iter().filter(|vg| vg.pv.iter().any(|pv| is_lost(&pv.on))) {
+        lose(format!("a part of volume group {}", vg.name));
+    }
+    for swap in layout.swap.iter().filter(|swap| is_lost(&swap.on)) {
+        let dev = recorded.dev(&swap.on).unwrap_or_default();
+        notes.push(format!("The swap space on {dev} does not come back: take it out of fstab."));
+    }
+    layout.disk.retain(|d| !out.contains(&d.id));
+    layout.partition.retain(|p| !is_lost(&p.id));
+    layout.luks.retain(|l| !is_lost(&l.id));
+    layout.swap.retain(|s| !is_lost(&s.on));
+    layout.fs.retain(|f| !is_lost(&f.id));
+    layout.boot.grub_disk.retain(|disk| !out.contains(disk));
+    layout.boot.esp.retain(|fs| !is_lost(fs));
+    let here: BTreeSet<_> = layout.partition.iter().filter_map(|p| p.uuid).collect();
+    layout.boot.efi_entry.retain(|entry| here.contains(&entry.partition));
+    (layout, notes)
+}
+
+/// Whether nothing would be lost without `disk` as well.
+pub fn can_do_without(recorded: &Layout, answers: &Answers, disk: &Disk) -> bool {
+    let mut answers = answers.clone();
+    answers.map.push((disk.name.clone(), NONE.to_owned()));
+    let mut problems = Vec::new();
+    out(recorded, &answers, &mut problems);
+    problems.is_empty()
+}
+
+fn active(md: &Md) -> u32 {
+    let in_slot = |slot: u32| md.member.iter().any(|m| m.slot == Some(slot));
+    (0..md.raid_devices).map(|slot| u32::from(in_slot(slot))).sum()
+}
+
+/// Does the array have all its data? Of RAID 10 that is sure as long as one member is missing.
+fn works(md: &Md) -> bool {
+    let missing = md.raid_devices - active(md);
+    let most = match md.level.as_str() {
+        "raid1" => md.raid_devices.saturating_sub(1),
+        "raid4" | "raid5" | "raid10" => 1,
+        "raid6" => 2,
+        _ => 0,
+    };
+    missing <= most
+}
