@@ -17,8 +17,9 @@ use super::tree::{Node, Tree};
 /// Where the hashes are, relative to the root.
 pub const HASHES: &str = "etc/rr/files.b3";
 
-/// Little is won above this, and images are built on slow nodes.
-const ZSTD_LEVEL: i32 = 3;
+/// Measured with an image of 102 MiB on two cores: level 3 makes 32.7 MiB in 0.4 s, 6 30.2 in 1.0, 9
+/// 29.2 in 1.9, 12 29.0 in 3.7. Images are built on slow nodes, and read from slow virtual CDs.
+const ZSTD_LEVEL: i32 = 6;
 const GZIP_LEVEL: u32 = 4;
 
 /// What the kernel that boots can unpack.

@@ -185,7 +185,10 @@ fn default_entry(default: MenuDefault) -> &'static str {
 
 /// The kernel's parameters, besides `rr.recover=` which the menu's entries set.
 fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
-    let mut words = vec!["loglevel=3".to_owned(), "console=tty0".to_owned()];
+    // A tmpfs, which the kernel takes otherwise, holds half of the memory: a large image would not
+    // be unpacked whole where there are 512 MiB.
+    let words = ["rootfstype=ramfs", "loglevel=3", "console=tty0"];
+    let mut words: Vec<String> = words.map(str::to_owned).into();
     let consoles = consoles(&config.rescue, info, running);
     words.extend(consoles.iter().map(|console| format!("console={console}")));
     // Interfaces get the names that the node knows them by.
@@ -275,7 +278,7 @@ pub(super) mod tests {
         let running = "BOOT_IMAGE=/vmlinuz root=/dev/sda1 console=tty0 console=ttyS1,9600n8 net.ifnames=0 quiet";
         assert_eq!(
             cmdline(&config, &info(), running),
-            "loglevel=3 console=tty0 console=ttyS0,115200 console=ttyS1,9600n8 net.ifnames=0"
+            "rootfstype=ramfs loglevel=3 console=tty0 console=ttyS0,115200 console=ttyS1,9600n8 net.ifnames=0"
         );
     }
 
@@ -286,7 +289,7 @@ pub(super) mod tests {
         config.rescue.cmdline = "mitigations=off".into();
         assert_eq!(
             cmdline(&config, &info(), ""),
-            "loglevel=3 console=tty0 console=ttyS2,57600 mitigations=off"
+            "rootfstype=ramfs loglevel=3 console=tty0 console=ttyS2,57600 mitigations=off"
         );
         assert_eq!(serial_port("ttyS2,57600n8"), Some((2, 57600)));
         assert_eq!(serial_port("tty0"), None);
