@@ -51,13 +51,15 @@ impl Server {
 pub fn lacks(test: &str, programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| find(program).is_none());
     if let Some(program) = missing {
-        eprintln!("{test} is skipped: {program} is not installed (scripts/install-deps)");
+        eprintln!(
+            "{test} is skipped: {program} is not installed (scripts/install-deps, scripts/install-servers)"
+        );
     }
     missing.is_some()
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    // Where scripts/install-deps puts what Debian has not.
+    // Where scripts/install-servers puts what Debian has not.
     let own = match program {
         "moto_server" => "moto/bin/moto_server",
         "s3s-fs" => "s3s-fs/bin/s3s-fs",
