@@ -17,16 +17,30 @@ pub fn out(
 ) -> (Layout, Vec<String>) {
     let left: Vec<&str> =
         answers.map.iter().filter(|(_, new)| new == NONE).map(|(old, _)| old.as_str()).collect();
-    let is_left = |disk: &&Disk| left.iter().any(|name| is_called(disk, name));
-    let out: BTreeSet<Id> =
-        recorded.disk.iter().filter(is_left).map(|disk| disk.id.clone()).collect();
+    let mut out = BTreeSet::new();
+    for name in &left {
+        let called: Vec<&Disk> =
+            recorded.disk.iter().filter(|disk| is_called(disk, name)).collect();
+        match called[..] {
+            [disk] => {
+                out.insert(disk.id.clone());
+            }
+            _ => problems.push(Problem::new(
+                format!("--map {name}={NONE}: {name} is not one recorded disk"),
+                "rr layout show --gen latest shows them",
+            )),
+        }
+    }
     let mut layout = recorded.clone();
     if out.is_empty() {
         return (layout, Vec::new());
     }
     let mut notes = Vec::new();
     for md in &mut layout.md {
-        let is_out = |id: &Id| recorded.disks_below(id).is_subset(&out);
+        let is_out = |id: &Id| {
+            let below = recorded.disks_below(id);
+            !below.is_empty() && below.is_subset(&out)
+        };
         let mut rest = md.clone();
         rest.member.retain(|member| !is_out(&member.on));
         if rest.member.len() == md.member.len() {
@@ -86,9 +100,9 @@ pub fn can_do_without(recorded: &Layout, answers: &Answers, disk: &Disk) -> bool
     problems.is_empty()
 }
 
+/// How many members it will have; a spare stands in for one that is missing.
 fn active(md: &Md) -> u32 {
-    let in_slot = |slot: u32| md.member.iter().any(|m| m.slot == Some(slot));
-    (0..md.raid_devices).map(|slot| u32::from(in_slot(slot))).sum()
+    u32::try_from(md.member.len()).unwrap_or(u32::MAX).min(md.raid_devices)
 }
 
 /// Does the array have all its data? Of RAID 10 that is sure as long as one member is missing.

@@ -439,6 +439,8 @@ fn what_is_on_a_disk_that_is_left_out_is_named() {
     let mut recorded = raid_node();
     let text = refused(&recorded, &["sda", "sdb"]);
     assert!(text.contains("/ is on sda, sdb, which --map leaves out"), "{text}");
+    let text = refused(&recorded, &["sdz"]);
+    assert!(text.contains("--map sdz=none: sdz is not one recorded disk"), "{text}");
     recorded.md[1].level = "raid0".into();
     let text = refused(&recorded, &["sdb"]);
     assert!(text.contains("md1 (raid0) does not work without sdb"), "{text}");

@@ -70,8 +70,8 @@ impl Fitter<'_> {
     fn shorten(&mut self, disk: &Disk, bytes: u64) -> bool {
         let spare = Share::to_give(self.was);
         if disk.table.is_none() {
-            let size_bytes = map::need(self.was, disk).saturating_sub(bytes);
-            self.changed.push((disk.id.clone(), size_bytes));
+            let rest = map::need(self.was, disk).saturating_sub(bytes);
+            self.resize_disk(disk, disk.size_bytes.saturating_sub(bytes), rest);
             return spare.on(&disk.id) >= bytes;
         }
         let Some(cuts) = share(bytes, &self.partitions(disk, &spare), ALIGNMENT_BYTES) else {
@@ -87,7 +87,8 @@ impl Fitter<'_> {
         let need = map::need(self.was, disk);
         if disk.table.is_none() {
             if size.on(&disk.id) > 0 && bytes > 0 {
-                self.changed.push((disk.id.clone(), need.saturating_add(bytes)));
+                let all = need.saturating_add(bytes);
+                self.resize_disk(disk, disk.size_bytes.saturating_add(bytes), all);
             }
             return;
         }
@@ -99,6 +100,15 @@ impl Fitter<'_> {
         };
         let gains = share_out(bytes.min(most), &self.partitions(disk, &size), ALIGNMENT_BYTES);
         self.resize_partitions(disk, &gains, |start, bytes| start + bytes);
+    }
+
+    /// Of a disk without a table: its content has `bytes` now. The disk's own size, which may be more,
+    /// is what an array's members are compared by.
+    fn resize_disk(&mut self, disk: &Disk, disk_bytes: u64, bytes: u64) {
+        for here in self.layout.disk.iter_mut().filter(|d| d.id == disk.id) {
+            here.size_bytes = disk_bytes;
+        }
+        self.changed.push((disk.id.clone(), bytes));
     }
 
     /// What each partition of the disk has to give or to take.

@@ -118,6 +118,32 @@ fn larger_disks_are_used_when_that_is_asked_for() {
     assert!(plan.render_text().contains("md1 becomes larger"));
 }
 
+#[test]
+fn an_array_on_whole_disks_goes_with_them() {
+    let mut recorded = raid_node();
+    make_ext4(&mut recorded.fs[0], 2 * GIB);
+    // Its second array, on disks of their own that have some bytes more than it takes.
+    let md = &mut recorded.md[1];
+    for (member, name) in md.member.iter_mut().zip(["sdx", "sdy"]) {
+        let serial = Some(name.to_owned());
+        recorded.disk.push(Disk { serial, ..disk(name, 18 * GIB + 7 * MIB) });
+        member.on = Id::disk(name);
+    }
+    let before = recorded.md[1].member_size_bytes.unwrap();
+    let member_bytes = |bytes: u64| {
+        let mut present = blank(&recorded);
+        for disk in present.disk.iter_mut().filter(|d| ["sdx", "sdy"].contains(&d.name.as_str())) {
+            disk.size_bytes = bytes;
+        }
+        let plan = plan(&recorded, &present, &Answers { grow: true, ..auto() }).unwrap();
+        plan.layout.md[1].member_size_bytes.unwrap()
+    };
+    let need = map::need(&recorded, &recorded.disk[recorded.disk.len() - 1]);
+    assert_eq!(member_bytes(need - 4 * GIB), round_down(before) - 4 * GIB);
+    assert_eq!(member_bytes(need), before);
+    assert_eq!(member_bytes(need + 4 * GIB), round_down(before + 4 * GIB));
+}
+
 /// A node with one MBR disk of 10 GiB: a primary partition and two logical ones.
 fn logical_node() -> Layout {
     let mut layout = empty();
