@@ -5,10 +5,11 @@
 //!
 //! * How it puts an object only where none is, see [`Claim`]: by `If-None-Match: *`, as S3, Minio and
 //!   Apache do, or by a MOVE that replaces nothing, as nginx with WebDAV does. Where it can do
-//!   neither, [`Store::put_new`] looks before it puts. These two wait then, and look whether the
-//!   object is still the one: of two who do so at once, the one whose bytes stay has it. That is as
-//!   good as the server's answers are quick; that a lock stays its owner's is looked at again before
-//!   anything is published or deleted (see [`super::lock`]).
+//!   neither, [`Store::put_new`] looks before it puts. Of these only S3 looks and takes in one step.
+//!   With the others it waits then, and looks whether the object is still the one: of two who do so
+//!   at once, the one whose bytes stay has it. That is as good as the server's answers are quick;
+//!   that a lock stays its owner's is looked at again before anything is published or deleted (see
+//!   [`super::lock`]).
 //! * Whether it can list. Where it can't: see [`plain`].
 //!
 //! * [`client`] requests and their repetition, [`refusal`] what other answers mean, [`ranges`] parts
@@ -42,7 +43,8 @@ use s3::S3;
 /// How an object is put only where none is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
-    /// The server does it: `If-None-Match: *` (RFC 9110, 13.1.2).
+    /// The server does it: `If-None-Match: *` (RFC 9110, 13.1.2). Apache looks, and then takes the
+    /// body.
     Conditional,
     /// `Overwrite: F` (RFC 4918, 9.9.3). nginx looks, and then renames.
     Move,
@@ -50,18 +52,10 @@ enum Claim {
     Look,
 }
 
-impl Claim {
-    /// How long another who puts the same object at the same time may take from looking to putting.
-    fn settle(self) -> Option<Duration> {
-        match self {
-            Claim::Conditional => None,
-            // Between two system calls of the server.
-            Claim::Move => Some(Duration::from_millis(100)),
-            Claim::Look => Some(Duration::from_secs(2)),
-        }
-    }
-}
-
+/// How long a server takes from looking to replacing.
+const SERVER_SETTLES: Duration = Duration::from_millis(250);
+/// How long another machine may take from looking to putting.
+const OTHERS_SETTLE: Duration = Duration::from_secs(2);
 /// No more memory is taken on a server's word.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -387,7 +381,12 @@ impl Store for ObjectStore {
                 self.put_content(name, Content::Bytes(bytes), false)?;
             }
         }
-        if let Some(settle) = self.claim.settle() {
+        let settle = match (self.claim, &self.server) {
+            (Claim::Conditional, Server::S3(_)) => None,
+            (Claim::Conditional | Claim::Move, _) => Some(SERVER_SETTLES),
+            (Claim::Look, _) => Some(OTHERS_SETTLE),
+        };
+        if let Some(settle) = settle {
             std::thread::sleep(settle);
             if self.get(name)? != bytes {
                 return Err(exists());
