@@ -93,23 +93,14 @@ fn prepare(options: Options, ui: &Ui, verdict: &Verdict, again: bool) -> Result<
     for word in &options.unknown {
         ui.warn(format!("{word} on the kernel command line is not understood"));
     }
-    // A damaged layout or configuration must not keep the devices from coming up, and a damaged
-    // initrd must be told as such.
+    // A damaged initrd must be told as such, and not as what fails for it.
     let whole = std::thread::spawn(|| integrity::check(Path::new("/")));
-    let text = std::fs::read_to_string("/etc/rr/layout.toml").context("reading the layout")?;
-    let layout = crate::layout::schema::parse(&text)?;
-    let config = config::load(Some(Path::new("/etc/rr/rr.toml")))?.config;
-    if let Err(errno) = nix::unistd::sethostname(format!("rescue-{}", info.node)) {
-        log::warn!("setting the host name: {errno}");
-    }
-    if !again {
-        ui.step("Finding devices", || devices::start(&layout))?;
-        mounts::efi_variables();
-    }
+    let begun = begin(&info, again, ui);
     match whole.join() {
         Ok(result) => result?,
         Err(_) => bail!("checking this rescue system panicked"),
     }
+    let (layout, config) = begun?;
     verdict.say("devices");
     let media = medium::find(&info.node)?;
     if !media.is_empty() {
@@ -124,6 +115,21 @@ fn prepare(options: Options, ui: &Ui, verdict: &Verdict, again: bool) -> Result<
     }
     verdict.say("ready");
     Ok(rescue)
+}
+
+/// Reads what was recorded, and brings the devices up.
+fn begin(info: &RescueInfo, again: bool, ui: &Ui) -> Result<(Layout, Config)> {
+    let text = std::fs::read_to_string("/etc/rr/layout.toml").context("reading the layout")?;
+    let layout = crate::layout::schema::parse(&text)?;
+    let config = config::load(Some(Path::new("/etc/rr/rr.toml")))?.config;
+    if let Err(errno) = nix::unistd::sethostname(format!("rescue-{}", info.node)) {
+        log::warn!("setting the host name: {errno}");
+    }
+    if !again {
+        ui.step("Finding devices", || devices::start(&layout))?;
+        mounts::efi_variables();
+    }
+    Ok((layout, config))
 }
 
 impl Rescue {
