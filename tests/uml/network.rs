@@ -42,12 +42,14 @@ const TEAR_DOWN: &str = "\
     for name in br0 bond0.5 bond0; do ip link delete $name 2>/dev/null || true; done; \
     for n in 0 1; do ip address flush dev eth$n; ip link set eth$n down mtu 1500; done";
 
-/// What ip(8) says, without what differs from one time to the next.
+/// What ip(8) says, without what differs from one time to the next: in which aggregator LACP has put
+/// a port so far, and whether a bridge has seen one come up yet.
 const SAY: &str = "\
     for name in eth0 eth1 bond0 bond0.5 br0; do ip -d -o link show $name | \
-    grep -oE '^[0-9]+: [^:]+|mtu [0-9]+|master [^ ]+|(xmit_hash_policy|lacp_rate|ad_lacp_rate|mode|miimon|protocol|id|stp_state) [^ ]+' | \
+    grep -oE '^[0-9]+: [^:]+|mtu [0-9]+|master [^ ]+|\\b(xmit_hash_policy|lacp_rate|ad_lacp_rate|mode|miimon|protocol|id|stp_state) [^ ]+' | \
     sed 's/^[0-9]*: //'; done; \
-    ip -brief -4 address; ip -6 -brief address show scope global; ip route; ip -6 route | grep -v fe80";
+    (ip -brief -4 address; ip -6 -brief address show scope global) | sed -E 's/ +(UP|DOWN|UNKNOWN) +/ /'; \
+    ip route; ip -6 route | grep -v fe80";
 
 pub fn run(dir: &Path) -> Result<()> {
     script(CARDS)?;
