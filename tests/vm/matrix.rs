@@ -12,6 +12,7 @@ pub enum Target {
     Nfs(nfs::Version),
     /// A server with WebDAV, TLS and two users: who writes, and who only reads.
     Http,
+    S3,
     /// A disk that rr formats, which also is what the rescue system boots from. Not on USB, which
     /// Debian's kernels for virtual machines do not know.
     Usb,
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Scenario> {
         on(nodes::UEFI_GPT_LVM_EXT4, nfs4),
         on(nodes::UEFI_GPT_LVM_EXT4, Target::Usb),
         on(nodes::UEFI_GPT_LVM_EXT4, Target::Http),
+        on(nodes::BIOS_GPT_MD1_LVM_XFS, Target::S3),
         Scenario {
             suite: "bullseye",
             medium: Medium::Stick,
@@ -105,6 +107,7 @@ impl Scenario {
                 Target::Nfs(nfs::Version::V4) => "nfs",
                 Target::Nfs(nfs::Version::V3) => "nfs3",
                 Target::Http => "http",
+                Target::S3 => "s3",
                 Target::Usb => "usb",
             }),
             Some(self.suite).filter(|suite| *suite != "bookworm"),

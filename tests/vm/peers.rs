@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::lab;
 use crate::matrix::Target;
 use crate::nfs;
-use crate::servers::{self, Authority, NGINX_DAV};
+use crate::servers::{self, ACCESS_KEY, Authority, BUCKET, NGINX_DAV, SECRET_KEY};
 
 /// Who may write, and who may only read.
 pub const WRITER: (&str, &str) = (servers::USER, servers::PASSWORD);
@@ -22,6 +22,8 @@ pub enum Peer {
         server: servers::Server,
         dir: PathBuf,
     },
+    /// A server of S3 that checks who signs.
+    S3(servers::Server),
 }
 
 impl Peer {
@@ -34,6 +36,11 @@ impl Peer {
                 let dir = dir.join("http");
                 lab::make_dir(&dir)?;
                 Peer::Https { server: start_https(&dir)?, dir }
+            }
+            Target::S3 => {
+                let dir = dir.join("s3");
+                lab::make_dir(&dir)?;
+                Peer::S3(servers::s3s(&dir))
             }
         }))
     }
@@ -62,6 +69,16 @@ impl Peer {
                     login(READER)
                 )
             }
+            Peer::S3(server) => {
+                let keys = format!("access_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"");
+                // This server knows one pair of keys only.
+                format!(
+                    "target = \"s3://{BUCKET}/backups\"\n\
+                     [target_options]\nendpoint = \"http://10.0.2.2:{}\"\n\
+                     [target_options.login]\n{keys}\n[target_options.read_login]\n{keys}\n",
+                    server.port
+                )
+            }
         }
     }
 
@@ -78,6 +95,7 @@ impl Peer {
         match self {
             Peer::Nfs(server) => server.export.clone(),
             Peer::Https { server, .. } => server.files.join("backups"),
+            Peer::S3(server) => server.files.join(BUCKET).join("backups"),
         }
     }
 

@@ -405,7 +405,7 @@ impl Stage<'_> {
         if self.stick().exists() {
             std::fs::remove_file(self.stick())?;
         }
-        for served in ["nfs/export", "http/files"] {
+        for served in ["nfs/export", "http/files", "s3/files"] {
             let served = self.dir.join(served);
             if served.exists() {
                 std::fs::remove_dir_all(served)?;
