@@ -98,7 +98,6 @@ pub fn append_data(
                 break;
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 warnings.add(format!(
                     "{} can't be read at byte {}, zeros stand there: {error}",

@@ -279,7 +279,6 @@ impl Store for DirStore {
                     return Err(self.fail_io("reading", name, &ErrorKind::UnexpectedEof.into()));
                 }
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.fail_io("reading", name, &error)),
             }
         }

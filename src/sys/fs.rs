@@ -89,13 +89,20 @@ pub fn append_at(
     out.reserve(len);
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let room = out.spare_capacity_mut().as_mut_ptr();
-    // SAFETY: there is room for `len` bytes, and as many as are said to be read are there.
-    #[allow(unsafe_code)]
-    unsafe {
-        let got = libc::pread(fd.as_raw_fd(), room.cast(), len, offset);
-        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        out.set_len(out.len() + got);
-        Ok(got)
+    loop {
+        // SAFETY: there is room for `len` bytes, and as many as are said to be read are there.
+        #[allow(unsafe_code)]
+        unsafe {
+            let got = libc::pread(fd.as_raw_fd(), room.cast(), len, offset);
+            if let Ok(got) = usize::try_from(got) {
+                out.set_len(out.len() + got);
+                return Ok(got);
+            }
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
 }
 

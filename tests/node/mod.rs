@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use rr::archive::{self, ExtractOptions};
 use rr::config;
@@ -114,6 +115,46 @@ impl Node {
         }
     }
 
+    /// A run that is killed at any moment costs nothing: `moments` runs, every `every`th of them
+    /// followed by one that must succeed. `size` says how big the files are for each, and how many
+    /// microseconds a run with them takes.
+    pub fn survives_kills(
+        &self,
+        mut dice: Dice,
+        moments: u64,
+        every: u64,
+        size: impl Fn(u64) -> (usize, u64),
+    ) {
+        let mut last = self.generations().pop().unwrap();
+        let mut killed = 0;
+        for moment in 0..moments {
+            let (bytes, micros) = size(moment);
+            self.change(2 + moment, bytes);
+            let mut child = start(&self.backup());
+            std::thread::sleep(Duration::from_micros(dice.below(micros * 5 / 4)));
+            child.kill().unwrap();
+            killed += u64::from(!child.wait().unwrap().success());
+            let generations = self.verify();
+            assert!(generations.last() >= Some(&last), "{generations:?} without {last}");
+            if moment % every == every - 1 {
+                last = self.backed_up();
+                self.comes_back();
+                self.nothing_is_left_over();
+            } else {
+                last.clone_from(generations.last().unwrap());
+            }
+        }
+        assert!(killed > moments / 4, "only {killed} runs were killed before they had ended");
+    }
+
+    /// Backs up files of `bytes`, and says how many microseconds that took.
+    pub fn backed_up_within(&self, bytes: usize) -> u64 {
+        self.change(1, bytes);
+        let started = Instant::now();
+        self.backed_up();
+        u64::try_from(started.elapsed().as_micros()).unwrap()
+    }
+
     /// Everything at the target is named by a manifest, or is one.
     pub fn nothing_is_left_over(&self) {
         let store = self.store();
@@ -137,6 +178,19 @@ impl Node {
             .filter(|entry| entry.file_type().is_file())
             .map(|entry| entry.path().strip_prefix(&dir).unwrap().display().to_string())
             .collect()
+    }
+}
+
+/// All nodes back up at once, and each has what is its own.
+pub fn publish_at_once(nodes: &[Node]) {
+    let mut running: Vec<_> = nodes.iter().map(|node| start(&node.backup())).collect();
+    for (node, child) in nodes.iter().zip(&mut running) {
+        assert!(child.wait().unwrap().success(), "{}", node.name);
+    }
+    for node in nodes {
+        assert_eq!(node.verify().len(), 1);
+        node.comes_back();
+        node.nothing_is_left_over();
     }
 }
 

@@ -1,10 +1,8 @@
 //! Runs that are killed, and many nodes at once, on one server: what `tests/target` does with
 //! directories.
 
-use std::time::{Duration, Instant};
-
 use crate::loopback;
-use crate::node::{Dice, Node, start};
+use crate::node::{Dice, Node, publish_at_once};
 use crate::servers::{self, ACCESS_KEY, BUCKET, NGINX_DAV, SECRET_KEY};
 
 const MOMENTS: u64 = 40;
@@ -28,28 +26,8 @@ fn a_kill_at_any_moment_costs_nothing_on_a_server() {
     // Generations come and go all the time.
     node.configure("[backup]\nkeep_last = 2\n");
     node.backed_up();
-    node.change(1, BYTES);
-    let started = Instant::now();
-    let mut last = node.backed_up();
-    let micros = u64::try_from(started.elapsed().as_micros()).unwrap();
-    let (mut dice, mut killed) = (Dice::new(NAME), 0);
-    for moment in 0..MOMENTS {
-        node.change(2 + moment, BYTES);
-        let mut child = start(&node.backup());
-        std::thread::sleep(Duration::from_micros(dice.below(micros * 5 / 4)));
-        child.kill().unwrap();
-        killed += u64::from(!child.wait().unwrap().success());
-        let generations = node.verify();
-        assert!(generations.last() >= Some(&last), "{generations:?} without {last}");
-        if moment % 8 == 7 {
-            last = node.backed_up();
-            node.comes_back();
-            node.nothing_is_left_over();
-        } else {
-            last.clone_from(generations.last().unwrap());
-        }
-    }
-    assert!(killed > MOMENTS / 4, "only {killed} runs were killed before they had ended");
+    let micros = node.backed_up_within(BYTES);
+    node.survives_kills(Dice::new(NAME), MOMENTS, 8, |_| (BYTES, micros));
 }
 
 #[test]
@@ -65,19 +43,6 @@ fn nodes_that_publish_at_once_to_a_server_do_not_harm_each_other() {
     let name = |number| format!("node{number:03}");
     let nodes: Vec<Node> =
         (1..=NODES).map(|number| Node::at(dir.path(), &lines, &name(number))).collect();
-    let mut running: Vec<_> = nodes
-        .iter()
-        .map(|node| {
-            node.configure("[backup]\nthreads = 1\n");
-            start(&node.backup())
-        })
-        .collect();
-    for (node, child) in nodes.iter().zip(&mut running) {
-        assert!(child.wait().unwrap().success(), "{}", node.name);
-    }
-    for node in &nodes {
-        assert_eq!(node.verify().len(), 1);
-        node.comes_back();
-        node.nothing_is_left_over();
-    }
+    nodes.iter().for_each(|node| node.configure("[backup]\nthreads = 1\n"));
+    publish_at_once(&nodes);
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 use rr::store::catalog;
@@ -12,7 +12,7 @@ use rr::sys::mount::MountGuard;
 use rr::sys::run::{Cmd, Output};
 
 use crate::is_root;
-use crate::node::{Dice, Node, said, start};
+use crate::node::{Dice, Node, said};
 
 const MOMENTS: u64 = 200;
 /// Generations come and go all the time.
@@ -23,36 +23,13 @@ fn a_kill_at_any_moment_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::new(dir.path(), &dir.path().join("target"), "node001", KEEP);
     node.backed_up();
-    let mut dice = Dice::new("a_kill_at_any_moment_costs_nothing");
     // A tree that makes one pack, and one that makes two; how long a run takes for each.
     let (small, big) = (300_000, 10 << 20);
-    let [small_micros, big_micros] = [small, big].map(|bytes| {
-        node.change(1, bytes);
-        let started = Instant::now();
-        node.backed_up();
-        u64::try_from(started.elapsed().as_micros()).unwrap()
+    let [small_micros, big_micros] = [small, big].map(|bytes| node.backed_up_within(bytes));
+    let dice = Dice::new("a_kill_at_any_moment_costs_nothing");
+    node.survives_kills(dice, MOMENTS, 10, |moment| {
+        if moment % 20 == 5 { (big, big_micros) } else { (small, small_micros) }
     });
-    let mut last = node.generations().pop().unwrap();
-    let mut killed = 0;
-    for moment in 0..MOMENTS {
-        let (bytes, micros) =
-            if moment % 20 == 5 { (big, big_micros) } else { (small, small_micros) };
-        node.change(2 + moment, bytes);
-        let mut child = start(&node.backup());
-        std::thread::sleep(Duration::from_micros(dice.below(micros * 5 / 4)));
-        child.kill().unwrap();
-        killed += u64::from(!child.wait().unwrap().success());
-        let generations = node.verify();
-        assert!(generations.last() >= Some(&last), "{generations:?} without {last}");
-        if moment % 10 == 9 {
-            last = node.backed_up();
-            node.comes_back();
-            node.nothing_is_left_over();
-        } else {
-            last.clone_from(generations.last().unwrap());
-        }
-    }
-    assert!(killed > MOMENTS / 4, "only {killed} runs were killed before they had ended");
 }
 
 /// The filesystem of the target is frozen as a power cut would leave it: with what had reached the

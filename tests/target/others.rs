@@ -10,7 +10,7 @@ use rr::store::keep::Keep;
 use rr::store::{Access, Store, catalog, lock, retain};
 use rr::sys::run::Cmd;
 
-use crate::node::{Node, said, start, ui};
+use crate::node::{Node, publish_at_once, said, start, ui};
 
 #[test]
 fn the_second_run_of_a_node_says_who_holds_the_lock() {
@@ -125,15 +125,7 @@ fn nodes_that_publish_at_once_do_not_harm_each_other() {
     let nodes: Vec<Node> = (1..=NODES)
         .map(|number| Node::new(dir.path(), &target, &format!("node{number:03}"), one))
         .collect();
-    let mut running: Vec<_> = nodes.iter().map(|node| start(&node.backup())).collect();
-    for (node, child) in nodes.iter().zip(&mut running) {
-        assert!(child.wait().unwrap().success(), "{}", node.name);
-    }
-    for node in &nodes {
-        assert_eq!(node.verify().len(), 1);
-        node.comes_back();
-        node.nothing_is_left_over();
-    }
+    publish_at_once(&nodes);
     assert_eq!(std::fs::read_dir(&target).unwrap().count(), NODES);
 }
 

@@ -365,7 +365,7 @@ impl Store for ObjectStore {
         match self.claim {
             Claim::Conditional => self.put_content(name, Content::Bytes(bytes), true)?,
             Claim::Move => {
-                let part = self.tag.part_name("new");
+                let part = self.tag.part_name("try");
                 self.put_content(&part, Content::Bytes(bytes), false)?;
                 if let Err(error) = self.move_new(&part, name, bytes) {
                     let _ = self.delete_object(&part);
@@ -482,8 +482,7 @@ impl Store for ObjectStore {
 
     fn sweep(&self) -> Result<usize, StoreError> {
         let mut swept = 0;
-        let parts = [self.list_raw("try.")?, self.list_raw("new.")?].concat();
-        for object in parts {
+        for object in self.list_raw("try.")? {
             if Tag::of_part(&object.name).is_some_and(|tag| !tag.is_alive()) {
                 self.delete_object(&object.name)?;
                 swept += 1;
