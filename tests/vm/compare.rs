@@ -72,15 +72,23 @@ pub fn identities(text: &str) -> String {
     text.lines().filter_map(of_device).collect()
 }
 
+/// The lines, sorted, with single spaces.
+pub fn sorted_lines(facts: &str) -> Vec<String> {
+    let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines: Vec<_> = facts.lines().map(line).collect();
+    lines.sort();
+    lines
+}
+
 /// The lines, sorted, without `1.5G` and its like.
 pub fn without_sizes(facts: &str) -> Vec<String> {
     let is_size = |word: &str| {
         word.strip_suffix(['K', 'M', 'G', 'T']).is_some_and(|number| number.parse::<f64>().is_ok())
     };
-    let line = |line: &str| -> String {
-        line.split_whitespace().filter(|word| !is_size(word)).collect::<Vec<_>>().join(" ")
+    let without = |line: String| -> String {
+        line.split(' ').filter(|word| !is_size(word)).collect::<Vec<_>>().join(" ")
     };
-    let mut lines: Vec<_> = facts.lines().map(line).collect();
+    let mut lines: Vec<_> = sorted_lines(facts).into_iter().map(without).collect();
     lines.sort();
     lines
 }

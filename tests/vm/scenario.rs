@@ -13,7 +13,9 @@ use rr::layout::Firmware;
 use rr::prove::{Agent, Disk, Machine, Vm};
 use rr::sys::run::Cmd;
 
-use crate::compare::{VOLATILE, differences, identities, line_differences, without_sizes};
+use crate::compare::{
+    VOLATILE, differences, identities, line_differences, sorted_lines, without_sizes,
+};
 use crate::day::Desk;
 use crate::lab::{self, Phases};
 use crate::matrix::{Medium, NewDisks, Scenario, Target};
@@ -35,12 +37,14 @@ const FORMAT: &str = "rr format /dev/disk/by-id/virtio-STICK --erase STICK";
 const STICK_MIB: u64 = 2048;
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
-/// Asked in the node before and after. By identity: Linux 6.12 numbers NVMe disks as they answer.
+/// Asked in the node before and after. By identity, and compared without order: Linux 6.12 numbers
+/// NVMe disks as they answer, and /proc/mdstat lists arrays as they were assembled. Of an array the
+/// name is enough, as lsblk gives the level.
 const FACTS: &str = "set -e; export LC_ALL=C; uname -n; \
-    findmnt --real --noheadings --list --output TARGET,UUID,FSTYPE | sort; \
+    findmnt --real --noheadings --list --output TARGET,UUID,FSTYPE; \
     swapon --show=UUID,SIZE --noheadings; \
-    lsblk --noheadings --list --output TYPE,SIZE,PARTUUID,UUID,MOUNTPOINT | sort; \
-    ls /dev/mapper; grep -o '^md[^ ]* : [a-z]* [a-z0-9]*' /proc/mdstat || true";
+    lsblk --noheadings --list --output TYPE,SIZE,PARTUUID,UUID,MOUNTPOINT; \
+    ls /dev/mapper; grep -o '^md[^ ]*' /proc/mdstat || true";
 
 impl Scenario {
     pub fn run(&self) -> Result<()> {
@@ -377,11 +381,12 @@ impl Stage<'_> {
             log_in(vm, agent)?;
             vm.screenshot(&self.dir.join("login.png"))?;
             let now = agent.check(FACTS, command_timeout())?;
-            let same = match self.scenario.new_disks {
-                NewDisks::Alike => now == *facts,
-                NewDisks::Smaller => without_sizes(&now) == without_sizes(facts),
+            let lines = match self.scenario.new_disks {
+                NewDisks::Alike => sorted_lines,
+                NewDisks::Smaller => without_sizes,
             };
-            ensure!(same, "the recovered node says\n{now}\nand said before\n{facts}");
+            let (was, is) = (lines(facts), lines(&now));
+            ensure!(is == was, "the recovered node says {is:#?}\nand said before {was:#?}");
             let failed =
                 agent.check("systemctl --failed --no-legend --plain", command_timeout())?;
             ensure!(failed.trim().is_empty(), "units of the recovered node failed:\n{failed}");
