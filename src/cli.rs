@@ -138,7 +138,10 @@ pub struct BackupArgs {
     /// Leave out what matches this glob of absolute paths (can be given again)
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
-    /// Read every file, also those unchanged since the last generation
+    /// Read and store every file, also those unchanged since the last generation
+    ///
+    /// The new generation needs nothing that earlier ones have stored, and takes as much room as
+    /// the first one: for a target whose packs were lost or damaged.
     #[arg(long)]
     pub full: bool,
     /// Make these media: iso, pxe, or both with a comma between

@@ -108,6 +108,63 @@ fn a_tree_is_backed_up_and_comes_back() {
     }
 }
 
+/// A disk forgets some things, and not all: what is lost must cost no more than what needs it.
+#[test]
+fn lost_and_damaged_packs_do_not_stop_the_backups_to_come() {
+    let (target, tree) = small_tree(2);
+    let back_up = |options: &Options| {
+        let ui = ui();
+        let report = backup::backup(&config(target.path()), options, &ui).unwrap();
+        (report.generation.unwrap(), ui.warnings().join("\n"))
+    };
+    let pack_of = |generation: &str| {
+        let manifest = catalog::manifest(&*open(target.path()), generation).unwrap();
+        let pack = manifest.pack.into_iter().find(|pack| pack.size_bytes > 1 << 20).unwrap();
+        (target.path().join("node001").join(&pack.name), pack.name)
+    };
+    let (first, _) = back_up(&include(tree.path()));
+    let (path, name) = pack_of(&first);
+    std::fs::remove_file(path).unwrap();
+    let (second, said) = back_up(&include(tree.path()));
+    assert!(said.contains(&format!("{first} is not built upon: {name} is gone")), "{said}");
+    assert_eq!(extract(target.path(), &second, tree.path()), noise(0, 1 << 20));
+
+    // Of the right size, so that only reading it tells.
+    let (path, name) = pack_of(&second);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (third, _) = back_up(&Options { full: true, ..include(tree.path()) });
+    let manifest = catalog::manifest(&*open(target.path()), &third).unwrap();
+    assert!(manifest.parent.is_none() && manifest.pack.iter().all(|pack| pack.name != name));
+    assert_eq!(extract(target.path(), &third, tree.path()), noise(0, 1 << 20));
+}
+
+#[test]
+fn a_file_that_can_not_be_restored_fails_the_restore() {
+    let (target, tree) = small_tree(2);
+    run(target.path(), &include(tree.path())).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let restore = || {
+        let url = format!("file://{}", target.path().display());
+        let rr = Cmd::new(env!("CARGO_BIN_EXE_rr")).args(["--target", &url, "--node", "node001"]);
+        let output = rr.args(["restore", "--to"]).arg(to.path()).output().unwrap();
+        (output.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let back = to.path().join(tree.path().strip_prefix("/").unwrap());
+    let in_the_way = back.join("file1");
+    std::fs::create_dir_all(in_the_way.join("not empty")).unwrap();
+    let (done, said) = restore();
+    let last = said.lines().last().unwrap();
+    let named = format!("NOT restored: 1 ({})", tree.path().join("file1").display());
+    assert!(!done && last.ends_with(&named), "{said}");
+    assert_eq!(std::fs::read(back.join("file0")).unwrap(), noise(0, 1 << 20));
+    std::fs::remove_dir_all(in_the_way).unwrap();
+    let (done, said) = restore();
+    assert!(done, "{said}");
+}
+
 #[test]
 fn old_generations_go_by_themselves() {
     let (target, tree) = small_tree(1);

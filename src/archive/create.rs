@@ -25,11 +25,12 @@ use super::index::{Chunk, Frame, Index, Place};
 use super::pace::Pace;
 use super::pack::{Full, Holds, Packer, Putter};
 use super::previous::Previous;
+use super::run::without_big;
 use super::select::{Select, relative};
 use super::spare::Spare;
 use super::view::View;
 use super::warnings::Warnings;
-use super::worker::{Done, Packed, Ready, work};
+use super::worker::{Done, Packed, Part, Ready, new_table, work};
 use super::{CreateOptions, Created, recipe, walk};
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
 use crate::store::{Manifest, Store};
@@ -46,14 +47,13 @@ const SPARE_PACKS: usize = PUTTERS + 2;
 const SPARE_FRAMES: usize = 4;
 
 /// Archives the trees of `options` into `store`. With a `parent`, what it has stored is not stored
-/// again, and what did not change since is not read (unless `options.full`).
+/// again, and what did not change since is not read.
 pub fn create(
     options: &CreateOptions,
     store: &dyn Store,
     parent: Option<&Manifest>,
     ui: &Ui,
 ) -> Result<Created> {
-    fs::raise_open_files_limit();
     let mut select = Select::new(&options.trees, &options.exclude)?;
     select.leaves_nodump = options.exclude_nodump;
     select.leaves_caches = options.exclude_caches;
@@ -165,6 +165,8 @@ pub(super) struct Shared<'a> {
     pub(super) known: Option<RwLock<HashMap<Id, Place>>>,
     budget: Budget,
     pub(super) failed: &'a AtomicBool,
+    /// How many the process may have.
+    open_files: usize,
     /// Memory for frames.
     pub(super) frames: Spare,
     view: Arc<View>,
@@ -190,6 +192,7 @@ fn pipeline(
         known: index.map(|index| RwLock::new(known_frames(index))),
         budget: Budget::default(),
         failed: &failed,
+        open_files: usize::try_from(fs::raise_open_files_limit())?,
         frames: Spare::new(SPARE_FRAMES),
         view: Arc::new(view),
     };
@@ -248,7 +251,7 @@ fn feed(
     jobs: &Sender<Work>,
 ) -> Result<()> {
     let options = shared.options;
-    let previous = index.filter(|_| !options.full).map(|index| Previous::new(index, store));
+    let previous = index.map(|index| Previous::new(index, store));
     let mut sequence = 0;
     let walked = {
         let emit = |job, bytes: u64| {
@@ -259,7 +262,8 @@ fn feed(
             sequence += 1;
             jobs.send(Work { sequence, cost, job }).is_ok()
         };
-        let mut feed = Feed::new(shared.dirs(), previous, shared.warnings, emit);
+        let limits = (shared.open_files, shared.failed);
+        let mut feed = Feed::new(shared.dirs(), previous, shared.warnings, limits, emit);
         let threads = super::threads(options.threads);
         walk::walk(|| shared.dirs(), select, shared.warnings, threads, |found| feed.take(found))
             .map(|()| feed.finish())
@@ -290,6 +294,8 @@ struct Sink<'a> {
     numbers: u32,
     out: SyncSender<Full>,
     chunks: Vec<Chunk>,
+    /// The number of the last run's chunk, and its table, where slices follow that were read.
+    open: (usize, Vec<u8>),
     stats: ArchiveStats,
 }
 
@@ -307,6 +313,7 @@ impl<'a> Sink<'a> {
             numbers,
             out,
             chunks: Vec::new(),
+            open: (0, Vec::new()),
             stats: ArchiveStats::default(),
         }
     }
@@ -339,15 +346,31 @@ impl<'a> Sink<'a> {
     }
 
     fn store(&mut self, ready: Ready) -> Result<()> {
-        let new = matches!(ready.chunk, Packed::New { .. });
-        let frame = self.place(ready.chunk, Holds::Stream)?;
-        let table = ready.table.map(|table| self.place(table, Holds::Tables)).transpose()?;
-        self.chunks.push(Chunk { frame, table });
         self.stats.entries += ready.entries;
         self.stats.files += ready.files;
-        self.stats.stream_bytes += u64::from(frame.plain_bytes);
-        self.stats.chunks += 1;
-        self.stats.new_chunks += u64::from(new);
+        for Part { chunk, table, open_table } in ready.parts {
+            let new = matches!(chunk, Packed::New { .. });
+            let frame = self.place(chunk, Holds::Stream)?;
+            let table = table.map(|table| self.place(table, Holds::Tables)).transpose()?;
+            if table.is_some() {
+                self.open = (self.chunks.len(), open_table);
+            }
+            self.chunks.push(Chunk { frame, table });
+            self.stats.stream_bytes += u64::from(frame.plain_bytes);
+            self.stats.chunks += 1;
+            self.stats.new_chunks += u64::from(new);
+        }
+        if ready.unread { self.forget_big() } else { Ok(()) }
+    }
+
+    /// The last big file could not be read: its row, which is stored before its data, must not make
+    /// the next backup take over the zeros that stand for it.
+    fn forget_big(&mut self) -> Result<()> {
+        let (number, table) = &self.open;
+        let (number, table) = (*number, new_table(&without_big(table)?)?);
+        let table = self.place(table, Holds::Tables)?;
+        let chunk = self.chunks.get_mut(number).context("a slice comes before its run")?;
+        chunk.table = Some(table);
         Ok(())
     }
 

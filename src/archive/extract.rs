@@ -47,6 +47,8 @@ pub struct Extracted {
     /// Bytes of the stream that were read.
     pub bytes: u64,
     pub warnings: Vec<String>,
+    /// How many files could not be restored at all, and which. None: all were.
+    pub not_restored: Option<String>,
 }
 
 /// Extracts a generation below `options.root`, which must be there. Directories that exist are used
@@ -107,11 +109,12 @@ pub fn extract(
     let entries = shared.entries.load(Ordering::Relaxed);
     drop(shared);
     drop(progress);
+    let not_restored = warnings.failed();
     let warnings = warnings.into_vec();
     for warning in &warnings {
         ui.warn(warning);
     }
-    Ok(Extracted { entries, bytes: total, warnings })
+    Ok(Extracted { entries, bytes: total, warnings, not_restored })
 }
 
 /// Chunks that lie behind each other in a pack and are read at once.
@@ -269,7 +272,7 @@ impl Shared<'_> {
                         return Err(anyhow!("extracting {}: {error}", shown(&path)));
                     }
                     Err(error) => {
-                        self.warnings.add(format!("{} is not restored: {error}", shown(&path)));
+                        self.not_restored(&path, head.entry.kind, &error);
                     }
                 }
             }
@@ -351,7 +354,12 @@ impl Shared<'_> {
         let mut placer = self.placer()?;
         late.links.sort_unstable_by(|a, b| a.1.cmp(&b.1));
         for (first, path) in &late.links {
-            self.told(path, placer.place_link(first, path))?;
+            match placer.place_link(first, path) {
+                Err(error) if !is_fatal(&error) => {
+                    self.not_restored(path, Kind::HardLink, &error);
+                }
+                placed => self.told(path, placed)?,
+            }
         }
         for (path, flags) in &late.locks {
             self.told(path, placer.lock(path, *flags))?;
@@ -378,6 +386,15 @@ impl Shared<'_> {
     fn placer(&self) -> Result<Placer<'_>> {
         let root = &self.options.root;
         Placer::new(root, self.warnings).with_context(|| format!("opening {}", root.display()))
+    }
+
+    /// Who is not root can make no devices, and was told so.
+    fn not_restored(&self, path: &[u8], kind: Kind, error: &io::Error) {
+        if kind.is_device() && !Uid::effective().is_root() {
+            self.warnings.add(format!("{} is not restored: {error}", shown(path)));
+        } else {
+            self.warnings.fail(&shown(path), error);
+        }
     }
 
     fn told(&self, path: &[u8], result: io::Result<()>) -> Result<()> {

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::readlinkat;
 
@@ -17,14 +18,16 @@ use super::read::{self, Held, Item, Prepared};
 use super::run::{Slice, head_hash, not_archived};
 use super::walk::Found;
 use super::warnings::Warnings;
+use crate::sys::fs::Stat;
 
 /// A file whose ctime is not older than this may change again without its ctime telling.
 const SETTLED_SECONDS: i64 = 3;
 
 const SOCKETS: &str = "sockets are not archived, the programs that listen there make them anew";
 
-/// How many files are held open because later hard links refer to them.
-const HELD_OPEN: usize = 256;
+/// How many files are held open because later hard links refer to them. A run has no more than
+/// some 2700 files, so that runs are not cut for this, unless few files may be open.
+const HELD_OPEN: usize = 8192;
 
 /// How one chunk comes into being.
 #[derive(Debug)]
@@ -44,6 +47,24 @@ pub enum Job {
 /// Device and inode number.
 type Inode = ((u32, u32), u64);
 
+/// The first name of a file that has more.
+struct First {
+    path: Vec<u8>,
+    stat: Stat,
+    /// How many names are to come.
+    left: u32,
+}
+
+impl First {
+    /// Whether `stat` is of the same file. The first may be gone, and its inode another's.
+    fn is_same(&self, stat: &Stat) -> bool {
+        match (self.stat.btime, stat.btime) {
+            (Some(first), Some(this)) => first == this,
+            _ => (self.stat.mtime, self.stat.size_bytes) == (stat.mtime, stat.size_bytes),
+        }
+    }
+}
+
 /// Takes what the walk finds and makes jobs of it.
 pub struct Feed<'a> {
     dirs: Dirs,
@@ -52,9 +73,10 @@ pub struct Feed<'a> {
     cutter: Cutter,
     items: Vec<Item>,
     same: Vec<Option<Same>>,
-    /// By device and inode: the first name of a file that has more, and how many are to come.
-    links: HashMap<Inode, (Vec<u8>, u32)>,
+    links: HashMap<Inode, First>,
     held: Arc<()>,
+    held_max: usize,
+    failed: &'a AtomicBool,
     /// Takes the jobs, each with about how many bytes it will take. False: nobody wants more.
     emit: Box<dyn FnMut(Job, u64) -> bool + 'a>,
 }
@@ -64,6 +86,7 @@ impl<'a> Feed<'a> {
         dirs: Dirs,
         previous: Option<Previous<'a>>,
         warnings: &'a Warnings,
+        (open_max, failed): (usize, &'a AtomicBool),
         emit: impl FnMut(Job, u64) -> bool + 'a,
     ) -> Feed<'a> {
         Feed {
@@ -75,6 +98,8 @@ impl<'a> Feed<'a> {
             same: Vec::new(),
             links: HashMap::new(),
             held: Arc::new(()),
+            held_max: HELD_OPEN.min(open_max / 4),
+            failed,
             emit: Box::new(emit),
         }
     }
@@ -85,6 +110,9 @@ impl<'a> Feed<'a> {
             self.warnings.lose(SOCKETS, shown(&found.path));
             return true;
         };
+        if kind == Kind::File && found.stat.nlink > 1 && !self.wait_for_handles() {
+            return false;
+        }
         let mut entry = Entry::new(found.path, kind, &found.stat);
         if !is_settled(entry.ctime) {
             entry.ctime = Time::default();
@@ -95,17 +123,18 @@ impl<'a> Feed<'a> {
         }
         if kind != Kind::Dir && found.stat.nlink > 1 {
             let key = (found.stat.dev, found.stat.ino);
-            if let Some((first, left)) = self.links.get_mut(&key) {
+            if let Some(first) = self.links.get_mut(&key).filter(|f| f.is_same(&found.stat)) {
                 entry.kind = Kind::HardLink;
                 entry.size_bytes = 0;
                 entry.rdev = (0, 0);
-                entry.link.clone_from(first);
-                *left -= 1;
-                if *left == 0 {
+                entry.link.clone_from(&first.path);
+                first.left -= 1;
+                if first.left == 0 {
                     self.links.remove(&key);
                 }
             } else {
-                if kind == Kind::File && Arc::strong_count(&self.held) <= HELD_OPEN {
+                // Or else, if this name vanishes before it is read, the others name nothing.
+                if kind == Kind::File {
                     match read::open(&mut self.dirs, &entry.path) {
                         Ok(file) => open = Some(file),
                         Err(error) => {
@@ -114,7 +143,8 @@ impl<'a> Feed<'a> {
                         }
                     }
                 }
-                self.links.insert(key, (entry.path.clone(), found.stat.nlink - 1));
+                let (path, left) = (entry.path.clone(), found.stat.nlink - 1);
+                self.links.insert(key, First { path, stat: found.stat, left });
             }
         }
         let open = open.map(|file| Arc::new(Held::new(file, Some(&self.held))));
@@ -132,6 +162,25 @@ impl<'a> Feed<'a> {
         if last {
             (self.emit)(Job::End, 1024);
         }
+    }
+
+    /// Waits until one more file may be held open. False when all has failed.
+    fn wait_for_handles(&mut self) -> bool {
+        if Arc::strong_count(&self.held) <= self.held_max {
+            return true;
+        }
+        // What waits here for its run to be whole would wait forever.
+        let holds = self.items.iter().filter(|item| item.open.is_some()).count();
+        if holds >= self.held_max && !self.end_run() {
+            return false;
+        }
+        while Arc::strong_count(&self.held) > self.held_max {
+            if self.failed.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// A parent whose tables can't be read makes a backup slower, and no worse.
@@ -277,4 +326,53 @@ fn small_bytes(entry: &Entry) -> u64 {
 fn is_settled(ctime: Time) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
     now.saturating_sub(ctime.sec) >= SETTLED_SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::sys::fs;
+
+    fn found(dirs: &mut Dirs, path: &str) -> Found {
+        let (dir, name) = dirs.at(path.as_bytes()).unwrap();
+        let stat = fs::stat_at(dir, &fs::c_name(name).unwrap()).unwrap();
+        Found { path: path.into(), stat }
+    }
+
+    #[test]
+    fn files_with_more_names_are_held_however_many_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<_> = (0..50).map(|n| format!("{n:02}")).collect();
+        for name in &names {
+            std::fs::write(dir.path().join(name), name).unwrap();
+            std::fs::hard_link(dir.path().join(name), dir.path().join(format!("x{name}"))).unwrap();
+        }
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
+        let (warnings, failed, read) = Default::default();
+        let seen: &RefCell<Vec<(Vec<u8>, bool)>> = &read;
+        let emit = |job, _| {
+            // Read at once: nothing stays open.
+            let Job::Run(items) = job else { return true };
+            let first = |item: Item| (item.entry.path, item.open.is_some());
+            seen.borrow_mut().extend(items.into_iter().map(first));
+            true
+        };
+        let mut feed =
+            Feed::new(Dirs::plain(dir.path()).unwrap(), None, &warnings, (32, &failed), emit);
+        for name in &names {
+            let found = found(&mut dirs, name);
+            assert!(feed.take(found));
+        }
+        // Another file may have got the inode of one that is gone meanwhile.
+        let mut other = found(&mut dirs, "x00");
+        other.stat.btime = other.stat.btime.map(|(sec, nsec)| (sec + 1, nsec));
+        other.stat.mtime.0 += 1;
+        assert!(feed.take(other));
+        feed.finish();
+        let read = read.into_inner();
+        assert_eq!(read.len(), 51);
+        assert!(read.iter().all(|(_, held)| *held), "{read:?}");
+    }
 }

@@ -40,6 +40,13 @@ pub fn compressor(level: i32) -> Result<Compressor<'static>> {
     Ok(compressor)
 }
 
+/// A bigger chunk is neither written nor read.
+pub fn check_plain_bytes(plain_bytes: u32) -> Result<()> {
+    let limit = PLAIN_LIMIT_BYTES;
+    ensure!(plain_bytes <= limit, "a chunk has {plain_bytes} bytes, {limit} is the limit");
+    Ok(())
+}
+
 pub fn compress(plain: &[u8], level: i32) -> Result<Vec<u8>> {
     compressor(level)?.compress(plain).context("compressing")
 }

@@ -136,6 +136,8 @@ fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
 fn read_frame(reader: &mut Reader<'_>, packs: &[Pack]) -> Result<Frame> {
     let id = reader.id()?;
     let plain_bytes = reader.u32()?;
+    // So that a check of a generation finds what an extraction would refuse in the middle.
+    fetch::check_plain_bytes(plain_bytes)?;
     let place = Place { pack: reader.u32()?, offset: reader.uint()?, len: reader.u32()? };
     let pack = packs.get(place.pack as usize).context("a chunk is in no pack")?;
     let end = place.offset.checked_add(place.len.into());
@@ -174,5 +176,10 @@ mod tests {
         assert!(Index::decode(&bytes, &short).is_err());
         assert!(Index::decode(&bytes, &packs[..1]).is_err());
         assert!(Index::decode(&bytes[..bytes.len() - 1], &packs).is_err());
+
+        let mut big = index;
+        big.chunks[0].frame.plain_bytes = (256 << 20) + 1;
+        let text = Index::decode(&big.encode().unwrap(), &packs).unwrap_err().to_string();
+        assert!(text.contains("268435456 is the limit"), "{text}");
     }
 }

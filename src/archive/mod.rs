@@ -155,8 +155,6 @@ pub struct CreateOptions {
     pub level: i32,
     /// 0: as many as there are cores.
     pub threads: usize,
-    /// Read every file, even where the parent says that it did not change.
-    pub full: bool,
 }
 
 /// What [`create`] stored.

@@ -19,6 +19,16 @@ const EVM: &[u8] = b"security.evm";
 const EVM_LOST: &str =
     "files were signed for this machine alone (security.evm), the backup has no such signatures";
 
+/// Of one file, with their names. Anybody can give a file of XFS or btrfs hundreds of MiB of them,
+/// and a head must fit in memory, here and in a rescue system. They come sorted by their names:
+/// what the system needs (`security`, `system`) before what users may set.
+const XATTRS_MAX_BYTES: usize = 4 << 20;
+const XATTRS_LOST: &str =
+    "files have more than 4 MiB of extended attributes, the backup has only the first of them";
+
+/// How many ranges of data the map of a sparse file may have: in a head these are some 5 MiB.
+const MAP_MAX: usize = 128 << 10;
+
 /// Opens a file or directory for reading, without touching its access time where that is allowed.
 pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
     let (dir, name) = dirs.at(path)?;
@@ -41,9 +51,26 @@ pub fn extra(file: &File, entry: &Entry, blocks: u64, warnings: &Warnings) -> io
     let mut extra = Extra { xattrs, flags: flags::settable(all), sparse: None };
     if entry.kind == Kind::File && blocks.saturating_mul(512) < entry.size_bytes {
         let whole = [(0, entry.size_bytes)];
-        extra.sparse = fs::data_ranges(fd, entry.size_bytes)?.filter(|map| *map != whole);
+        let map = fs::data_ranges(fd, entry.size_bytes)?.map(|map| joined(map, MAP_MAX));
+        extra.sparse = map.filter(|map| *map != whole);
     }
     Ok(extra)
+}
+
+/// The map with the smallest holes filled, until it has no more than `max` ranges.
+fn joined(mut map: Vec<(u64, u64)>, max: usize) -> Vec<(u64, u64)> {
+    let mut hole_bytes = 4096;
+    while map.len() > max {
+        map.dedup_by(|next, before| {
+            let near = next.0 - (before.0 + before.1) <= hole_bytes;
+            if near {
+                before.1 = next.0 + next.1 - before.0;
+            }
+            near
+        });
+        hole_bytes = hole_bytes.saturating_mul(2);
+    }
+    map
 }
 
 /// As [`extra`], for what can't be opened.
@@ -63,12 +90,19 @@ fn xattrs(
     warnings: &Warnings,
 ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut found = Vec::new();
+    let mut left = XATTRS_MAX_BYTES;
     for key in fs::list_xattrs(of)? {
         if key.to_bytes() == EVM {
             warnings.lose(EVM_LOST, entry.shown());
             continue;
         }
         if let Some(value) = fs::get_xattr(of, &key)? {
+            let bytes = key.count_bytes() + value.len();
+            if bytes > left {
+                warnings.lose(XATTRS_LOST, entry.shown());
+                break;
+            }
+            left -= bytes;
             found.push((key.into_bytes(), value));
         }
     }
@@ -76,20 +110,22 @@ fn xattrs(
 }
 
 /// Appends `len` bytes from `offset`. What the file no longer has, or does not give, is zeros.
+/// False when it did not give all of them: no later backup may take these zeros for the file's own.
 pub fn append_data(
     file: &File,
     shown: impl Fn() -> String,
     (offset, len): (u64, u64),
     out: &mut Vec<u8>,
     warnings: &Warnings,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let start = out.len();
+    let mut whole = true;
     let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     out.reserve(len);
     loop {
         let done = out.len() - start;
         if done == len {
-            return Ok(());
+            return Ok(whole);
         }
         match fs::append_at(file.as_fd(), out, len - done, offset + done as u64) {
             Ok(0) => {
@@ -104,12 +140,13 @@ pub fn append_data(
                     shown(),
                     offset + done as u64
                 ));
+                whole = false;
                 break;
             }
         }
     }
     out.resize(start + len, 0);
-    Ok(())
+    Ok(whole)
 }
 
 /// Warns when a file is not what the walk saw.
@@ -154,4 +191,20 @@ pub struct Prepared {
     pub bytes: Vec<u8>,
     pub data_bytes: u64,
     pub slices: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_without_measure_loses_its_smallest_holes() {
+        let map: Vec<_> = (0..1000).map(|n| (n * 8192, 4096)).chain([(1 << 40, 7)]).collect();
+        assert_eq!(joined(map.clone(), 1001), map);
+        assert_eq!(joined(map, 1000), [(0, 999 * 8192 + 4096), (1 << 40, 7)]);
+        let growing: Vec<_> = (1..60).map(|n| (1 << n, 1)).collect();
+        let few = joined(growing, 20);
+        assert!((10..=20).contains(&few.len()), "{few:?}");
+        assert_eq!(few.last(), Some(&(1 << 59, 1)));
+    }
 }

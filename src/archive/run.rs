@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::codec::Id;
 use super::dirs::Dirs;
-use super::entry::{Entry, Kind, shown};
+use super::entry::{Entry, Kind, Time, shown};
 use super::pax::{self, padding};
 use super::read::{self, Held, Item};
-use super::table::{Row, TableWriter};
+use super::table::{self, Row, TableWriter};
 use super::warnings::Warnings;
 
 /// A slice of a big file.
@@ -23,6 +23,9 @@ pub struct Slice {
     pub last: bool,
 }
 
+/// A run whose files have big heads is cut after this.
+const RUN_MAX_BYTES: usize = 16 << 20;
+
 #[derive(Debug, Default)]
 pub struct Built {
     pub plain: Vec<u8>,
@@ -31,12 +34,20 @@ pub struct Built {
     pub files: u64,
 }
 
-/// Reads the files of a run. One that is gone or can't be read is left out, with a warning.
-pub fn build(items: Vec<Item>, dirs: &mut Dirs, warnings: &Warnings, plain: Vec<u8>) -> Built {
+/// Reads the files of a run: all of them, unless their heads are so big that more than one chunk is
+/// needed. One that is gone or can't be read is left out, with a warning.
+pub fn build(
+    items: &mut std::vec::IntoIter<Item>,
+    dirs: &mut Dirs,
+    warnings: &Warnings,
+    plain: Vec<u8>,
+) -> Built {
     let mut built = Built { plain, ..Built::default() };
     built.plain.clear();
     let mut table = TableWriter::default();
-    for item in items {
+    while built.plain.len() < RUN_MAX_BYTES
+        && let Some(item) = items.next()
+    {
         let start = built.plain.len();
         match append(&item, dirs, warnings, &mut built.plain) {
             Ok(row) => {
@@ -126,7 +137,9 @@ fn append_file(
     row.head_bytes = (data - start) as u64;
     let whole = [(0, entry.size_bytes)];
     for &range in extra.sparse.as_deref().unwrap_or(&whole) {
-        read::append_data(file, || entry.shown(), range, plain, warnings)?;
+        if !read::append_data(file, || entry.shown(), range, plain, warnings)? {
+            forget(&mut row.entry);
+        }
     }
     plain.resize(plain.len() + padding((plain.len() - data) as u64), 0);
     row.data_bytes = (plain.len() - data) as u64;
@@ -134,18 +147,33 @@ fn append_file(
     Ok(())
 }
 
-/// Reads a slice.
-pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> io::Result<()> {
+/// The next backup reads the file again.
+fn forget(entry: &mut Entry) {
+    entry.ctime = Time::default();
+}
+
+/// The table of a run that ends with a big file whose data could not be read.
+pub fn without_big(table: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut rows = table::read(table)?;
+    rows.last_mut().into_iter().for_each(|row| forget(&mut row.entry));
+    let mut table = TableWriter::default();
+    rows.iter().for_each(|row| table.push(row));
+    Ok(table.finish())
+}
+
+/// Reads a slice. False when a part of it could not be read.
+pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> io::Result<bool> {
     plain.clear();
+    let mut whole = true;
     for &range in &slice.ranges {
         let name = || shown(&slice.entry.path);
-        read::append_data(&slice.file.file, name, range, plain, warnings)?;
+        whole &= read::append_data(&slice.file.file, name, range, plain, warnings)?;
     }
     plain.resize(plain.len() + slice.padding, 0);
     if slice.last {
         read::check_unchanged(&slice.file.file, &slice.entry, warnings);
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// What a head must be for the slices of an earlier backup to be the data behind it.
@@ -178,10 +206,10 @@ mod tests {
         }
         let names: [(&[u8], u64); 4] =
             [(b"grew", 4), (b"gone", 10), (b"shrank\n", 1000), (b"steady", 10)];
-        let items = names.map(|(name, size)| item(&mut dirs, name, size)).into();
+        let items: Vec<_> = names.map(|(name, size)| item(&mut dirs, name, size)).into();
         std::fs::remove_file(dir.path().join("gone")).unwrap();
         let warnings = Warnings::default();
-        let built = build(items, &mut dirs, &warnings, Vec::new());
+        let built = build(&mut items.into_iter(), &mut dirs, &warnings, Vec::new());
         assert_eq!((built.entries, built.files), (3, 3));
 
         let (mut at, mut found) = (0, Vec::new());
@@ -201,5 +229,23 @@ mod tests {
         assert_eq!(said[1], "/grew grew while it was read: its new end is missing");
         assert!(said[2].starts_with("/shrank\\x0a "), "{said:?}");
         assert!(said.iter().all(|line| !line.contains("steady")), "{said:?}");
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_read_again_the_next_time() {
+        // No memory is mapped at its start, so the kernel says EIO.
+        let mut dirs = Dirs::plain(std::path::Path::new("/proc/self")).unwrap();
+        let items = vec![item(&mut dirs, b"mem", 1000), item(&mut dirs, b"comm", 1)];
+        assert_ne!(items[0].entry.ctime, Time::default());
+        let warnings = Warnings::default();
+        let built = build(&mut items.into_iter(), &mut dirs, &warnings, Vec::new());
+        let rows = table::read(&built.table).unwrap();
+        assert_eq!(rows[0].entry.ctime, Time::default());
+        assert_ne!(rows[1].entry.ctime, Time::default());
+        let forgotten = table::read(&without_big(&built.table).unwrap()).unwrap();
+        assert_eq!(forgotten[0], rows[0]);
+        assert_eq!(forgotten[1].entry.ctime, Time::default());
+        let said = warnings.into_vec();
+        assert!(said[1].starts_with("/mem can't be read at byte 0, zeros stand there"), "{said:?}");
     }
 }

@@ -19,13 +19,30 @@ struct Kept {
     texts: Vec<String>,
     count: usize,
     /// What can't be kept, and of whom.
-    lost: BTreeMap<&'static str, Lost>,
+    lost: BTreeMap<&'static str, Named>,
+    failed: Named,
 }
 
+/// How many files, and the names of some.
 #[derive(Debug, Default)]
-struct Lost {
+struct Named {
     count: u64,
-    named: Vec<String>,
+    paths: Vec<String>,
+}
+
+impl Named {
+    fn add(&mut self, path: String) {
+        self.count += 1;
+        if self.paths.len() < NAMED {
+            self.paths.push(path);
+        }
+    }
+
+    fn into_text(mut self) -> String {
+        self.paths.sort_unstable();
+        let more = if self.count > self.paths.len() as u64 { ", ..." } else { "" };
+        format!("{} ({}{more})", self.count, self.paths.join(", "))
+    }
 }
 
 impl Warnings {
@@ -44,12 +61,19 @@ impl Warnings {
     pub fn lose(&self, what: &'static str, path: impl Into<String>) {
         let path = shortened(path.into());
         log::info!("{path}: {what}");
-        let mut kept = self.lock();
-        let lost = kept.lost.entry(what).or_default();
-        lost.count += 1;
-        if lost.named.len() < NAMED {
-            lost.named.push(path);
-        }
+        self.lock().lost.entry(what).or_default().add(path);
+    }
+
+    /// A file that is not restored at all.
+    pub fn fail(&self, path: &str, why: impl std::fmt::Display) {
+        self.add(format!("{path} is not restored: {why}"));
+        self.lock().failed.add(shortened(path.to_owned()));
+    }
+
+    /// How many files are not restored, and which. None: all are.
+    pub fn failed(&self) -> Option<String> {
+        let failed = std::mem::take(&mut self.lock().failed);
+        (failed.count > 0).then(|| failed.into_text())
     }
 
     /// Sorted, so that they don't depend on which thread was first.
@@ -60,10 +84,8 @@ impl Warnings {
             let more = kept.count - kept.texts.len();
             kept.texts.push(format!("and {more} more like these, in the log"));
         }
-        for (what, mut lost) in kept.lost {
-            lost.named.sort_unstable();
-            let more = if lost.count > lost.named.len() as u64 { ", ..." } else { "" };
-            kept.texts.push(format!("{what}: {} ({}{more})", lost.count, lost.named.join(", ")));
+        for (what, lost) in kept.lost {
+            kept.texts.push(format!("{what}: {}", lost.into_text()));
         }
         kept.texts
     }

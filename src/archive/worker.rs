@@ -11,10 +11,11 @@ use super::codec::Id;
 use super::create::{Shared, Work, lock};
 use super::dirs::Dirs;
 use super::feed::Job;
-use super::fetch::compressor;
+use super::fetch::{check_plain_bytes, compress, compressor};
 use super::index::Frame;
 use super::pax;
-use super::run::{self, Built};
+use super::read::Item;
+use super::run::{self, Slice};
 
 /// Tables are small and read often.
 const TABLE_LEVEL: i32 = 3;
@@ -27,10 +28,31 @@ pub(super) struct Done {
 }
 
 pub(super) struct Ready {
-    pub(super) chunk: Packed,
-    pub(super) table: Option<Packed>,
+    /// More than one where the heads of a run's files are very big.
+    pub(super) parts: Vec<Part>,
     pub(super) entries: u64,
     pub(super) files: u64,
+    /// Data of the big file before it could not be read.
+    pub(super) unread: bool,
+}
+
+pub(super) struct Part {
+    pub(super) chunk: Packed,
+    pub(super) table: Option<Packed>,
+    /// The plain table, where slices of a big file follow.
+    pub(super) open_table: Vec<u8>,
+}
+
+impl Part {
+    fn without_table(chunk: Packed) -> Part {
+        Part { chunk, table: None, open_table: Vec::new() }
+    }
+}
+
+impl From<Part> for Ready {
+    fn from(part: Part) -> Ready {
+        Ready { parts: vec![part], entries: 0, files: 0, unread: false }
+    }
 }
 
 /// A frame to be stored, or one that is.
@@ -91,44 +113,53 @@ impl<'a> Worker<'a> {
     }
 
     fn run(&mut self, job: Job) -> Result<Ready> {
-        let warnings = self.shared.warnings;
-        let mut plain = std::mem::take(&mut self.plain);
-        let mut built = Built::default();
         match job {
-            Job::Run(items) => {
-                if let Some(item) = items.last() {
-                    self.shared.progress.at(|| item.entry.shown());
-                }
-                built = run::build(items, &mut self.dirs, warnings, plain);
-                plain = std::mem::take(&mut built.plain);
-            }
-            Job::Slice(slice) => {
-                self.shared.progress.at(|| slice.entry.shown());
-                run::build_slice(&slice, warnings, &mut plain)
-                    .with_context(|| format!("reading {}", slice.entry.shown()))?;
-            }
-            Job::End => {
-                plain.clear();
-                plain.extend_from_slice(&pax::END);
-            }
+            Job::Run(items) => self.read_run(items),
+            Job::Slice(slice) => self.read_slice(&slice),
+            Job::End => Ok(Part::without_table(self.pack(&pax::END)?).into()),
             Job::Stored { chunk, entries, files } => {
                 self.shared.progress.add(chunk.frame.plain_bytes.into());
-                self.plain = plain;
                 let table = chunk.table.map(Packed::Known);
-                return Ok(Ready { chunk: Packed::Known(chunk.frame), table, entries, files });
+                let chunk = Packed::Known(chunk.frame);
+                let part = Part { table, ..Part::without_table(chunk) };
+                Ok(Ready { entries, files, ..part.into() })
             }
         }
-        self.shared.progress.add(plain.len() as u64);
+    }
+
+    fn read_run(&mut self, items: Vec<Item>) -> Result<Ready> {
+        if let Some(item) = items.last() {
+            self.shared.progress.at(|| item.entry.shown());
+        }
+        let ends_big = items.last().is_some_and(|item| item.head.is_some());
+        let mut ready = Ready { parts: Vec::new(), entries: 0, files: 0, unread: false };
+        let mut items = items.into_iter();
+        while ready.parts.is_empty() || items.len() > 0 {
+            let plain = std::mem::take(&mut self.plain);
+            let built = run::build(&mut items, &mut self.dirs, self.shared.warnings, plain);
+            ready.entries += built.entries;
+            ready.files += built.files;
+            let chunk = self.pack(&built.plain)?;
+            self.plain = built.plain;
+            let table = Some(self.pack_table(&built.table)?);
+            let open_table = if ends_big { built.table } else { Vec::new() };
+            ready.parts.push(Part { chunk, table, open_table });
+        }
+        Ok(ready)
+    }
+
+    fn read_slice(&mut self, slice: &Slice) -> Result<Ready> {
+        self.shared.progress.at(|| slice.entry.shown());
+        let mut plain = std::mem::take(&mut self.plain);
+        let whole = run::build_slice(slice, self.shared.warnings, &mut plain)
+            .with_context(|| format!("reading {}", slice.entry.shown()))?;
         let chunk = self.pack(&plain)?;
         self.plain = plain;
-        let table = match built.table.as_slice() {
-            [] => None,
-            table => Some(self.pack_table(table)?),
-        };
-        Ok(Ready { chunk, table, entries: built.entries, files: built.files })
+        Ok(Ready { unread: !whole, ..Part::without_table(chunk).into() })
     }
 
     fn pack(&mut self, plain: &[u8]) -> Result<Packed> {
+        self.shared.progress.add(plain.len() as u64);
         let (id, plain_bytes) = match self.find(plain)? {
             Packed::New { id, plain_bytes, .. } => (id, plain_bytes),
             known => return Ok(known),
@@ -141,18 +172,14 @@ impl<'a> Worker<'a> {
 
     fn pack_table(&mut self, table: &[u8]) -> Result<Packed> {
         Ok(match self.find(table)? {
-            Packed::New { id, plain_bytes, .. } => {
-                let frame = super::fetch::compress(table, TABLE_LEVEL)?;
-                Packed::New { id, plain_bytes, frame }
-            }
+            Packed::New { .. } => new_table(table)?,
             known => known,
         })
     }
 
     /// The stored frame of `plain`, or a new one that is still empty.
     fn find(&self, plain: &[u8]) -> Result<Packed> {
-        let id = *blake3::hash(plain).as_bytes();
-        let plain_bytes = u32::try_from(plain.len()).context("a chunk is too big")?;
+        let (id, plain_bytes) = named(plain)?;
         let known = self.shared.known.as_ref().and_then(|known| {
             known.read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
         });
@@ -161,4 +188,17 @@ impl<'a> Worker<'a> {
             None => Packed::New { id, plain_bytes, frame: Vec::new() },
         })
     }
+}
+
+/// A table's frame, to be stored.
+pub(super) fn new_table(table: &[u8]) -> Result<Packed> {
+    let (id, plain_bytes) = named(table)?;
+    Ok(Packed::New { id, plain_bytes, frame: compress(table, TABLE_LEVEL)? })
+}
+
+/// What nobody would read must not be written.
+fn named(plain: &[u8]) -> Result<(Id, u32)> {
+    let plain_bytes = u32::try_from(plain.len()).context("a chunk is too big")?;
+    check_plain_bytes(plain_bytes)?;
+    Ok((*blake3::hash(plain).as_bytes(), plain_bytes))
 }

@@ -41,9 +41,8 @@ pub(super) fn archive(
         bandwidth_bytes_per_second: bandwidth.saturating_mul(1 << 20),
         level: job.config.backup.level,
         threads: job.config.backup.threads,
-        full: job.options.full,
     };
-    let parent = newest_good(guard, ui)?;
+    let parent = if job.options.full { None } else { newest_good(guard, ui)? };
     let create = |options: &_| archive::create(options, store, parent.as_ref(), ui);
     let created = ui.step("Archiving", || {
         let backup = &job.config.backup;
@@ -99,13 +98,24 @@ fn with_hooks<T>(hooks: Hooks, ui: &Ui, work: impl FnOnce() -> Result<T>) -> Res
     result
 }
 
-/// The newest generation that can be read: what is unchanged since then is not stored again.
+/// The newest generation that can be read and lacks nothing: what is unchanged since then is not
+/// stored again.
 fn newest_good(guard: &LockGuard, ui: &Ui) -> Result<Option<Manifest>> {
-    for generation in catalog::generations(guard.store())?.iter().rev() {
-        match catalog::manifest(guard.store(), generation) {
-            Ok(manifest) => return Ok(Some(manifest)),
-            Err(error) => ui.warn(format!("the generation {generation} is passed by: {error:#}")),
+    let store = guard.store();
+    for generation in catalog::generations(store)?.iter().rev() {
+        let manifest = match catalog::manifest(store, generation) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                ui.warn(format!("the generation {generation} is passed by: {error:#}"));
+                continue;
+            }
+        };
+        let missing = catalog::missing(store, &manifest)?;
+        if missing.is_empty() {
+            return Ok(Some(manifest));
         }
+        let missing = missing.join(", ");
+        ui.warn(format!("the generation {generation} is not built upon: {missing}"));
     }
     Ok(None)
 }

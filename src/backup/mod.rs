@@ -48,7 +48,7 @@ pub struct Options {
     pub archive: bool,
     /// Build the rescue media.
     pub rescue: bool,
-    /// Read every file, also those that are unchanged since the last generation.
+    /// Read and store every file, also those that are unchanged since the last generation.
     pub full: bool,
     /// In place of the configuration's.
     pub bandwidth_mib_per_second: Option<u64>,

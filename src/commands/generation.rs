@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::archive::{self, Change, Entry, Kind};
 use crate::cli::{PruneArgs, RestoreArgs, VerifyArgs};
@@ -174,7 +174,12 @@ pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> 
         };
         archive::extract(&manifest, &*store, &options, session.ui)?
     };
-    session.ui.success(format!("{} entries restored, {}", restored.entries, size(restored.bytes)));
+    let done = format!("{} entries restored, {}", restored.entries, size(restored.bytes));
+    if let Some(files) = restored.not_restored {
+        session.ui.info(done);
+        bail!("files that are NOT restored: {files}");
+    }
+    session.ui.success(done);
     Ok(Exit::Done)
 }
 

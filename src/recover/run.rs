@@ -36,6 +36,8 @@ pub(super) struct Run<'a> {
     target_options: TargetOptions,
     node: String,
     report: Report,
+    /// How many files could not be restored, and which.
+    not_restored: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -52,8 +54,19 @@ impl<'a> Run<'a> {
             ..Report::default()
         };
         let (started, target, node) = (Instant::now(), None, String::new());
-        let target_options = TargetOptions::default();
-        Run { config, info, options, ui, started, target, target_options, node, report }
+        let (target_options, not_restored) = (TargetOptions::default(), None);
+        Run {
+            config,
+            info,
+            options,
+            ui,
+            started,
+            target,
+            target_options,
+            node,
+            report,
+            not_restored,
+        }
     }
 
     pub fn touched(&self) -> bool {
@@ -93,6 +106,7 @@ impl<'a> Run<'a> {
         }
         if !matches!(phase, Phase::All | Phase::Finalize) {
             ui.info(format!("the node's filesystems are mounted at {}", root.display()));
+            self.check_files()?;
             return Ok(Outcome::Mounted);
         }
         self.finish(&backup.layout, &plan, passphrase.as_ref())
@@ -274,7 +288,18 @@ impl<'a> Run<'a> {
         self.report.entries = extracted.entries;
         self.report.bytes = extracted.bytes;
         self.report.warnings.extend(extracted.warnings);
+        self.not_restored = extracted.not_restored;
         Ok(())
+    }
+
+    /// Files that could not be restored don't keep the system from being made bootable, but nobody
+    /// may take it for whole.
+    fn check_files(&self) -> Result<()> {
+        let Some(files) = &self.not_restored else { return Ok(()) };
+        bail!(
+            "all is done, but files are NOT restored: {files}\nhint: the system is mounted at {}: put them there, or reboot and do without",
+            self.options.root.display()
+        );
     }
 
     /// Steps 7 to 9.
@@ -292,6 +317,7 @@ impl<'a> Run<'a> {
         self.options.verdict.say("fixed");
         ui.step("Checking that it boots", || self.check(&tree))?;
         self.options.verdict.say("checked");
+        self.check_files()?;
         self.leave(plan)?;
         Ok(Outcome::Recovered(Box::new(self.report.clone())))
     }

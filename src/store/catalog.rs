@@ -186,15 +186,20 @@ pub(super) fn named_in_latest(bytes: &[u8]) -> Vec<String> {
 }
 
 fn check_present(store: &dyn Store, manifest: &Manifest) -> Result<()> {
+    match missing(store, manifest)?.first() {
+        None => Ok(()),
+        Some(why) => bail!("{why}"),
+    }
+}
+
+/// What a generation needs and the store does not have, or not whole.
+pub fn missing(store: &dyn Store, manifest: &Manifest) -> Result<Vec<String>> {
     let mut there = HashMap::new();
     let own = object(&manifest.generation, "");
     for prefix in ["packs/", own.as_str()] {
         there.extend(store.list(prefix)?.into_iter().map(|o| (o.name, o.size_bytes)));
     }
-    match lacks(manifest, &there).first() {
-        None => Ok(()),
-        Some(why) => bail!("{why}"),
-    }
+    Ok(lacks(manifest, &there))
 }
 
 /// What a generation needs and is not, or not whole, among the objects that are `there`: name ->

@@ -29,6 +29,8 @@ pub struct Stat {
     pub blocks: u64,
     pub mtime: (i64, u32),
     pub ctime: (i64, u32),
+    /// When the inode was made, where the filesystem keeps that.
+    pub btime: Option<(i64, u32)>,
     /// Whether it is the root of a mount; None where the kernel (before 5.8) can't say.
     pub mount_root: Option<bool>,
     /// Whether it has the inode flag that says that backups may pass it by.
@@ -44,11 +46,10 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
     // SAFETY: an all-zero statx is a valid value of that plain C struct.
     #[allow(unsafe_code)]
     let mut x: libc::statx = unsafe { std::mem::zeroed() };
+    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
     // SAFETY: the name is NUL-terminated and `x` is as large as the kernel expects.
     #[allow(unsafe_code)]
-    let result = unsafe {
-        libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut x)
-    };
+    let result = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, wanted, &raw mut x) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -66,6 +67,8 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
         blocks: x.stx_blocks,
         mtime: (x.stx_mtime.tv_sec, x.stx_mtime.tv_nsec),
         ctime: (x.stx_ctime.tv_sec, x.stx_ctime.tv_nsec),
+        btime: (x.stx_mask & libc::STATX_BTIME != 0)
+            .then_some((x.stx_btime.tv_sec, x.stx_btime.tv_nsec)),
         mount_root: (x.stx_attributes_mask & root_bit != 0)
             .then_some(x.stx_attributes & root_bit != 0),
         nodump: x.stx_attributes & nodump_bit != 0,
@@ -337,7 +340,7 @@ pub fn is_mount_root(dir: &Path) -> bool {
 }
 
 /// Lets this process open as many files as the system allows it.
-pub fn raise_open_files_limit() {
+pub fn raise_open_files_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls get a valid pointer to a live struct.
     #[allow(unsafe_code)]
@@ -347,6 +350,7 @@ pub fn raise_open_files_limit() {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
     }
+    limit.rlim_cur
 }
 
 /// A name for a system call; an error where it holds a NUL.

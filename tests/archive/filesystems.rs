@@ -1,12 +1,13 @@
 //! There and back on the filesystems that nodes have, on loop devices: each keeps other things.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rr::archive::{self, CreateOptions, ExtractOptions};
 use rr::sys::mount::MountGuard;
 use rr::sys::run::Cmd;
 
-use super::{FIRST, NASTY, Target, Unlock, assert_same, differences, options, skipped, ui};
+use super::{FIRST, NASTY, SECOND, Target, Unlock, assert_same, differences, options, skipped, ui};
 
 /// Mounts a new filesystem at `dir`; None where that can't be done here.
 fn mount(mkfs: &str, image: &Path, dir: &Path) -> Option<MountGuard> {
@@ -183,5 +184,80 @@ fn loop_a_full_disk_ends_a_restore_and_names_the_file() {
     let error = archive::extract(&manifest, target.store.as_ref(), &options, &ui()).unwrap_err();
     let text = format!("{error:#}");
     assert!(text.contains("too big") && text.contains("No space left on device"), "{text}");
+    guard.close().unwrap();
+}
+
+/// Zeros stand for what a disk does not give: in that one generation, and not in all that come.
+#[test]
+fn loop_a_read_error_is_not_inherited() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, mnt) = (dir.path().join("image"), dir.path().join("mnt"));
+    let Some(guard) = mount("mkfs.ext4 -q -O ^has_journal", &image, &mnt) else { return };
+    let source = mnt.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let big: Vec<u8> = (1..9 << 17).flat_map(u64::to_be_bytes).collect();
+    std::fs::write(source.join("big"), &big).unwrap();
+    // Files that changed just now are read again the next time in any case.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    Cmd::new("mount").args(["-o", "remount,ro"]).arg(&mnt).run().unwrap();
+    Cmd::new("dd").args(["if=big", "iflag=nocache", "count=0"]).dir(&source).run().unwrap();
+
+    // The disk ends within the file.
+    let blocks = Cmd::new("debugfs").args(["-R", "blocks /source/big"]).arg(&image).text().unwrap();
+    let block: u64 = blocks.split_whitespace().filter_map(|n| n.parse().ok()).max().unwrap();
+    let disk = std::fs::OpenOptions::new().read(true).write(true).open(&image).unwrap();
+    let (mut end, len) = (vec![0; 4096], disk.metadata().unwrap().len());
+    disk.read_exact_at(&mut end, block * 4096).unwrap();
+    disk.set_len(block * 4096).unwrap();
+    let target = Target::new();
+    let (created, first) = target.create(&options(&source, FIRST), None);
+    let said = &created.warnings;
+    assert!(said.len() == 1 && said[0].starts_with("/big can't be read at byte "), "{said:?}");
+
+    disk.set_len(len).unwrap();
+    disk.write_all_at(&end, block * 4096).unwrap();
+    let (created, second) = target.create(&options(&source, SECOND), Some(&first));
+    assert_eq!(created.warnings, Vec::<String>::new());
+    let (to, _) = target.extract(&second, &[]);
+    assert!(std::fs::read(to.path().join("big")).unwrap() == big);
+    let third = CreateOptions { generation: "20261121T013502Z".into(), ..options(&source, FIRST) };
+    let (created, _) = target.create(&third, Some(&second));
+    assert_eq!(created.stats.new_chunks, 0);
+    guard.close().unwrap();
+}
+
+/// Whoever may write one file can give it more attributes than fit in memory.
+#[test]
+fn loop_attributes_without_measure_are_bounded() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("mkfs.xfs -q", &dir.path().join("image"), &mnt) else { return };
+    let source = mnt.join("source");
+    std::fs::create_dir(&source).unwrap();
+    // 3 MiB each, which is more than a run may have, and 8 MiB.
+    let script = "import os
+for file in range(8):
+    open(str(file), 'w').close()
+    for n in range(128 if file == 5 else 48):
+        os.setxattr(str(file), f'user.{n:03}', bytes([n]) * 65536)";
+    Cmd::new("python3").args(["-c", script]).dir(&source).run().unwrap();
+    let target = Target::new();
+    let (created, manifest) = target.create(&options(&source, FIRST), None);
+    let [lost] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
+    assert!(lost.ends_with("of them: 1 (/5)"), "{lost}");
+    assert_eq!(created.stats.chunks, 3, "two parts of the run, and the end");
+    let to = mnt.join("to");
+    std::fs::create_dir(&to).unwrap();
+    let options_to = ExtractOptions { root: to.clone(), ..ExtractOptions::default() };
+    archive::extract(&manifest, target.store.as_ref(), &options_to, &ui()).unwrap();
+    std::fs::remove_file(source.join("5")).unwrap();
+    std::fs::remove_file(to.join("5")).unwrap();
+    assert_same(&source, &to, &["mtime"]);
     guard.close().unwrap();
 }

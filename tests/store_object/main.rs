@@ -165,6 +165,26 @@ fn a_whole_journey(toml: &str) {
     rr_ok(&config, &["verify"]);
 }
 
+/// On a server that can't list, manifests tell what is there: but not whether it still is.
+fn a_lost_pack_is_not_built_upon(server: &Server) {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, tree) = (dir.path().join("rr.toml"), dir.path().join("tree"));
+    let text = format!("node = \"node003\"\ntarget = \"{}/backups\"\n", server.url());
+    std::fs::write(&config, text).unwrap();
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("note"), "first\n").unwrap();
+    let args = ["mkbackuponly", "--include", tree.to_str().unwrap()];
+    rr_ok(&config, &args);
+    let packs = std::fs::read_dir(server.files.join("backups/node003/packs")).unwrap();
+    let mut packs = packs.map(|pack| pack.unwrap().path());
+    let stream = packs.find(|pack| pack.to_string_lossy().ends_with(".tar.zst")).unwrap();
+    std::fs::remove_file(stream).unwrap();
+    let output = rr(&config, &args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.success() && said.contains("is not built upon"), "{said}");
+    rr_ok(&config, &["verify"]);
+}
+
 #[test]
 fn nginx_with_webdav_and_a_password() {
     if servers::lacks("nginx_with_webdav_and_a_password", &["nginx"]) {
@@ -220,6 +240,7 @@ fn nginx_with_plain_put() {
     let manifests = walkdir::WalkDir::new(&files).into_iter().map(Result::unwrap);
     let manifests = manifests.filter(|entry| entry.file_name() == "manifest.json");
     assert_eq!(manifests.count(), 1, "what is pruned is deleted");
+    a_lost_pack_is_not_built_upon(&server);
 
     // Without the right to write it can still be read; and what is missing is said.
     drop(server);

@@ -122,7 +122,6 @@ fn back_up(dir: &Path, encrypted: bool) -> Result<()> {
         node: "node001".into(),
         level: 1,
         threads: 2,
-        full: true,
         ..CreateOptions::default()
     };
     let created = archive::create(&options, store.as_ref(), None, &ui)?;

@@ -70,11 +70,12 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
     drop(progress);
     let (entries, bytes) =
         extracted.with_context(|| format!("restoring {}", options.file.display()))?;
+    let not_restored = warnings.failed();
     let warnings = warnings.into_vec();
     for warning in &warnings {
         ui.warn(warning);
     }
-    Ok(Extracted { entries, bytes, warnings })
+    Ok(Extracted { entries, bytes, warnings, not_restored })
 }
 
 fn restore<R: Read>(
@@ -165,7 +166,7 @@ impl Restorer<'_> {
             Ok(head) => head,
             Err(error) => {
                 let path = member.header.path_bytes();
-                self.warnings.add(format!("{} is not restored: {error:#}", shown(&path)));
+                self.warnings.fail(&shown(&path), format!("{error:#}"));
                 return Ok(());
             }
         };
@@ -179,7 +180,7 @@ impl Restorer<'_> {
         match self.place(head, members)? {
             Ok(()) => self.counts.0 += 1,
             Err(error) if is_fatal(&error) => bail!("extracting {}: {error}", shown(&path)),
-            Err(error) => self.warnings.add(format!("{} is not restored: {error}", shown(&path))),
+            Err(error) => self.warnings.fail(&shown(&path), error),
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ pub struct ObjectStore {
 enum Server {
     S3(Box<S3>),
     /// With what is known to be there, where it can't list it: where it has no WebDAV.
-    Http(Dav, Option<Mutex<Known>>),
+    Http(Box<Dav>, Option<Mutex<Known>>),
 }
 
 /// Whether requests to the target are encrypted, and so need the system's certificates.
@@ -121,7 +121,9 @@ impl ObjectStore {
                 let base = base.trim_start_matches('/').to_owned();
                 Server::S3(Box::new(S3::new(bucket, base, options)?))
             }
-            other => Server::Http(Dav::new(other.to_string(), node, &options.login), None),
+            other => {
+                Server::Http(Box::new(Dav::new(other.to_string(), node, &options.login)), None)
+            }
         };
         let (claim, tag) = (Claim::Look, Tag::own());
         let mut store = ObjectStore { client, server, claim, tag };

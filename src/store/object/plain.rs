@@ -1,7 +1,8 @@
 //! Servers that can't list: plain PUT, GET and DELETE.
 //!
 //! What is there is told by what was published: `latest.json` names all generations, and their
-//! manifests name all objects. Besides there are this process's own, and locks, which are looked
+//! manifests name all objects. Packs, which later generations build upon, are asked for one by one:
+//! a generation that lacks one must not pass for whole. Besides there are this process's own, and locks, which are looked
 //! for by name. So backup, recovery and pruning work. What is not seen are the objects that a
 //! killed run left unpublished: they stay, and take room, until somebody deletes them there.
 
@@ -18,6 +19,8 @@ const LOCKS: u64 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Known {
     sizes: BTreeMap<String, u64>,
+    /// Packs that a manifest names and nobody has asked for yet.
+    named: BTreeSet<String>,
     /// Generations whose manifests were read: they never change.
     read: BTreeSet<String>,
 }
@@ -35,10 +38,12 @@ impl Known {
 
     pub fn deleted(&mut self, name: &str) {
         self.sizes.remove(name);
+        self.named.remove(name);
     }
 
     pub fn list(&mut self, prefix: &str, server: &dyn Ask) -> Result<Vec<Object>, StoreError> {
         self.read_published(server)?;
+        self.ask_for_packs(prefix, server)?;
         let mut found: Vec<Object> = self
             .sizes
             .iter()
@@ -63,11 +68,23 @@ impl Known {
             self.sizes.insert(name, bytes.len() as u64);
             // A damaged one is told by who reads it.
             if let Ok(manifest) = catalog::parse(&bytes) {
-                for record in manifest.file.into_iter().chain(manifest.pack) {
+                for record in manifest.file {
                     self.sizes.insert(record.name, record.size_bytes);
                 }
+                let names = manifest.pack.into_iter().map(|record| record.name);
+                self.named.extend(names.filter(|name| !self.sizes.contains_key(name)));
             }
             self.read.insert(generation);
+        }
+        Ok(())
+    }
+
+    fn ask_for_packs(&mut self, prefix: &str, server: &dyn Ask) -> Result<(), StoreError> {
+        while let Some(name) = self.named.iter().find(|name| name.starts_with(prefix)).cloned() {
+            if let Some(size_bytes) = there(server.size_bytes(&name))? {
+                self.sizes.insert(name.clone(), size_bytes);
+            }
+            self.named.remove(&name);
         }
         Ok(())
     }
