@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::cli::RecoverArgs;
 use crate::recover::{self, Options, Outcome, Phase};
 use crate::rescue::RescueInfo;
-use crate::rescue::info::{RECOVER_CODE, RECOVER_LOG};
+use crate::rescue::info::{CODE_VARIABLE, RECOVER_LOG};
 use crate::ui;
 
 use super::{Exit, Session, print_json};
@@ -43,9 +43,9 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
             if failure.touched { Exit::Harmed } else { Exit::Failed }
         }
     };
-    if info.is_some() {
-        let left = std::fs::write(RECOVER_CODE, (exit as u8).to_string());
-        left.with_context(|| format!("writing {RECOVER_CODE}"))?;
+    if let Some(file) = std::env::var_os(CODE_VARIABLE) {
+        let left = std::fs::write(&file, (exit as u8).to_string());
+        left.with_context(|| format!("writing {}", Path::new(&file).display()))?;
     }
     Ok(exit)
 }

@@ -147,6 +147,14 @@ pub struct RescueConfig {
     pub cmdline: String,
     /// What the boot menu starts by itself.
     pub default: MenuDefault,
+    /// Files with the public keys that may log into the rescue system as root over ssh. None: no
+    /// ssh.
+    pub ssh_keys: Vec<PathBuf>,
+}
+
+/// Who may log into the node as root may log into its rescue system.
+pub fn default_ssh_keys() -> Vec<PathBuf> {
+    vec!["/root/.ssh/authorized_keys".into()]
 }
 
 impl Default for RescueConfig {
@@ -159,6 +167,7 @@ impl Default for RescueConfig {
             console: Vec::new(),
             cmdline: String::new(),
             default: MenuDefault::default(),
+            ssh_keys: default_ssh_keys(),
         }
     }
 }

@@ -3,10 +3,12 @@
 //! PID 1 itself does little, so that it lives: it mounts what the kernel offers, joins the consoles
 //! ([`console`]), keeps one session running on them, and reaps orphans. The [`session`] is a second
 //! process of this program. It starts udev ([`devices`]), checks that the initrd is whole
-//! ([`integrity`]), finds the medium it was booted from ([`medium`]), brings the network up
-//! ([`network`]), and then does what the kernel command line says ([`cmdline`]): recover, ask, or
-//! give a shell. A session that dies is followed by one that gives a shell.
+//! ([`integrity`]) and the [`clock`] sane, finds the medium it was booted from ([`medium`]), lets the
+//! admin in by [`ssh`], brings the network up ([`network`]), and then does what the kernel command
+//! line says ([`cmdline`]): recover, ask, or give a shell. A session that dies is followed by one that
+//! gives a shell.
 
+pub mod clock;
 pub mod cmdline;
 pub mod console;
 pub mod devices;
@@ -17,6 +19,7 @@ pub mod mounts;
 pub mod network;
 pub mod power;
 pub mod session;
+pub mod ssh;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -7,21 +7,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::termios::{FlushArg, tcflush};
 
 use super::cmdline::{self, Mode, Network, Options};
 use super::network::{Hints, Say};
-use super::{console, devices, integrity, medium, mounts, network, power};
+use super::{clock, console, devices, integrity, medium, mounts, network, power, ssh};
 use crate::config::{self, Config, TargetUrl};
 use crate::layout::Layout;
 use crate::probe::boot;
 use crate::rescue::RescueInfo;
-use crate::rescue::info::{RECOVER_CODE, RECOVER_LOG};
+use crate::rescue::info::{CODE_VARIABLE, RECOVER_LOG};
 use crate::sys::run::Cmd;
 use crate::ui::verdict::Verdict;
 use crate::ui::{self, Ui};
 
 /// What the rescue system itself logs.
 const LOG: &str = "/var/log/rr-rescue.log";
+/// What the recovery that runs on the consoles ended with.
+const RECOVER_CODE: &str = "/run/rr/recover.code";
 /// How long a result can be read before the machine reboots by itself.
 const REBOOT_PAUSE: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,8 @@ struct Rescue {
     options: Options,
     ui: Ui,
     verdict: Verdict,
+    /// The fingerprint of the ssh server's key, where there is one.
+    host_key: Option<String>,
 }
 
 /// How a recovery ended.
@@ -109,11 +114,13 @@ fn prepare(options: Options, ui: &Ui, verdict: &Verdict, again: bool) -> Result<
     if boot::secure_boot() {
         ui.info("Secure Boot is on");
     }
-    let rescue = Rescue { info, config, layout, options, ui: ui.clone(), verdict: verdict.clone() };
+    let (ui, verdict) = (ui.clone(), verdict.clone());
+    let mut rescue = Rescue { info, config, layout, options, ui, verdict, host_key: None };
     if !again {
+        rescue.let_in();
         rescue.connect();
     }
-    verdict.say("ready");
+    rescue.verdict.say("ready");
     Ok(rescue)
 }
 
@@ -122,6 +129,7 @@ fn begin(info: &RescueInfo, again: bool, ui: &Ui) -> Result<(Layout, Config)> {
     let text = std::fs::read_to_string("/etc/rr/layout.toml").context("reading the layout")?;
     let layout = crate::layout::schema::parse(&text)?;
     let config = config::load(Some(Path::new("/etc/rr/rr.toml")))?.config;
+    clock::not_before(&layout.node.recorded);
     if let Err(errno) = nix::unistd::sethostname(format!("rescue-{}", info.node)) {
         log::warn!("setting the host name: {errno}");
     }
@@ -137,6 +145,26 @@ impl Rescue {
         self.options.target.as_deref().unwrap_or(&self.info.target)
     }
 
+    /// Starts the ssh server, where the image has one. A recovery goes on without.
+    fn let_in(&mut self) {
+        let motd = format!(
+            "\n{}\n\x20 tail -f {RECOVER_LOG}   a recovery that is running on the console\n\n",
+            self.motd()
+        );
+        match ssh::start(&motd) {
+            Ok(key) => self.host_key = key,
+            Err(error) => self.ui.warn(format!("there is no ssh into this system: {error:#}")),
+        }
+    }
+
+    /// How to log in from elsewhere, where that is possible.
+    fn ssh_hint(&self) -> Option<String> {
+        let key = self.host_key.as_ref()?;
+        let logins = ssh::logins();
+        let how = format!("ssh {}   (host key {key}, made anew at every start)", logins.join(", "));
+        (!logins.is_empty()).then_some(how)
+    }
+
     /// Brings the network up: before anything else where the backup is on it, else aside.
     fn connect(&self) {
         let needed = self.target().parse().is_ok_and(|url: TargetUrl| url.is_on_network());
@@ -148,6 +176,9 @@ impl Rescue {
                 // The recovery will say that the target does not answer; the shell is there.
                 self.ui.warn(format!("{error:#}"));
             }
+            if let Some(hint) = self.ssh_hint() {
+                self.ui.info(hint);
+            }
             return;
         }
         let rescue = self.clone();
@@ -155,6 +186,9 @@ impl Rescue {
             let say = |text: &str| log::info!("{text}");
             if let Err(error) = rescue.bring_up(&Network::Configured, &say) {
                 log::info!("{error:#}");
+            }
+            if let Some(hint) = rescue.ssh_hint() {
+                log::info!("{hint}");
             }
         });
     }
@@ -198,7 +232,8 @@ impl Rescue {
         // That of an earlier recovery.
         let _ = std::fs::remove_file(RECOVER_CODE);
         let code = || std::fs::read_to_string(RECOVER_CODE).ok()?.parse().ok();
-        let outcome = match recover_command(&self.options).attached_until(code) {
+        let command = recover_command(&self.options).env(CODE_VARIABLE, RECOVER_CODE);
+        let outcome = match command.attached_until(code) {
             Ok(Some(0)) => Outcome::Success,
             Ok(code) => Outcome::Failed(code.unwrap_or(-1)),
             Err(error) => {
@@ -230,6 +265,10 @@ impl Rescue {
             "Rebooting in {} s. Press Enter to stay in the rescue system.",
             REBOOT_PAUSE.as_secs()
         ));
+        // What was typed during the recovery, to wake the screen perhaps, is no answer to this.
+        if let Err(errno) = tcflush(std::io::stdin(), FlushArg::TCIFLUSH) {
+            log::debug!("forgetting what was typed: {errno}");
+        }
         if !key_within(REBOOT_PAUSE) {
             self.verdict.say("reboot");
             power("reboot");
@@ -274,9 +313,10 @@ impl Rescue {
              \x20 rr recover              bring the node back; asks before it erases anything\n\
              \x20 rr recover --dry-run    only show what would be done\n\
              \x20 rr layout show          the disks of this machine\n\
-             \x20 reboot, poweroff        leave; exit: the menu",
+             \x20 reboot, poweroff        leave; exit: the menu{}",
             self.info.node,
-            self.target()
+            self.target(),
+            self.ssh_hint().map(|hint| format!("\n\n\x20 {hint}")).unwrap_or_default()
         )
     }
 }

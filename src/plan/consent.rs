@@ -19,7 +19,9 @@ pub fn check(
     for DiskMatch { old, new, holds, .. } in disks {
         let named = answers.erase.iter().any(|name| is_called(new, name));
         let own = is_recorded(recorded, present, new) || content.is_own(new);
-        if named || own || is_blank(present, new) {
+        let mapped = answers.map.iter().any(|(_, name)| is_called(new, name));
+        let alone = was_left_alone(recorded, new) && !mapped;
+        if named || own || (is_blank(present, new) && !alone) {
             continue;
         }
         let serial = serial(new).unwrap_or(&new.name);
@@ -28,19 +30,38 @@ pub fn check(
         } else {
             format!("--erase {serial}")
         };
+        let but = if holds.is_empty() {
+            "was in the node when it was backed up, not in use by anything that rr knows".to_owned()
+        } else {
+            format!("holds data that is not this node's: {}", holds.join(", "))
+        };
         problems.push(Problem::new(
-            format!(
-                "{} ({}) would take the place of {}, but holds data that is not this node's: {}",
-                new.name,
-                name(new),
-                old.name,
-                holds.join(", ")
-            ),
+            format!("{} ({}) would take the place of {}, but {but}", new.name, name(new), old.name),
             format!("if it may be erased, say so: {switch}"),
         ));
     }
     check_spans(present, disks, problems);
     check_collisions(recorded, present, disks, problems);
+    check_copies(present, &content, answers, disks, problems);
+}
+
+/// A disk that was in the node and that nothing was recorded of: blank to libblkid, and perhaps full
+/// of what it does not know, a raw volume of a database or plain dm-crypt. It is no spare.
+pub fn was_left_alone(recorded: &Layout, disk: &Disk) -> bool {
+    let same = |other: &Disk| match (wwn(disk), serial(disk)) {
+        (None, None) => {
+            wwn(other).or(serial(other)).is_none()
+                && disk.path.is_some()
+                && (&other.path, &other.model, other.size_bytes)
+                    == (&disk.path, &disk.model, disk.size_bytes)
+        }
+        (wwn_here, serial_here) => {
+            (wwn_here.is_some() && wwn_here == wwn(other))
+                || (serial_here.is_some() && serial_here == serial(other))
+        }
+    };
+    recorded.disk.iter().any(|other| other.unused && same(other))
+        && !recorded.disk.iter().any(|other| !other.unused && same(other))
 }
 
 /// One of the node's disks, by a WWN or serial number that no other disk has, then or now; perhaps
@@ -279,6 +300,38 @@ fn check_collisions(
                 format!("unplug {} or rename the group (vgrename)", on.join(", ")),
             ));
         }
+    }
+}
+
+/// A disk that stays must not carry what comes back on another one: the old disk that is still in its
+/// bay, a copy of it. Whatever starts next would mix them up.
+fn check_copies(
+    present: &Layout,
+    content: &Content,
+    answers: &Answers,
+    disks: &[DiskMatch],
+    problems: &mut Vec<Problem>,
+) {
+    let erased: BTreeSet<&Id> = disks.iter().map(|m| &m.new.id).collect();
+    let made = disks.iter().filter_map(|m| content.recorded.get(&m.old.id));
+    let made: BTreeSet<&String> = made.flatten().collect();
+    let stays =
+        |d: &&Disk| !erased.contains(&d.id) && !answers.keep.iter().any(|kept| kept.name == d.name);
+    for disk in present.disk.iter().filter(stays) {
+        let own = content.own.get(&disk.id).into_iter().flatten();
+        let marks: Vec<&str> = own.filter(|mark| made.contains(mark)).map(String::as_str).collect();
+        if marks.is_empty() {
+            continue;
+        }
+        problems.push(Problem::new(
+            format!(
+                "{} ({}) stays, and carries what identifies this node's own disks: {}",
+                disk.name,
+                name(disk),
+                marks.join(", ")
+            ),
+            format!("unplug {} or wipe it by hand (wipefs -a, partitions first)", disk.name),
+        ));
     }
 }
 

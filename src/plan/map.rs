@@ -238,7 +238,7 @@ impl<'a> Mapper<'a> {
 
     /// May this disk be taken without a name being said: blank, the node's own, or said to be erased.
     fn may_take(&self, disk: &Disk) -> bool {
-        consent::is_blank(self.present, disk)
+        (consent::is_blank(self.present, disk) && !consent::was_left_alone(self.recorded, disk))
             || self.content.is_own(disk)
             || self.answers.erase.iter().any(|name| is_called(disk, name))
     }
@@ -287,6 +287,8 @@ impl<'a> Mapper<'a> {
             format!("has {}-byte sectors", disk.sector_bytes)
         } else if disk.size_bytes < need {
             format!("{} too small", size_exact(need - disk.size_bytes))
+        } else if !self.may_take(disk) && consent::was_left_alone(self.recorded, disk) {
+            "was in the node and not in use: it is no spare".into()
         } else if !self.may_take(disk) {
             format!("holds {}", consent::holds(self.present, disk).join(", "))
         } else {

@@ -126,6 +126,38 @@ fn a_strangers_disk_needs_consent_even_in_the_right_place() {
 }
 
 #[test]
+fn a_disk_that_was_there_and_not_in_use_is_no_spare() {
+    let mut recorded = raid_node();
+    let mut raw = disk("sdd", 20 * GIB);
+    (raw.serial, raw.unused) = (Some("RAWDATA".into()), true);
+    recorded.disk.push(raw);
+    let mut present = blank(&recorded);
+    present.disk.retain(|d| !["sdb", "sdc"].contains(&d.name.as_str()));
+    let text = refused(&recorded, &present, &auto());
+    assert!(text.contains("not in use: it is no spare"), "{text}");
+    // In the place of the lost one, too.
+    let place = recorded.disk[1].path.clone();
+    present.disk.iter_mut().filter(|d| d.name == "sdd").for_each(|d| d.path.clone_from(&place));
+    let text = refused(&recorded, &present, &auto());
+    assert!(text.contains("was in the node when it was backed up"), "{text}");
+    let answers = Answers { map: vec![("sdb".into(), "sdd".into())], ..auto() };
+    assert_eq!(pairs(&plan(&recorded, &present, &answers).unwrap())[1].1, "sdd");
+}
+
+#[test]
+fn an_old_disk_that_stays_beside_the_new_one_is_refused() {
+    let recorded = raid_node();
+    let mut present = raid_node();
+    present.disk.extend([disk("vda", 20 * GIB), disk("vdb", 20 * GIB)]);
+    let map = [("sda", "vda"), ("sdb", "vdb")].map(|(old, new)| (old.into(), new.into()));
+    let answers = Answers { map: map.into(), ..auto() };
+    let text = refused(&recorded, &present, &answers);
+    assert!(text.contains("sda (") && text.contains("stays, and carries"), "{text}");
+    // The disk with the backup carries nothing that is made anew.
+    assert!(!text.contains("sdc ("), "{text}");
+}
+
+#[test]
 fn a_half_done_disk_without_serial_is_known_by_its_table() {
     let recorded = raid_node();
     let mut present = raid_node();

@@ -14,9 +14,9 @@ pub const PATH: &str = "/etc/rr/rescue.toml";
 /// Where `rr recover` logs to inside the rescue system.
 pub const RECOVER_LOG: &str = "/var/log/rr.log";
 
-/// Where `rr recover` leaves its exit code inside the rescue system, for a session that can't wait
-/// until it is gone.
-pub const RECOVER_CODE: &str = "/run/rr/recover.code";
+/// Names the file in which `rr recover` leaves its exit code, for a session that can't wait until it
+/// is gone. A recovery that somebody else starts beside it leaves none.
+pub const CODE_VARIABLE: &str = "RR_EXIT_CODE_FILE";
 
 /// The version of the file that this program writes.
 pub const VERSION: u32 = 1;

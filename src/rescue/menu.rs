@@ -187,7 +187,8 @@ fn default_entry(default: MenuDefault) -> &'static str {
 fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
     // A tmpfs, which the kernel takes otherwise, holds half of the memory: a large image would not
     // be unpacked whole where there are 512 MiB.
-    let words = ["rootfstype=ramfs", "loglevel=3", "console=tty0"];
+    // SELinux without a policy refuses labels (before Linux 5.5) or keeps them in memory only.
+    let words = ["rootfstype=ramfs", "selinux=0", "loglevel=3", "console=tty0"];
     let mut words: Vec<String> = words.map(str::to_owned).into();
     let consoles = consoles(&config.rescue, info, running);
     words.extend(consoles.iter().map(|console| format!("console={console}")));
@@ -278,7 +279,7 @@ pub(super) mod tests {
         let running = "BOOT_IMAGE=/vmlinuz root=/dev/sda1 console=tty0 console=ttyS1,9600n8 net.ifnames=0 quiet";
         assert_eq!(
             cmdline(&config, &info(), running),
-            "rootfstype=ramfs loglevel=3 console=tty0 console=ttyS0,115200 console=ttyS1,9600n8 net.ifnames=0"
+            "rootfstype=ramfs selinux=0 loglevel=3 console=tty0 console=ttyS0,115200 console=ttyS1,9600n8 net.ifnames=0"
         );
     }
 
@@ -289,7 +290,7 @@ pub(super) mod tests {
         config.rescue.cmdline = "mitigations=off".into();
         assert_eq!(
             cmdline(&config, &info(), ""),
-            "rootfstype=ramfs loglevel=3 console=tty0 console=ttyS2,57600 mitigations=off"
+            "rootfstype=ramfs selinux=0 loglevel=3 console=tty0 console=ttyS2,57600 mitigations=off"
         );
         assert_eq!(serial_port("ttyS2,57600n8"), Some((2, 57600)));
         assert_eq!(serial_port("tty0"), None);

@@ -7,7 +7,7 @@
 //!
 //! * [`info`] what the rescue system knows about its backup
 //! * [`kernel`] which kernel boots
-//! * [`programs`] which programs and files are taken
+//! * [`programs`] which programs and files are taken, [`ssh`] the server to log in by
 //! * [`modules`] which kernel modules and firmware are taken
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
 //! * [`selftest`] the programs run inside the tree
@@ -26,6 +26,7 @@ pub mod programs;
 pub mod pxe;
 pub mod selftest;
 pub mod signed;
+pub mod ssh;
 pub mod tree;
 
 use std::collections::BTreeMap;
@@ -178,6 +179,7 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
     {
         problems.push(format!("{error:#}"));
     }
+    problems.extend(ssh::missing(&config.rescue));
     if let Err(error) = tools::require(&names) {
         problems.push(format!("{error:#}"));
     }
@@ -264,6 +266,7 @@ fn collect(
     let index = Index::read(kernel)?;
     modules::add(tree, kernel, &index, request.config.rescue.drivers)?;
     add_skeleton(tree);
+    ssh::add(tree, &request.config.rescue).context("adding the ssh server")?;
     add_trust(tree, &request.info)?;
     add_rr(tree, request)
 }

@@ -1,6 +1,7 @@
 //! The programs of a finished tree are run inside it, on the day of the backup: a library or an
 //! interpreter that is missing there would otherwise be found on the day of the disaster.
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +30,8 @@ const CALLS: &[(&str, &[&str])] = &[
     ("mount.nfs", &["-V"]),
     ("sfdisk", &["--version"]),
     ("sh", &["-c", ":"]),
+    ("ssh-keygen", &["-?"]),
+    ("sshd", &["-?"]),
     ("tune2fs", &["-V"]),
     ("udevadm", &["--version"]),
     ("umount", &["--version"]),
@@ -73,7 +76,7 @@ fn run_in(tree: &Tree, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unpack(tree: &Tree, root: &Path) -> Result<()> {
+pub(super) fn unpack(tree: &Tree, root: &Path) -> Result<()> {
     std::fs::create_dir_all(root).with_context(|| format!("creating {}", root.display()))?;
     for (path, node) in tree.iter() {
         // Modules and firmware are most of the bytes, and nothing runs them here.
@@ -85,13 +88,12 @@ fn unpack(tree: &Tree, root: &Path) -> Result<()> {
             continue;
         }
         let to = root.join(path);
+        let set_mode = |mode| std::fs::set_permissions(&to, Permissions::from_mode(mode));
         let unpacked = match node {
             Node::Dir { .. } => std::fs::create_dir_all(&to),
             Node::Symlink { to: target } => std::os::unix::fs::symlink(target, &to),
-            Node::Copy { from, mode } => std::fs::copy(from, &to).and_then(|_| {
-                std::fs::set_permissions(&to, std::fs::Permissions::from_mode(*mode))
-            }),
-            Node::Text { bytes, .. } => std::fs::write(&to, bytes),
+            Node::Copy { from, mode } => std::fs::copy(from, &to).and_then(|_| set_mode(*mode)),
+            Node::Text { bytes, mode } => std::fs::write(&to, bytes).and_then(|()| set_mode(*mode)),
             Node::CharDevice { .. } => Ok(()),
         };
         unpacked.with_context(|| format!("unpacking {}", to.display()))?;

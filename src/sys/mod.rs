@@ -9,6 +9,7 @@
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
+//! * [`lock`] what one process at a time may do
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`names`] the addresses of hosts
 //! * [`priority`] letting others go first
@@ -18,6 +19,7 @@ pub mod at_end;
 pub mod blkid;
 pub mod fs;
 pub mod ioctl;
+pub mod lock;
 pub mod mount;
 pub mod names;
 pub mod priority;

@@ -9,16 +9,14 @@
 mod btrfs;
 mod lvm;
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::sys::at_end::AtEnd;
+use crate::sys::lock::{self, Lock};
 use crate::ui::Ui;
 
 /// A snapshot that is mounted.
@@ -36,7 +34,7 @@ struct Snapshot {
 pub(super) struct Snapshots {
     taken: Vec<(PathBuf, Snapshot)>,
     /// What this run has taken is not what an earlier one left.
-    _lock: Option<Flock<File>>,
+    _lock: Option<Lock>,
 }
 
 impl Snapshots {
@@ -45,7 +43,8 @@ impl Snapshots {
     /// # Errors
     /// One that should work does not.
     pub fn take(trees: &[PathBuf], generation: &str, ui: &Ui) -> Result<Snapshots> {
-        let lock = lock()?;
+        // None: held by another run, whose snapshots are in use.
+        let lock = lock::take("snapshots")?;
         if lock.is_some() {
             btrfs::delete_left(trees, ui);
             lvm::delete_left(ui)?;
@@ -96,18 +95,5 @@ impl Snapshots {
                 .and(whole.with_context(|| format!("reading the snapshot of {}", tree.display())));
         }
         outcome
-    }
-}
-
-/// Held by one run at a time. None: by another one, whose snapshots are in use.
-fn lock() -> Result<Option<Flock<File>>> {
-    const DIR: &str = "/run/rr";
-    std::fs::create_dir_all(DIR).with_context(|| format!("creating {DIR}"))?;
-    let path = Path::new(DIR).join("snapshots.lock");
-    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
     }
 }

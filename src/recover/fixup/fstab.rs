@@ -10,10 +10,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether a system that can't find the device waits for it and then stops: what is neither
-    /// `noauto` nor `nofail`.
+    /// Whether a system that can't find the device waits for it and then stops: not for what is
+    /// `noauto`, `nofail` or on the network, not for swap space, and not for what is made at boot.
     pub fn needed_at_boot(&self) -> bool {
-        !self.options.iter().any(|o| o == "noauto" || o == "nofail")
+        const OPTIONAL: &[&str] = &["noauto", "nofail", "_netdev"];
+        self.kind != "swap"
+            && !self.spec.starts_with("/dev/zram")
+            && !self.options.iter().any(|option| OPTIONAL.contains(&option.as_str()))
     }
 
     /// Whether `spec` names a block device of this machine.
@@ -154,13 +157,16 @@ broken line
                 ("/dev/mapper/vg0-root", "/", true, true),
                 ("UUID=0f3c6a1e-5b3c-4f58-8a5b-8d4e3b2f9c10", "/boot", true, true),
                 ("UUID=E28E-5404", "/boot/efi", true, true),
-                ("/dev/mapper/vg0-swap", "none", true, true),
+                ("/dev/mapper/vg0-swap", "none", true, false),
                 ("/dev/sr0", "/media/cdrom0", true, false),
                 ("srv:/export", "/mnt", false, true),
                 ("tmpfs", "/tmp", false, true),
             ]
         );
         assert_eq!(entries[0].options, ["errors=remount-ro"]);
+        let text = "UUID=1 /lun xfs _netdev\n/dev/zram0 /scratch ext4 defaults\nUUID=2 /x xfs x\n";
+        let needed: Vec<_> = parse(text).iter().map(Entry::needed_at_boot).collect();
+        assert_eq!(needed, [false, false, true]);
     }
 
     #[test]

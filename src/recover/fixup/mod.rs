@@ -56,16 +56,27 @@ pub struct Tree<'a> {
 
 impl Tree<'_> {
     /// The kernel's names of the disks that the recorded node booted from by GRUB, as they are
-    /// here.
+    /// here. Where all of those are left out (`--map sda=none`): the disks that hold /boot.
     pub fn grub_disks(&self) -> Vec<&str> {
+        let recorded = &self.recorded.boot.grub_disk;
         let here = |id: &Id| self.plan.disks.iter().find(|d| d.old.id == *id);
-        self.recorded.boot.grub_disk.iter().filter_map(here).map(|d| d.new.name.as_str()).collect()
+        let disks: Vec<&str> =
+            recorded.iter().filter_map(here).map(|d| d.new.name.as_str()).collect();
+        if !disks.is_empty() || recorded.is_empty() {
+            return disks;
+        }
+        let boot = self.disks_of("/boot");
+        if boot.is_empty() { self.root_disks() } else { boot }
     }
 
     /// The disks that must be reached before `/` can be mounted.
     fn root_disks(&self) -> Vec<&str> {
+        self.disks_of("/")
+    }
+
+    fn disks_of(&self, path: &str) -> Vec<&str> {
         let layout = &self.plan.layout;
-        let Some(root) = layout.mount.iter().find(|m| m.path.as_path() == Path::new("/")) else {
+        let Some(root) = layout.mount.iter().find(|m| m.path.as_path() == Path::new(path)) else {
             return Vec::new();
         };
         let below = layout.disks_below(&root.fs);
@@ -89,10 +100,10 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     changed.extend(crypttab::enroll(tree)?);
     relabel(tree.root, &mut changed)?;
     let chroot = Chroot::enter(tree.root)?;
-    fix_initramfs(tree, &chroot, &rewritten, &mut changed, ui)?;
     if tree.recorded.boot.firmware == Firmware::Bios {
         install_grub(tree, &chroot, &mut changed, ui)?;
     }
+    fix_initramfs(tree, &chroot, &rewritten, &mut changed, ui)?;
     chroot.close()?;
     if tree.recorded.boot.firmware == Firmware::Uefi {
         fix_efi(tree, &mut changed, ui)?;
@@ -151,7 +162,8 @@ fn fix_initramfs(
         drivers.extend(sysfs.drivers(disk)?);
     }
     let found = kernels(tree.root);
-    let Some((initrd, version)) = found.first().and_then(parts) else {
+    let mut own = with_modules(tree.root, &found).into_iter();
+    let Some((initrd, version)) = own.next() else {
         // Whether that is a machine that boots is for the check to say.
         return Ok(());
     };
@@ -168,12 +180,20 @@ fn fix_initramfs(
             format!("it lacks {}", names.join(", "))
         }
     };
-    let mut done = BTreeSet::new();
-    for (initrd, version) in found.iter().filter_map(parts).filter(|(_, v)| done.insert(*v)) {
+    let rebuild = |(initrd, version): (&Path, &str)| {
         ui.step(&format!("Building the initramfs of {version} anew: {reason}"), || {
             initramfs::rebuild(chroot, tree.root, initrd, version, &drivers)
         })?;
-        changed.push(format!("the initramfs of {version} was built anew: {reason}"));
+        anyhow::Ok(format!("the initramfs of {version} was built anew: {reason}"))
+    };
+    changed.push(rebuild((initrd, version))?);
+    let mut done = BTreeSet::from([version]);
+    for (initrd, version) in own.filter(|(_, version)| done.insert(*version)) {
+        // The machine boots without it.
+        match rebuild((initrd, version)) {
+            Ok(said) => changed.push(said),
+            Err(error) => ui.warn(format!("{version} may not boot here: {error:#}")),
+        }
     }
     let left = initramfs::lacking(chroot, tree.root, initrd, version, &drivers)?;
     if let Some(left) = left.filter(|left| !left.is_empty()) {
@@ -181,6 +201,16 @@ fn fix_initramfs(
         anyhow::bail!("the new initramfs of {version} still lacks {}", names.join(", "));
     }
     Ok(())
+}
+
+/// The kernels whose initramfs can be built. Red Hat's rescue entry (`0-rescue-MACHINE`) has no modules
+/// of its own, and stays as it is.
+fn with_modules<'a>(root: &Path, kernels: &'a [Kernel]) -> Vec<(&'a Path, &'a str)> {
+    let has_modules = |version: &str| {
+        let dirs = ["/lib/modules", "/usr/lib/modules"].map(|dir| Path::new(dir).join(version));
+        dirs.iter().any(|dir| inside::find(root, dir).is_some())
+    };
+    kernels.iter().filter_map(parts).filter(|(_, version)| has_modules(version)).collect()
 }
 
 /// The initramfs of a kernel that is there, and the kernel's version.
@@ -198,10 +228,13 @@ fn install_grub(
 ) -> Result<()> {
     let disks = tree.grub_disks();
     if tree.recorded.boot.grub_disk.is_empty() {
-        ui.info("no disk of the node held GRUB: it is started by something else");
+        ui.warn(
+            "no disk of the node held GRUB: what started it is not known, not installed and not checked",
+        );
     }
     // The one image of several disks was made for the last of them; on a mirror it fits all.
     let as_recorded = tree.plan.identity_changes().is_empty()
+        && tree.plan.disks.iter().any(|d| tree.recorded.boot.grub_disk.contains(&d.old.id))
         && (disks.len() == 1 || tree.root_disks().len() > 1);
     for disk in disks {
         ui.step(&format!("Installing GRUB on /dev/{disk}"), || {
@@ -234,4 +267,29 @@ fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
          loader by its fallback path",
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_kernel_without_modules_keeps_its_initramfs() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path();
+        let loader = root.join("boot/loader/entries");
+        fs::create_dir_all(&loader).unwrap();
+        for version in ["0-rescue-4f1c", "5.14.0-503.el9.x86_64"] {
+            let text = format!("linux /vmlinuz-{version}\ninitrd /initramfs-{version}.img\n");
+            fs::write(loader.join(format!("m-{version}.conf")), text).unwrap();
+            fs::write(root.join(format!("boot/vmlinuz-{version}")), "kernel").unwrap();
+            fs::write(root.join(format!("boot/initramfs-{version}.img")), "070701").unwrap();
+        }
+        fs::create_dir_all(root.join("usr/lib/modules/5.14.0-503.el9.x86_64")).unwrap();
+        let found = kernels(root);
+        assert_eq!(found.len(), 2);
+        let versions: Vec<_> = with_modules(root, &found).into_iter().map(|(_, v)| v).collect();
+        assert_eq!(versions, ["5.14.0-503.el9.x86_64"]);
+    }
 }
