@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Output;
+use crate::config::{MenuDefault, Output};
 
 /// Bare-metal recovery for Linux
 ///
@@ -119,6 +119,9 @@ pub enum Verb {
     /// A disk that is in use is refused; one that holds data or can't be unplugged
     /// is, unless --erase names it.
     Format(FormatArgs),
+    /// Start the rescue system from this one, without a medium
+    #[command(subcommand)]
+    Rescue(RescueVerb),
     /// Serve rescue systems to machines that boot from the network
     #[command(subcommand)]
     Pxe(PxeVerb),
@@ -296,6 +299,35 @@ pub struct FormatArgs {
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RescueVerb {
+    /// Shut this system down and become the node's rescue system (kexec)
+    ///
+    /// Kernel and initrd come from the target, so that any Linux on any machine can
+    /// become the rescue system of a node: rr --target URL --node NODE rescue boot.
+    /// No disk is touched by that; what happens then is what --recover says.
+    Boot(RescueBootArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RescueBootArgs {
+    /// What the rescue system does: shell, ask or auto
+    #[arg(long, value_name = "MODE", default_value = "shell")]
+    pub recover: MenuDefault,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Load it, and leave it to `systemctl kexec` to start it
+    #[arg(long)]
+    pub load_only: bool,
+    /// Only say what would be started
+    #[arg(long)]
+    pub dry_run: bool,
+    /// More kernel parameters: rr.gen=..., rr.map=sda=nvme0n1
+    #[arg(value_name = "PARAMETER")]
+    pub parameters: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

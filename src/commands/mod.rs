@@ -9,6 +9,7 @@ mod generation;
 mod layout;
 mod pxe;
 mod recover;
+mod rescue;
 
 use std::process::ExitCode;
 
@@ -113,6 +114,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Finalizeonly(args) => recover::run(session, args, Phase::Finalize),
         Verb::Mountonly(args) => recover::run(session, args, Phase::Mount),
         Verb::Format(args) => format::run(session, args),
+        Verb::Rescue(verb) => rescue::run(session, &verb),
         Verb::Pxe(verb) => pxe::run(session, &verb),
         Verb::Config(verb) => config::run(loaded, &verb),
         Verb::Init => match crate::rescue::RescueInfo::read() {

@@ -203,6 +203,19 @@ pub enum MenuDefault {
     Shell,
 }
 
+impl std::str::FromStr for MenuDefault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(MenuDefault::Auto),
+            "ask" => Ok(MenuDefault::Ask),
+            "shell" => Ok(MenuDefault::Shell),
+            _ => Err("known are auto, ask and shell".into()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drivers {

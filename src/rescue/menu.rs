@@ -69,7 +69,7 @@ impl Menu<'_> {
 
     /// The serial port that the menu is on as well: its number and its speed.
     pub fn serial(&self) -> (u32, u32) {
-        let consoles = consoles(&self.config.rescue, self.info, &running_cmdline());
+        let consoles = consoles(&self.config.rescue, &self.info.consoles, &running_cmdline());
         consoles.iter().find_map(|c| serial_port(c)).unwrap_or((0, 115_200))
     }
 
@@ -183,14 +183,24 @@ fn default_entry(default: MenuDefault) -> &'static str {
     }
 }
 
+/// The kernel's parameters where no image was made for it, from the configuration and the kernel that
+/// runs.
+pub(super) fn parameters(config: &Config) -> String {
+    words(config, &[], "", &running_cmdline())
+}
+
 /// The kernel's parameters, besides `rr.recover=` which the menu's entries set.
 fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
+    words(config, &info.consoles, &info.cmdline, running)
+}
+
+fn words(config: &Config, own_consoles: &[String], more: &str, running: &str) -> String {
     // A tmpfs, which the kernel takes otherwise, holds half of the memory: a large image would not
     // be unpacked whole where there are 512 MiB.
     // SELinux without a policy refuses labels (before Linux 5.5) or keeps them in memory only.
     let words = ["rootfstype=ramfs", "selinux=0", "loglevel=3", "console=tty0"];
     let mut words: Vec<String> = words.map(str::to_owned).into();
-    let consoles = consoles(&config.rescue, info, running);
+    let consoles = consoles(&config.rescue, own_consoles, running);
     words.extend(consoles.iter().map(|console| format!("console={console}")));
     // Interfaces get the names that the node knows them by.
     let naming = running
@@ -198,19 +208,19 @@ fn cmdline(config: &Config, info: &RescueInfo, running: &str) -> String {
         .filter(|word| word.starts_with("net.ifnames=") || word.starts_with("biosdevname="));
     words.extend(naming.map(str::to_owned));
     words.extend(config.rescue.cmdline.split_whitespace().map(str::to_owned));
-    words.extend(info.cmdline.split_whitespace().map(str::to_owned));
+    words.extend(more.split_whitespace().map(str::to_owned));
     // `$` and quotes mean something to GRUB.
     words.retain(|word| !word.contains(['$', '"', '\'', '`', '{', '}', ';', '&', '|', '<', '>']));
     words.join(" ")
 }
 
 /// The serial consoles: the configured ones; else those of the node, and the first serial port.
-fn consoles(config: &RescueConfig, info: &RescueInfo, running: &str) -> Vec<String> {
+fn consoles(config: &RescueConfig, own: &[String], running: &str) -> Vec<String> {
     if !config.console.is_empty() {
         return config.console.iter().map(|console| console.0.clone()).collect();
     }
-    if !info.consoles.is_empty() {
-        return info.consoles.clone();
+    if !own.is_empty() {
+        return own.to_vec();
     }
     let mut found: Vec<String> = running
         .split_whitespace()

@@ -10,11 +10,13 @@
 //! * [`programs`] which programs and files are taken, [`ssh`] the server to log in by
 //! * [`modules`] which kernel modules and firmware are taken
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
+//! * [`boot`] the rescue system started from the one that runs
 //! * [`selftest`] the programs run inside the tree
 //! * [`initrd`] the tree as an archive that the kernel unpacks
 //! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server, [`signed`]
 //!   boot loaders for Secure Boot
 
+pub mod boot;
 pub mod elf;
 pub mod info;
 pub mod initrd;

@@ -9,6 +9,7 @@
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
+//! * [`kexec`] loading another kernel
 //! * [`lock`] what one process at a time may do
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`names`] the addresses of hosts
@@ -19,6 +20,7 @@ pub mod at_end;
 pub mod blkid;
 pub mod fs;
 pub mod ioctl;
+pub mod kexec;
 pub mod lock;
 pub mod mount;
 pub mod names;
