@@ -83,6 +83,8 @@ pub struct Machine {
     /// The network that the machine is on and boots from first. None: QEMU's own, which reaches what
     /// the host reaches, and is not booted from.
     pub segment: Option<Segment>,
+    /// A port of this host's loopback that leads to the machine's port 22. Not on a segment.
+    pub ssh_port: Option<u16>,
     /// False: a reboot ends the machine, as pulling the plug at the right moment would.
     pub reboots: bool,
     /// Where `console.log`, `verdict.log` and `qemu.log` go. Each start begins them anew.
@@ -104,6 +106,7 @@ impl Machine {
             boots_from: None,
             kernel: None,
             segment: None,
+            ssh_port: None,
             reboots: true,
             logs: logs.to_owned(),
         }
@@ -174,7 +177,9 @@ impl Machine {
 
     fn network(&self) -> Vec<String> {
         let Some(Segment { tap, .. }) = &self.segment else {
-            return words("-netdev user,id=lan -device virtio-net-pci,netdev=lan,romfile=");
+            let forward = self.ssh_port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22"));
+            let netdev = format!("-netdev user,id=lan{}", forward.unwrap_or_default());
+            return words(&format!("{netdev} -device virtio-net-pci,netdev=lan,romfile="));
         };
         let netdev = format!("-netdev tap,id=lan,ifname={tap},script=no,downscript=no");
         // A BIOS machine boots by iPXE in the card's ROM, UEFI by what the firmware has.

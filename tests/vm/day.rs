@@ -56,12 +56,29 @@ impl Desk<'_> {
             Day::Asked => self.asked()?,
             Day::ServerDies => self.server_dies(server.context("no server can die")?)?,
         }
+        self.wait_off()
+    }
+
+    /// A recovery that was started by itself. While files are restored, `meanwhile` looks on.
+    pub fn look_on(&mut self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.wait_tokens(&TOKENS[..3])?;
+        self.phases.run("the admin looks on", meanwhile)?;
+        self.wait_tokens(&TOKENS[3..])?;
+        self.end_automatically()?;
+        self.wait_off()
+    }
+
+    fn wait_off(&mut self) -> Result<()> {
         self.phases.run("rescue system: reboot", || self.vm.wait_off(lab::seconds(180)))
     }
 
     fn automatic(&mut self) -> Result<()> {
         Desk::choose(self.vm, 0)?;
         self.wait_tokens(TOKENS)?;
+        self.end_automatically()
+    }
+
+    fn end_automatically(&mut self) -> Result<()> {
         self.wait_text("Rebooting in")?;
         self.picture("success")?;
         in_order(&self.vm.tokens()?)

@@ -25,6 +25,8 @@ pub enum Medium {
     Cd,
     /// The ISO on a USB stick, byte for byte.
     Stick,
+    /// The running node: `rr rescue boot`. Its own disks are recovered, and an admin looks on by ssh.
+    Kexec,
     /// The network: by each of these to the shell, and then by the first once more to recover.
     Pxe(&'static [Loader]),
 }
@@ -81,6 +83,7 @@ pub fn all() -> Vec<Scenario> {
             medium: Medium::Pxe(&[Loader::Grub]),
             ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
         },
+        Scenario { medium: Medium::Kexec, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
     ]
 }
@@ -114,6 +117,7 @@ impl Scenario {
             match self.medium {
                 Medium::Cd => None,
                 Medium::Stick => Some("stick"),
+                Medium::Kexec => Some("kexec"),
                 Medium::Pxe(_) => Some("pxe"),
             },
             match self.day {

@@ -22,6 +22,7 @@ use crate::matrix::{Medium, NewDisks, Scenario, Target};
 use crate::nodes::{EMULATED, Node, POWER_OFF, boot_timeout, command_timeout};
 use crate::peers::{Peer, READER, WRITER};
 use crate::pxe::{self, BootServer, Loader};
+use crate::servers;
 use crate::tree::Tree;
 use crate::uml;
 
@@ -35,6 +36,9 @@ const BACKUP: &str =
     "{ rr mkbackup 2>&1; echo $? >/run/rr-code; } | tee /dev/ttyS0; exit $(cat /run/rr-code)";
 const FORMAT: &str = "rr format /dev/disk/by-id/virtio-STICK --erase STICK";
 const STICK_MIB: u64 = 2048;
+/// In the background: what answers the agent goes down with the node.
+const KEXEC: &str = "echo too late as well >/root/lost; \
+    setsid rr rescue boot --yes --recover auto >/dev/ttyS0 2>&1 & sleep 1";
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
 /// Asked in the node before and after. By identity, and compared without order: Linux 6.12 numbers
@@ -89,8 +93,13 @@ impl Scenario {
             peer.was_asked_by(WRITER.0)?;
         }
         phases.run("read the old disks", || stage.read("before"))?;
-        if let Medium::Pxe(loaders) = self.medium {
-            return stage.recover_by_network(loaders, &facts, phases);
+        match self.medium {
+            Medium::Pxe(loaders) => return stage.recover_by_network(loaders, &facts, phases),
+            Medium::Kexec => {
+                stage.recover_by_kexec(phases)?;
+                return stage.finish(&facts, phases);
+            }
+            Medium::Cd | Medium::Stick => {}
         }
         let medium = match self.target {
             Target::Usb => stage.stick(),
@@ -102,10 +111,7 @@ impl Scenario {
         if let Some(peer) = &peer {
             peer.was_asked_by(READER.0)?;
         }
-        phases.run("read the new disks", || stage.read("after"))?;
-        stage.compare()?;
-        phases.run("boot the recovered node", || stage.boot_recovered(&facts, None))?;
-        stage.clean()
+        stage.finish(&facts, phases)
     }
 }
 
@@ -156,14 +162,23 @@ impl Stage<'_> {
         Cmd::new("strip").arg("-o").arg(share.join("rr")).arg(program).run()?;
         let etc = share.join("etc");
         lab::make_dir(&etc)?;
+        let mut keys = "";
+        if self.scenario.medium == Medium::Kexec {
+            let key = self.dir.join("admin");
+            Cmd::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).run()?;
+            lab::copy_sparse(&key.with_extension("pub"), &share.join("authorized_keys"))?;
+            keys = "put authorized_keys /root/.ssh/authorized_keys; ";
+        }
         for file in peer.iter().flat_map(|peer| peer.files()) {
             lab::copy_sparse(&file, &etc)?;
         }
-        let work = "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
-                    chmod 755 /mnt/node/usr/local/sbin/rr; put rr.toml /etc/rr/rr.toml; \
-                    chmod 600 /mnt/node/etc/rr/rr.toml; \
-                    for file in $(ls etc); do put etc/$file /etc/rr/$file; done; close_disks";
-        uml::run(self.tree, &self.disks(), true, &share, &self.node().script(work))
+        let work = format!(
+            "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
+             chmod 755 /mnt/node/usr/local/sbin/rr; put rr.toml /etc/rr/rr.toml; \
+             chmod 600 /mnt/node/etc/rr/rr.toml; {keys}\
+             for file in $(ls etc); do put etc/$file /etc/rr/$file; done; close_disks"
+        );
+        uml::run(self.tree, &self.disks(), true, &share, &self.node().script(&work))
     }
 
     /// Boots the node, backs it up, and makes a file afterwards. Gives what it says of itself.
@@ -266,12 +281,55 @@ impl Stage<'_> {
             }
             (Medium::Stick, _) => machine.stick = Some(medium.to_owned()),
             (Medium::Cd, _) => machine.cdrom = Some(medium.to_owned()),
-            (Medium::Pxe(_), _) => bail!("a network is not booted from a file"),
+            (Medium::Pxe(_) | Medium::Kexec, _) => bail!("this is not booted from a file"),
         }
         machine.reboots = false;
         let mut vm = machine.start()?;
         let server = peer.and_then(Peer::nfs);
         Desk { vm: &mut vm, dir: self.dir, phases }.pass(self.scenario.day, server)
+    }
+
+    /// The disks and files are as they were, and the node boots from them.
+    fn finish(&self, facts: &str, phases: &mut Phases) -> Result<()> {
+        phases.run("read the new disks", || self.read("after"))?;
+        self.compare()?;
+        phases.run("boot the recovered node", || self.boot_recovered(facts, None))?;
+        self.clean()
+    }
+
+    /// The running node becomes its rescue system and is recovered onto its own disks.
+    fn recover_by_kexec(&self, phases: &mut Phases) -> Result<()> {
+        let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "OLD");
+        machine.reboots = false;
+        let port = servers::free_port();
+        machine.ssh_port = Some(port);
+        let mut vm = machine.start()?;
+        let mut agent = vm.agent()?;
+        phases.run("boot the node", || agent.check("true", boot_timeout()))?;
+        phases.run("rr rescue boot", || {
+            agent.check(KEXEC, command_timeout())?;
+            vm.wait_token("ready", lab::seconds(240))
+        })?;
+        Desk { vm: &mut vm, dir: self.dir, phases }.look_on(|| self.look_on_by_ssh(port))
+    }
+
+    /// The admin's key opens the rescue system; what runs there is told, and not disturbed.
+    fn look_on_by_ssh(&self, port: u16) -> Result<()> {
+        let answer = Cmd::new("ssh")
+            .args(["-F", "none", "-p", &port.to_string(), "-i"])
+            .arg(self.dir.join("admin"))
+            .args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"])
+            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "ConnectTimeout=60", "root@127.0.0.1"])
+            .arg("uname -n; tail -n 3 /var/log/rr.log; rr recover --auto")
+            .timeout(command_timeout())
+            .output()?;
+        let (said, errors) = (answer.text(), String::from_utf8_lossy(&answer.stderr));
+        lab::write(&self.dir.join("ssh.txt"), format!("{said}\n{errors}"))?;
+        ensure!(said.starts_with("rescue-node001"), "ssh into the rescue system: {said}\n{errors}");
+        let refused = errors.contains("another recovery is running") && answer.code() == Some(1);
+        ensure!(refused, "a second recovery: {:?}\n{errors}", answer.code());
+        Ok(())
     }
 
     /// Boots the rescue system by each of `loaders`, recovers by the first, and boots the recovered

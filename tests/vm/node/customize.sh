@@ -23,6 +23,8 @@ Restart=always
 WantedBy=multi-user.target
 EOF
 chroot "$tree" systemctl --quiet enable systemd-networkd rr-lab-agent
+# Only its rescue system has one that runs.
+chroot "$tree" systemctl --quiet disable ssh
 
 # What runs at its own time would make two boots differ, and emulation slow.
 chroot "$tree" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
