@@ -310,22 +310,33 @@ fn loop_a_snapshot_is_read_and_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let (image, mnt) = (dir.path().join("image"), dir.path().join("mnt"));
     std::fs::create_dir(&mnt).unwrap();
-    let script = format!("truncate -s 300M {0}; mkfs.btrfs -q {0}", image.display());
+    let script = format!(
+        "truncate -s 300M {0}; mkfs.btrfs -q {0}; mount -o loop {0} {1}
+        btrfs subvolume create {1}/@; umount {1}",
+        image.display(),
+        mnt.display()
+    );
     let made = Cmd::new("sh").args(["-ec", &script]).run();
-    let mounted =
-        made.and_then(|()| MountGuard::mount(&["-o", "loop", &image.to_string_lossy()], &mnt));
+    let options = ["-o", "loop,subvol=@", &image.to_string_lossy()];
+    let mounted = made.and_then(|()| MountGuard::mount(&options, &mnt));
     let Ok(guard) = mounted else {
         eprintln!("skipped: can't mount a btrfs here");
         return;
     };
     std::fs::create_dir(mnt.join("d")).unwrap();
     std::fs::write(mnt.join("d/file"), "as it was").unwrap();
+    // In a snapshot these are empty directories.
+    let script = "btrfs subvolume create d/sub; echo as it was >d/sub/file
+        btrfs subvolume create d/sub/deeper; echo as it was >d/sub/deeper/file
+        btrfs subvolume snapshot -r d/sub d/ro";
+    Cmd::new("sh").args(["-ec", script]).dir(&mnt).run().unwrap();
     Cmd::new("touch").args(["-d", "@1234567890.5"]).arg(&mnt).run().unwrap();
     let target = tempfile::tempdir().unwrap();
     let mut config = config(target.path());
     config.backup.snapshot = rr::config::schema::SnapshotMode::Auto;
     // Runs when the snapshot is taken, before a file is read.
-    config.backup.post = vec![format!("echo changed > {0}/d/file", mnt.display())];
+    let change = "for file in file sub/file sub/deeper/file; do echo changed >$file; done";
+    config.backup.post = vec![format!("cd {0}/d && {change}", mnt.display())];
     let report = backup::backup(&config, &include(&mnt), &ui()).unwrap();
     assert_eq!(report.failed, None);
     let left: Vec<_> = std::fs::read_dir(&mnt).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -339,6 +350,12 @@ fn loop_a_snapshot_is_read_and_deleted() {
     archive::extract(&manifest, &*store, &options, &ui()).unwrap();
     let restored = to.path().join(mnt.strip_prefix("/").unwrap());
     assert_eq!(std::fs::read_to_string(restored.join("d/file")).unwrap(), "as it was");
+    for dir in ["d/sub", "d/sub/deeper", "d/ro"] {
+        let text = std::fs::read_to_string(restored.join(dir).join("file")).unwrap();
+        assert_eq!(text, "as it was\n", "{dir}");
+        let left = std::fs::read_dir(mnt.join(dir)).unwrap().map(|e| e.unwrap().file_name());
+        assert!(left.into_iter().all(|name| name == "file" || name == "deeper"), "{dir}");
+    }
     let names: Vec<_> =
         std::fs::read_dir(&restored).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["d"]);

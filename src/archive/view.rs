@@ -6,7 +6,7 @@
 //! needs Linux 5.2 and `CAP_SYS_ADMIN`; without them the tree is seen as everybody sees it, and what
 //! is below foreign mounts stays hidden.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -23,6 +23,8 @@ pub struct View {
     /// Filesystems that are in the view besides the root's: the chosen ones, and those on the way to
     /// them. By path, as in [`super::entry::Entry::path`].
     mounts: BTreeMap<Vec<u8>, OwnedFd>,
+    /// Those of them that are a part of the filesystem around them: subvolumes below a subvolume.
+    parts: BTreeSet<Vec<u8>>,
     is_clean: bool,
 }
 
@@ -31,13 +33,13 @@ impl View {
     pub fn plain(root: &Path) -> io::Result<View> {
         // The root itself may be reached through symbolic links: the caller named it.
         let root = fs::open_path(root)?;
-        Ok(View { root, mounts: BTreeMap::new(), is_clean: false })
+        Ok(View { root, mounts: BTreeMap::new(), parts: BTreeSet::new(), is_clean: false })
     }
 
     /// The filesystem of `root`, and those mounted at one of `trees` or on the way there.
     ///
     /// `stand_ins` are snapshots: by the path of a filesystem, what is seen there instead. Nothing may
-    /// be mounted below them.
+    /// be mounted below them. Those of no tree are what lacks in a snapshot around them.
     pub fn of_trees<'a>(
         root: &Path,
         trees: impl IntoIterator<Item = &'a [u8]>,
@@ -63,7 +65,14 @@ impl View {
                 mounts.insert(path.to_vec(), stand_in(path)?.unwrap_or(mount));
             }
         }
-        Ok(View { root: clean, mounts, is_clean: true })
+        let mut parts = BTreeSet::new();
+        for (path, root) in stand_ins {
+            if !path.is_empty() && !mounts.contains_key(path) {
+                mounts.insert(path.clone(), root.try_clone()?);
+                parts.insert(path.clone());
+            }
+        }
+        Ok(View { root: clean, mounts, parts, is_clean: true })
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -78,7 +87,7 @@ impl View {
     /// Whether a directory with this status is where a filesystem is mounted, in this view.
     pub fn is_mount(&self, path: &[u8], stat: &fs::Stat, parent_dev: (u32, u32)) -> bool {
         if self.is_clean {
-            return self.mounts.contains_key(path);
+            return self.mounts.contains_key(path) && !self.parts.contains(path);
         }
         stat.mount_root.unwrap_or(stat.dev != parent_dev)
     }

@@ -119,7 +119,7 @@ impl Origin {
         let root = self.mount_snapshot(&snapshot)?;
         // A thin pool that runs full fails the reading itself.
         let fills = self.extents.map(|_| Fills { snapshot: snapshot.clone() });
-        Ok(Snapshot { root, name: snapshot, fills, deletion })
+        Ok(Snapshot { root, name: snapshot, fills, deletion: Some(deletion) })
     }
 
     fn mount_snapshot(&self, snapshot: &str) -> Result<OwnedFd> {

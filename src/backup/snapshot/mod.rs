@@ -27,7 +27,8 @@ struct Snapshot {
     /// For people.
     name: String,
     fills: Option<lvm::Fills>,
-    deletion: AtEnd,
+    /// None: it is no snapshot, but what can't change anyway.
+    deletion: Option<AtEnd>,
 }
 
 #[derive(Debug)]
@@ -67,11 +68,17 @@ impl Snapshots {
             let taken =
                 taken.with_context(|| format!("taking a snapshot of {}", tree.display()))?;
             snapshots.taken.push((tree.clone(), taken));
+            if btrfs::is_subvolume(tree) {
+                for dir in btrfs::nested(tree)?.into_iter().filter(|dir| !trees.contains(dir)) {
+                    let taken = btrfs::take_nested(&dir, generation, ui)?;
+                    snapshots.taken.push((dir, taken));
+                }
+            }
         }
         Ok(snapshots)
     }
 
-    /// What is read instead of each tree.
+    /// What is read instead of each tree, and of each subvolume below one.
     pub fn stand_ins(&self) -> Result<Vec<(PathBuf, Arc<OwnedFd>)>> {
         self.taken
             .iter()
@@ -88,7 +95,7 @@ impl Snapshots {
         for (tree, Snapshot { root, name, fills, deletion }) in self.taken {
             let whole = fills.map_or(Ok(()), |fills| fills.check());
             drop(root);
-            if let Err(error) = deletion.run("done") {
+            if let Some(Err(error)) = deletion.map(|deletion| deletion.run("done")) {
                 ui.warn(format!("the snapshot {name} is still there: {error:#}"));
             }
             outcome = outcome
