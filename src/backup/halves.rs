@@ -1,19 +1,17 @@
 //! The two halves of a backup: the archive, and the rescue media.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
 use super::hooks::Hooks;
+use super::media;
 use super::preflight::Job;
 use super::report::Media;
 use super::snapshot::Snapshots;
 use crate::archive::{self, CreateOptions};
+use crate::config::Output;
 use crate::config::schema::SnapshotMode;
-use crate::config::{Output, TargetUrl};
 use crate::layout::schema;
-use crate::rescue::{self, BuildRequest, Image};
-use crate::store::StoreError;
+use crate::rescue::{self, BuildRequest};
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest};
 use crate::store::lock::LockGuard;
 use crate::ui::{self, Ui};
@@ -142,7 +140,7 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media>
     }
     let iso_bytes = ui.step("Storing the rescue image", || {
         guard.check()?;
-        put_media(job, guard, &image)
+        media::put(job, guard, &image)
     })?;
     let pxe_tree = if job.config.rescue.output.contains(&Output::Pxe) {
         let publish = || rescue::publish_pxe(&request, &image);
@@ -165,40 +163,4 @@ fn work_dir() -> Result<tempfile::TempDir> {
         .tempdir_in("/var/tmp")
         .or_else(|_| builder.tempdir())
         .context("creating a directory to build the rescue image in")
-}
-
-/// The size of the ISO, where one was made.
-fn put_media(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Option<u64>> {
-    let store = guard.store();
-    let put = |name: &str, path: &Path| {
-        store.put_file(name, path).with_context(|| format!("storing {name}"))
-    };
-    put("kernel", &image.kernel)?;
-    put("initrd", &image.initrd)?;
-    let Some(iso) = &image.iso else { return Ok(None) };
-    put(&format!("rr-{}.iso", job.node), iso)?;
-    let meta = iso.metadata().with_context(|| format!("looking at {}", iso.display()))?;
-    Ok(Some(meta.len()))
-}
-
-/// Writes this node's entries in the boot menu of a backup disk, which show its generations.
-pub(super) fn menu(job: &Job<'_>, guard: &LockGuard) -> Result<()> {
-    let store = guard.store();
-    if !matches!(job.url, TargetUrl::Usb(_)) {
-        return Ok(());
-    }
-    let mut bytes = 0;
-    for name in ["kernel", "initrd"] {
-        match store.size_bytes(name) {
-            Ok(size) => bytes += size,
-            // No rescue system was made yet.
-            Err(StoreError::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let generations = catalog::generations(store)?;
-    let size_mib = bytes.div_ceil(1 << 20);
-    let text = rescue::menu::of_node(job.config, &job.rescue_info()?, &generations, size_mib);
-    guard.check()?;
-    Ok(store.put(rescue::menu::MENU, text.as_bytes())?)
 }

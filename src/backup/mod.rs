@@ -16,12 +16,13 @@
 //! * [`preflight`] what has to be known before
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
 //! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
-//!   [`snapshot`] what the files are read from
+//!   [`snapshot`] what the files are read from, [`media`] the rescue image at the target
 //! * [`report`] what was done
 
 pub mod coverage;
 mod halves;
 mod hooks;
+mod media;
 pub mod place;
 mod preflight;
 pub mod report;
@@ -108,7 +109,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
             Err(error) => ui.warn(format!("deleting old generations: {error:#}")),
         }
     }
-    halves::menu(job, &guard).context("writing the boot menu of the backup disk")?;
+    media::menu(job, &guard).context("writing the boot menu of the backup disk")?;
     Ok(())
 }
 

@@ -112,15 +112,17 @@ impl DiskMenu<'_> {
 }
 
 /// The entries of a node in the menu of the backup disk that holds these generations, oldest first.
+/// `dir` is where the image lies in the node's tree, with a slash at its end.
 pub fn of_node(
     config: &Config,
     info: &RescueInfo,
     generations: &[String],
-    size_mib: u64,
+    (dir, size_mib): (&str, u64),
 ) -> String {
     let cmdline = cmdline(config, info, &running_cmdline());
     let size_mib = size_mib.to_string();
-    let common = [("NODE", info.node.as_str()), ("SIZE", &size_mib), ("CMDLINE", &cmdline)];
+    let common =
+        [("NODE", info.node.as_str()), ("DIR", dir), ("SIZE", &size_mib), ("CMDLINE", &cmdline)];
     let entry = |generation: &String| {
         let time = catalog::time_of(generation).map(|time| shown_time(&time.to_string()));
         let date = time.unwrap_or_default();
@@ -309,7 +311,9 @@ pub(super) mod tests {
     #[test]
     fn entries_of_generations_that_are_gone_go() {
         let all = ["20261119T013500Z", "20261120T013500Z", "20261121T013500Z"].map(str::to_owned);
-        let of = |generations: &[String]| of_node(&Config::default(), &info(), generations, 80);
+        let of = |generations: &[String]| {
+            of_node(&Config::default(), &info(), generations, ("rescue/000001/", 80))
+        };
         assert_eq!(only(&of(&all), &all), of(&all));
         assert_eq!(only(&of(&all), &all[1..2]), of(&all[1..2]));
         assert_eq!(only(&of(&all), &[]), of(&[]));
@@ -343,7 +347,7 @@ pub(super) mod tests {
 
         let disk = DiskMenu { label: "RR-BACKUP", id: "abc", font: "Unifont Regular 16" };
         let generations = ["20261120T013500Z", "20261121T013500Z"].map(String::from);
-        let node = of_node(&config, &info, &generations, 40);
+        let node = of_node(&config, &info, &generations, ("rescue/000001/", 40));
         for text in [disk.grub_cfg(), disk.theme(), node.clone()] {
             let left = text.lines().find(|line| line.contains('@') && !line.starts_with('#'));
             assert_eq!(left, None);
@@ -351,6 +355,7 @@ pub(super) mod tests {
         let newest = node.find("rr.gen=20261121T013500Z").unwrap();
         assert!(newest < node.find("rr.gen=20261120T013500Z").unwrap(), "{node}");
         assert!(node.contains("2026-11-20"), "{node}");
+        assert_eq!(node.matches("/backup/node001/rescue/000001/initrd").count(), 5, "{node}");
     }
 
     /// By GRUB's own parser.
@@ -361,7 +366,7 @@ pub(super) mod tests {
         let (id, font) = ("abc", "Unifont Regular 16");
         let menu = Menu { layout: &layout, config: &config, info: &info, id, size_mib: 40, font };
         let disk = DiskMenu { label: "RR-BACKUP", id, font };
-        let node = of_node(&config, &info, &["20261120T013500Z".to_owned()], 40);
+        let node = of_node(&config, &info, &["20261120T013500Z".to_owned()], ("", 40));
         if crate::sys::tools::find("grub-script-check".as_ref()).is_none() {
             eprintln!("skipped: no grub-script-check here");
             return;

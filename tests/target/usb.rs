@@ -187,7 +187,8 @@ fn what_is_pruned_leaves_the_menu() {
     let shown = node.target.join("node001/menu.cfg");
     let text = "version = 1\nnode = \"node001\"\ntarget = \"usb://RR\"\nrr = \"test\"\n";
     let info: RescueInfo = toml::from_str(text).unwrap();
-    let of = |generations: &[String]| menu::of_node(&Config::default(), &info, generations, 80);
+    let of =
+        |generations: &[String]| menu::of_node(&Config::default(), &info, generations, ("", 80));
     node.change(1, 1000);
     let second = node.backed_up();
     std::fs::write(&shown, of(&node.generations())).unwrap();
@@ -215,7 +216,7 @@ fn vm_a_disk_shows_its_nodes_on_bios_and_uefi() {
         ))
         .unwrap();
         let generations = ["20261121T013500Z".to_owned()];
-        let text = menu::of_node(&Config::default(), &info, &generations, 80);
+        let text = menu::of_node(&Config::default(), &info, &generations, ("", 80));
         std::fs::create_dir(data.path().join("backup").join(node)).unwrap();
         std::fs::write(data.path().join("backup").join(node).join("menu.cfg"), text).unwrap();
     }
