@@ -1,9 +1,7 @@
 //! The rescue media at the target.
 //!
-//! Most targets have them under stable names, each of which is replaced whole. A backup disk boots
-//! kernel and initrd, and must never boot those of two images, whenever a run is killed: there each
-//! image has a directory of its own. The menu leads to the newest image that is whole; then the
-//! others are deleted.
+//! Where they lie is said by [`stored`]. The menu of a backup disk leads to the newest image that is
+//! whole, whenever a run is killed; then the others are deleted.
 
 use std::path::Path;
 
@@ -11,15 +9,11 @@ use anyhow::{Context, Result};
 
 use super::preflight::Job;
 use crate::config::TargetUrl;
+use crate::rescue::stored::{self, FILES, IMAGES};
 use crate::rescue::{self, Image};
 use crate::store::catalog;
 use crate::store::lock::LockGuard;
-use crate::store::{Object, Store, StoreError};
-
-/// `rescue/NUMBER/kernel` and `initrd`. Not named by time: a clock may be wrong.
-const IMAGES: &str = "rescue/";
-/// What an image consists of. Where the last one is, the others are, too.
-const FILES: [&str; 2] = ["kernel", "initrd"];
+use crate::store::{Store, StoreError};
 
 /// Stores the image. Gives the size of the ISO, where one was made.
 pub(super) fn put(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Option<u64>> {
@@ -28,7 +22,7 @@ pub(super) fn put(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Opt
         store.put_file(name, path).with_context(|| format!("storing {name}"))
     };
     let dir = match job.url {
-        TargetUrl::Usb(_) => next_image(&store.list(IMAGES)?),
+        TargetUrl::Usb(_) => stored::next(store)?,
         _ => String::new(),
     };
     for (file, path) in FILES.iter().zip([&image.kernel, &image.initrd]) {
@@ -57,14 +51,14 @@ pub(super) fn menu(job: &Job<'_>, guard: &LockGuard) -> Result<()> {
 /// gets the image's directory and its size in bytes.
 fn point(guard: &LockGuard, text: impl FnOnce(&str, u64) -> Result<String>) -> Result<()> {
     let store = guard.store();
-    let mut objects = store.list(IMAGES)?;
     // Without a directory: as rr put them before each image had one.
-    let dir = newest_whole(&objects).unwrap_or_default();
+    let dir = stored::newest(store)?;
     let Some(size_bytes) = size_bytes(store, &dir)? else { return Ok(()) };
     let text = text(&dir, size_bytes)?;
     guard.check()?;
     store.put(rescue::menu::MENU, text.as_bytes())?;
     if !dir.is_empty() {
+        let mut objects = store.list(IMAGES)?;
         objects.retain(|object| !object.name.starts_with(&dir));
         let old = objects.iter().map(|object| object.name.as_str());
         old.chain(FILES).try_for_each(|name| store.delete(name))?;
@@ -85,33 +79,13 @@ fn size_bytes(store: &dyn Store, dir: &str) -> Result<Option<u64>> {
     Ok(Some(bytes))
 }
 
-fn number(object: &Object) -> Option<u64> {
-    object.name.strip_prefix(IMAGES)?.split('/').next()?.parse().ok()
-}
-
-fn dir_of(number: u64) -> String {
-    format!("{IMAGES}{number:06}/")
-}
-
-fn next_image(objects: &[Object]) -> String {
-    dir_of(objects.iter().filter_map(number).max().map_or(1, |number| number + 1))
-}
-
-fn newest_whole(objects: &[Object]) -> Option<String> {
-    let mut numbers: Vec<u64> = objects.iter().filter_map(number).collect();
-    numbers.sort_unstable();
-    let has = |name: String| objects.iter().any(|object| object.name == name);
-    let is_whole = |dir: &String| FILES.iter().all(|file| has(format!("{dir}{file}")));
-    numbers.into_iter().rev().map(dir_of).find(is_whole)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::config::TargetOptions;
-    use crate::store::{self, Access, lock};
+    use crate::store::{self, Access, Object, lock};
     use crate::ui::{Style, Ui};
 
     #[test]
@@ -132,7 +106,7 @@ mod tests {
         put("", &FILES);
         assert_eq!(menu().unwrap(), " 10", "as it was before images had directories");
 
-        let next = || next_image(&store.list(IMAGES).unwrap());
+        let next = || stored::next(&*store).unwrap();
         put(&next(), &FILES);
         assert_eq!(next(), "rescue/000002/");
         // Killed in the middle.

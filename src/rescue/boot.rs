@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::menu;
+use super::{menu, stored};
 use crate::config::{Config, MenuDefault};
 use crate::store::{Store, StoreError};
 use crate::sys::kexec;
@@ -33,7 +33,8 @@ impl Boot {
         mode: MenuDefault,
         more: &[String],
     ) -> Result<Boot> {
-        let get = |name: &str| match store.get(name) {
+        let dir = stored::newest(store)?;
+        let get = |name: &str| match store.get(&format!("{dir}{name}")) {
             Ok(bytes) => Ok(bytes),
             Err(StoreError::NotFound { .. }) => bail!(
                 "{} holds no rescue system: {name} is missing\nhint: rr mkrescue on the node makes it",
@@ -113,5 +114,10 @@ mod tests {
         assert!(ready.cmdline.starts_with("rr.recover=ask rootfstype=ramfs"), "{}", ready.cmdline);
         assert!(ready.cmdline.ends_with(" rr.map=sda=sdb \"rr.erase=S 1\""), "{}", ready.cmdline);
         assert!(boot(&["a\"b".into()]).is_err());
+        // On a backup disk; the newest is not whole.
+        for name in ["rescue/000001/kernel", "rescue/000001/initrd", "rescue/000002/kernel"] {
+            store.put(name, b"12345").unwrap();
+        }
+        assert_eq!(boot(&[]).unwrap().bytes(), 10);
     }
 }

@@ -10,7 +10,8 @@
 //! * [`programs`] which programs and files are taken, [`ssh`] the server to log in by
 //! * [`modules`] which kernel modules and firmware are taken
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
-//! * [`boot`] the rescue system started from the one that runs
+//! * [`stored`] where the image is at the target, [`boot`] the rescue system started from the one
+//!   that runs
 //! * [`selftest`] the programs run inside the tree
 //! * [`initrd`] the tree as an archive that the kernel unpacks
 //! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server, [`signed`]
@@ -29,6 +30,7 @@ pub mod pxe;
 pub mod selftest;
 pub mod signed;
 pub mod ssh;
+pub mod stored;
 pub mod tree;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,41 @@
+//! Where the images of a node are at its target: kernel and initrd.
+//!
+//! Most targets have them under stable names, each of which is replaced whole. A backup disk boots
+//! them, and must never boot those of two images: there each image has a directory of its own,
+//! `rescue/NUMBER/`. Not named by time: a clock may be wrong.
+
+use anyhow::Result;
+
+use crate::store::{Object, Store};
+
+pub const IMAGES: &str = "rescue/";
+/// What an image consists of. Where the last one is, the others are, too.
+pub const FILES: [&str; 2] = ["kernel", "initrd"];
+
+/// The directory of the newest image that is whole, with a slash at its end; empty where images have
+/// none.
+pub fn newest(store: &dyn Store) -> Result<String> {
+    Ok(newest_whole(&store.list(IMAGES)?).unwrap_or_default())
+}
+
+/// The directory of the image that comes next.
+pub fn next(store: &dyn Store) -> Result<String> {
+    let last = store.list(IMAGES)?.iter().filter_map(number).max();
+    Ok(dir_of(last.map_or(1, |number| number + 1)))
+}
+
+fn number(object: &Object) -> Option<u64> {
+    object.name.strip_prefix(IMAGES)?.split('/').next()?.parse().ok()
+}
+
+fn dir_of(number: u64) -> String {
+    format!("{IMAGES}{number:06}/")
+}
+
+fn newest_whole(objects: &[Object]) -> Option<String> {
+    let mut numbers: Vec<u64> = objects.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    let has = |name: String| objects.iter().any(|object| object.name == name);
+    let is_whole = |dir: &String| FILES.iter().all(|file| has(format!("{dir}{file}")));
+    numbers.into_iter().rev().map(dir_of).find(is_whole)
+}
