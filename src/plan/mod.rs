@@ -48,7 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::layout::{Disk, Id, Layout};
 
 pub use map::DiskMatch;
-pub use step::Step;
+pub use step::{MountFs, Step};
 
 /// What the admin, or the kernel command line, said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -183,6 +183,14 @@ impl Plan {
     /// Whether a passphrase is needed to carry it out.
     pub fn needs_passphrase(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::MakeLuks(_)))
+    }
+
+    /// What it mounts. Bind mounts are made by the node itself when it boots.
+    pub fn mounts(&self) -> impl Iterator<Item = &MountFs> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Mount(mount) => Some(mount),
+            _ => None,
+        })
     }
 
     /// UUIDs and names that could not be kept.

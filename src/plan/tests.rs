@@ -215,12 +215,14 @@ fn a_larger_disk_gets_its_second_header_at_its_end() {
 }
 
 #[test]
-fn other_sectors_are_refused() {
-    let recorded = raid_node();
-    let mut present = blank(&recorded);
-    present.disk[0].sector_bytes = 4096;
-    let text = refused(&recorded, &present, &auto());
-    assert!(text.contains("has sectors of 4096 bytes"), "{text}");
+fn bind_mounts_are_left_to_the_node() {
+    let mut recorded = raid_node();
+    let mut bound = recorded.mount[1].clone();
+    (bound.path, bound.root) = ("/bound".into(), Some("/srv".into()));
+    recorded.mount.push(bound);
+    let plan = plan(&recorded, &recorded, &auto()).unwrap();
+    let paths: Vec<_> = plan.mounts().map(|mount| mount.path.to_string()).collect();
+    assert_eq!(paths, ["/", "/boot"]);
 }
 
 #[test]

@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
         let all = crate::sys::mount::mounts()?;
         let planned: Vec<_> = plan.disks.iter().map(|disk| disk.new.name.as_str()).collect();
         let sysfs = Sysfs::default();
-        for mount in plan.layout.mount.iter().filter(|mount| !mount.target) {
+        for mount in plan.mounts() {
             let point = mount.path.as_path();
             let point = root.join(point.strip_prefix("/").unwrap_or(point));
             // A path with a slash at its end is another one to the kernel.
