@@ -45,6 +45,9 @@ pub struct ExtOptions {
     pub stride: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripe_width: Option<u64>,
+    /// How many block groups keep their metadata together, with the feature `flex_bg`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flex_groups: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

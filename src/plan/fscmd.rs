@@ -48,6 +48,9 @@ fn make_ext(dev: &str, fs: &Fs) -> Vec<Argv> {
     mke2fs.extend(words(&["-I", &ext.inode_bytes.to_string()]));
     mke2fs.extend(words(&["-N", &ext.inodes.to_string()]));
     mke2fs.extend(words(&["-m", "0"]));
+    if let Some(groups) = ext.flex_groups.filter(|_| features.contains(&"flex_bg")) {
+        mke2fs.extend(words(&["-G", &groups.to_string()]));
+    }
     let journal_mib = ext.journal_bytes.filter(|b| b % MIB == 0).map(|b| b / MIB);
     if let Some(mib) = journal_mib.filter(|_| features.contains(&"has_journal")) {
         mke2fs.extend(words(&["-J", &format!("size={mib}")]));
@@ -86,6 +89,13 @@ fn tune2fs(dev: &str, ext: &ExtOptions) -> Argv {
         let errors = errors.to_ascii_lowercase();
         let errors = if errors.contains("remount") { "remount-ro" } else { errors.as_str() };
         argv.extend(words(&["-e", errors]));
+    }
+    // mke2fs asks the device for its stripes where it is not told any.
+    let own = [("stride", ext.stride), ("stripe_width", ext.stripe_width)];
+    let none = own.iter().filter(|(_, blocks)| blocks.is_none());
+    let none: Vec<_> = none.map(|(name, _)| format!("{name}=0")).collect();
+    if !none.is_empty() {
+        argv.extend(words(&["-E", &none.join(",")]));
     }
     // mke2fs's own defaults are taken away where the filesystem did not have them.
     let mut options: Vec<String> = ["user_xattr", "acl"]

@@ -45,6 +45,7 @@ pub fn parse(text: &str) -> Result<ExtOptions> {
         reserved_blocks: number("Reserved block count")?,
         stride: optional("RAID stride"),
         stripe_width: optional("RAID stripe width"),
+        flex_groups: optional("Flex block group size"),
         hash_seed: fields.get("Directory Hash Seed").map(|v| (*v).to_owned()),
         // Not "journal size", which is rounded. Since 1.46 the first, before that the second.
         journal_bytes: optional("Total journal blocks")

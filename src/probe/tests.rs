@@ -38,6 +38,7 @@ fn ext4_is_read_from_every_version_of_dumpe2fs() {
 fn ext_tunables_are_read() {
     let found = ext::parse(&fixture("debian12/dumpe2fs.tuned")).unwrap();
     assert_eq!((found.stride, found.stripe_width), (Some(16), Some(32)));
+    assert_eq!(found.flex_groups, Some(16));
     assert_eq!(found.max_mount_count, 30);
     assert_eq!(found.check_interval_seconds, 15_552_000);
     assert_eq!(found.errors.as_deref(), Some("Remount read-only"));
