@@ -149,7 +149,8 @@ fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
     }
     let mut inode = vec![format!("size={}", xfs.inode_bytes), format!("maxpct={}", xfs.imaxpct)];
     inode.extend(flags("-i"));
-    let mut log = vec![format!("size={}b", xfs.log_blocks)];
+    let size = (xfs.log_blocks > 0).then(|| format!("size={}b", xfs.log_blocks));
+    let mut log: Vec<String> = size.into_iter().collect();
     log.extend(flags("-l"));
     let mut naming = Vec::new();
     if xfs.dir_block_bytes > 0 {

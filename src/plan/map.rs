@@ -58,6 +58,8 @@ struct Mapper<'a> {
     needs: BTreeMap<Id, u64>,
     content: Content,
     answers: &'a Answers,
+    /// Disks with other sectors will do.
+    any_sectors: bool,
 }
 
 /// Finds a disk for each disk of the scope; the result is in the order of the recorded layout.
@@ -74,8 +76,9 @@ pub fn map(
     let free = by_place(present.disk.iter().filter(|d| !is_kept(d) && !d.read_only));
     let needs = scope.layout.disk.iter().map(|d| (d.id.clone(), need(&scope.layout, d))).collect();
     let content = Content::of(recorded, present);
+    let (pairs, any_sectors) = (BTreeMap::new(), false);
     let mut mapper =
-        Mapper { present, recorded, lost, free, pairs: BTreeMap::new(), needs, content, answers };
+        Mapper { present, recorded, lost, free, pairs, needs, content, answers, any_sectors };
     mapper.by_answer(kept, problems);
     mapper.by_key("the same WWN", consent::wwn);
     mapper.by_key("the same serial number", consent::serial);
@@ -83,6 +86,9 @@ pub fn map(
     // Where no disk is large enough, one that the files fit on will do.
     let least = |d: &Disk| (d.id.clone(), fit::least_bytes(&scope.layout, d));
     mapper.needs = scope.layout.disk.iter().map(least).collect();
+    mapper.by_likeness();
+    // And where all have other sectors, what can be made with these.
+    mapper.any_sectors = true;
     mapper.by_likeness();
     mapper.refuse_rest(kept, problems);
     let mut pairs = mapper.pairs;
@@ -232,7 +238,7 @@ impl<'a> Mapper<'a> {
     }
 
     fn fits(&self, old: &Disk, new: &Disk) -> bool {
-        new.sector_bytes == old.sector_bytes
+        (self.any_sectors || new.sector_bytes == old.sector_bytes)
             && self.needs.get(&old.id).is_some_and(|need| new.size_bytes >= *need)
     }
 
@@ -247,11 +253,10 @@ impl<'a> Mapper<'a> {
         for old in &self.lost {
             let need = self.needs.get(&old.id).copied().unwrap_or(0);
             let mut lines = vec![format!(
-                "no disk for recorded {} ({}): needs {} with {}-byte sectors",
+                "no disk for recorded {} ({}): needs {}",
                 old.name,
                 consent::name(old),
-                size_exact(need),
-                old.sector_bytes
+                size_exact(need)
             )];
             for disk in &self.present.disk {
                 lines.push(format!(
@@ -283,8 +288,6 @@ impl<'a> Mapper<'a> {
         let need = self.needs.get(&old.id).copied().unwrap_or(0);
         if disk.read_only {
             "read-only".into()
-        } else if disk.sector_bytes != old.sector_bytes {
-            format!("has {}-byte sectors", disk.sector_bytes)
         } else if disk.size_bytes < need {
             format!("{} too small", size_exact(need - disk.size_bytes))
         } else if !self.may_take(disk) && consent::was_left_alone(self.recorded, disk) {
@@ -306,15 +309,6 @@ pub fn check_sizes(
 ) {
     for DiskMatch { old, new, .. } in disks {
         let need = need(scope, old);
-        if new.sector_bytes != old.sector_bytes {
-            problems.push(Problem::new(
-                format!(
-                    "{} has sectors of {} bytes, recorded {} has {}",
-                    new.name, new.sector_bytes, old.name, old.sector_bytes
-                ),
-                "use a disk with the same sector size",
-            ));
-        }
         if new.size_bytes < need {
             let least = fit::least_bytes(scope, old);
             let least_said = if least < need {

@@ -139,19 +139,20 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     let kept = map::kept_disks(present, answers, &mut problems);
     let disks = map::map(recorded, &scope, present, answers, &kept, &mut problems);
     consent::check(recorded, present, answers, &disks, &mut problems);
-    let (layout, resized) = fit::fit(&scope.layout, &disks, answers.grow);
-    map::check_sizes(&layout, present, &disks, &mut problems);
+    let (layout, with_sectors, told) = fit::sectors::convert(&scope.layout, &disks, &mut problems);
+    let (layout, resized) = fit::fit(&layout, &with_sectors, answers.grow);
+    map::check_sizes(&layout, present, &with_sectors, &mut problems);
     if !problems.is_empty() {
         return Err(Refusal { problems });
     }
-    let built = build::build(&layout, present, &disks, &mut problems);
+    let built = build::build(&layout, present, &with_sectors, &mut problems);
     let plan = Plan {
         layout: built.layout,
         disks,
         kept,
         steps: built.steps,
         identity_changes: built.identity_changes,
-        notes: [left, scope.notes, resized].concat(),
+        notes: [left, scope.notes, told, resized].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

@@ -6,6 +6,7 @@
 //! rest of the disk stays unused. `/boot`, the ESP, swap, FAT and everything whose use is not known
 //! keep their sizes, and so does everything on disks that are large enough.
 
+pub mod sectors;
 mod spare;
 #[cfg(test)]
 mod tests;
