@@ -56,7 +56,7 @@ fn run(dir: &Path) -> Result<()> {
         "build" => build(dir, &case),
         "dirty" => match case.target {
             Target::Dirty(_, text) => script(text),
-            Target::Same | Target::Blank(_) => bail!("no script makes the disks dirty"),
+            _ => bail!("no script makes the disks dirty"),
         },
         _ => rebuild(dir, &case),
     }
@@ -100,6 +100,11 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
         erase: case.erase.iter().map(|s| (*s).to_owned()).collect(),
         ..Answers::default()
     };
+    if let Target::Scsi(bytes, count, mib) = case.target {
+        let kind =
+            format!("sector_size={bytes} dev_size_mb={mib} add_host={count} per_host_store=1");
+        script(&format!("modprobe sd_mod; modprobe scsi_debug {kind}; udevadm settle"))?;
+    }
     let present = probe::read(&ui)?;
     if let Expect::Refused(part) = case.expect {
         // Disks here have a place; it must not help where they are blank.
@@ -139,8 +144,8 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
         let planned = plan::plan(&recorded, &present, &answers)?;
         apply::apply(&planned, Path::new(ROOT), Some(&passphrase), &ui)?;
         write_files(&planned)?;
-        if resized.is_some() {
-            is_as_planned(&planned.layout, &probe::read(&ui)?)?;
+        if resized.is_some() || case.expect == Expect::Sectors {
+            is_as_planned(&planned, &probe::read(&ui)?)?;
         }
         apply::unmount(&planned, Path::new(ROOT))?;
         script("swapoff -a; mdadm --wait-clean --scan 2>/dev/null || true")?;
@@ -152,17 +157,23 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
 }
 
 /// Nothing has another size than the plan says.
-fn is_as_planned(plan: &Layout, present: &Layout) -> Result<()> {
+fn is_as_planned(plan: &plan::Plan, present: &Layout) -> Result<()> {
+    // Devices are called by their disks' names here.
+    let here = |id: &String| {
+        plan.disks.iter().fold(id.clone(), |id, disk| id.replace(&disk.old.name, &disk.new.name))
+    };
     let sizes = |layout: &Layout| {
         let partitions = layout.partition.iter().map(|p| (p.id.0.clone(), p.size_bytes));
         let places = layout.partition.iter().map(|p| (format!("{} at", p.id.0), p.start_bytes));
         let volumes = layout.lv.iter().map(|lv| (lv.id.0.clone(), lv.size_bytes));
-        let fs = layout.fs.iter().map(|fs| (fs.id.0.clone(), fs.size_bytes));
+        // How much of its device a FAT leaves for itself is for mkfs.vfat to say.
+        let fs = layout.fs.iter().filter(|fs| fs.kind != "vfat");
+        let fs = fs.map(|fs| (fs.id.0.clone(), fs.size_bytes));
         partitions.chain(places).chain(volumes).chain(fs).collect::<BTreeMap<_, _>>()
     };
-    let (plan, present) = (sizes(plan), sizes(present));
+    let (plan, present) = (sizes(&plan.layout), sizes(present));
     for (what, bytes) in &plan {
-        let is = present.get(what);
+        let is = present.get(&here(what));
         ensure!(is == Some(bytes), "{what} has {is:?} bytes, the plan says {bytes}");
     }
     Ok(())
@@ -170,7 +181,7 @@ fn is_as_planned(plan: &Layout, present: &Layout) -> Result<()> {
 
 /// Something is written to every filesystem, and comes back.
 fn write_files(planned: &plan::Plan) -> Result<()> {
-    for mount in &planned.layout.mount {
+    for mount in planned.mounts() {
         let path = Path::new(ROOT).join(mount.path.as_path().strip_prefix("/")?);
         let file = path.join("written");
         fs::write(&file, "by rr").with_context(|| format!("writing {}", file.display()))?;
@@ -199,8 +210,9 @@ fn dump() -> Result<String> {
     for (device, kind) in &devices {
         let _ = writeln!(out, "== {device} {kind}");
         let blkid = Cmd::new("blkid").args(["-p", "-o", "export", device]).output()?.text();
-        // The UUID of an array's member (UUID_SUB) is mdadm's to choose.
-        let told = |line: &&str| !line.starts_with("DEVNAME") && !line.starts_with("UUID_SUB");
+        // The UUID of an array's member (UUID_SUB) is mdadm's to choose; a disk's number the kernel's.
+        let own = ["DEVNAME", "UUID_SUB", "PART_ENTRY_DISK"];
+        let told = |line: &&str| !own.iter().any(|key| line.starts_with(key));
         let mut tags: Vec<_> = blkid.lines().filter(told).collect();
         tags.sort_unstable();
         for tag in &tags {

@@ -1,6 +1,7 @@
-//! The stacks that are rebuilt; those with LVM and LUKS in [`volumes`].
+//! The stacks that are rebuilt; those with LVM and LUKS in [`volumes`], and in [`elsewhere`] those
+//! that are rebuilt on other disks than they had.
 
-use crate::volumes;
+use crate::{elsewhere, volumes};
 
 /// A machine, and the disks that it is rebuilt on.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub enum Target {
     /// Its own, as they are.
     Same,
     Blank(&'static [u64]),
+    /// Blank ones that are called `sda` ...: with sectors of so many bytes, how many, of how many MiB.
+    Scsi(u64, u64, u64),
     /// Others, on which the script has left something.
     Dirty(&'static [u64], &'static str),
 }
@@ -33,6 +36,8 @@ pub enum Expect {
     /// On other disks: what the plan says, with all identities as they were, and each size "smaller"
     /// or "larger".
     Resized(&'static str),
+    /// With sectors of 4096 bytes: all identities as they were.
+    Sectors,
     /// Without this disk.
     Without(&'static str),
     Refused(&'static str),
@@ -44,19 +49,11 @@ pub const fn blank(name: &'static str, disks: &'static [u64], build: &'static st
     Case { name, disks, build, target, erase: &[], ignore: "\0", expect: Expect::Same }
 }
 
-const fn smaller(case: Case, name: &'static str, disks: &'static [u64]) -> Case {
-    Case { expect: Expect::Resized("smaller"), ..on(case, name, Target::Blank(disks)) }
-}
-
-const fn larger(case: Case, name: &'static str, disks: &'static [u64]) -> Case {
-    Case { expect: Expect::Resized("larger"), ..on(case, name, Target::Blank(disks)) }
-}
-
 pub const fn on(case: Case, name: &'static str, target: Target) -> Case {
     Case { name, target, ..case }
 }
 
-const GPT_EXT4: Case = blank(
+pub const GPT_EXT4: Case = blank(
     "gpt_ext4",
     &[200],
     r#"
@@ -77,7 +74,7 @@ mount /dev/ubdb3 /node/home
 "#,
 );
 
-const MD1_LVM: Case = blank(
+pub const MD1_LVM: Case = blank(
     "md1_boot_md1_lvm",
     &[400, 400],
     r#"
@@ -107,7 +104,7 @@ mdadm --wait /dev/md0 /dev/md1 || true
 "#,
 );
 
-const LVM_TWO: Case = blank(
+pub const LVM_TWO: Case = blank(
     "lvm_two_pvs_striped",
     &[200, 200],
     r#"
@@ -145,7 +142,7 @@ macro_rules! md {
     };
 }
 
-const MBR: Case = blank(
+pub const MBR: Case = blank(
     "mbr_logicals",
     &[400],
     r#"
@@ -174,62 +171,32 @@ swapon /dev/ubdb3
 "#,
 );
 
-const OTHER_LVM: &str = r#"
-lvm pvcreate /dev/ubdb /dev/ubdc
-lvm vgcreate vg0 /dev/ubdb /dev/ubdc
-lvm lvcreate -y -n root -L 100M vg0
-mke2fs -q /dev/vg0/root
-mount /dev/vg0/root /mnt
-"#;
-
-const OTHER_MD: &str = r#"
-for disk in ubdb ubdc; do printf 'label: gpt\nsize=2048\nsize=100M\ntype=raid\n' | sfdisk /dev/$disk; done
+/// As programs of the last century made them.
+pub const MBR_TRACKS: Case = blank(
+    "mbr_tracks",
+    &[100],
+    r#"
+sfdisk /dev/ubdb <<'END'
+label: dos
+grain: 512
+/dev/ubdb1 : start=63, size=16002, type=7, bootable
+/dev/ubdb2 : start=16065, size=160650, type=5
+/dev/ubdb3 : start=176715, size=16065, type=da
+/dev/ubdb5 : start=16128, size=80262, type=83
+END
 udevadm settle
-mdadm --create /dev/md1 --run --level=1 --raid-devices=2 /dev/ubdb3 /dev/ubdc3
-lvm pvcreate /dev/md1
-lvm vgcreate vg0 /dev/md1
-lvm lvcreate -y -n root -L 50M vg0
-mkswap /dev/vg0/root
-swapon /dev/vg0/root
-"#;
+mke2fs -q /dev/ubdb5
+mount /dev/ubdb5 /node
+"#,
+);
 
 pub fn all() -> Vec<Case> {
-    let mut cases = vec![GPT_EXT4, MD1_LVM, LVM_TWO, MBR];
+    let mut cases = vec![GPT_EXT4, MD1_LVM, LVM_TWO, MBR, MBR_TRACKS];
     cases.extend(filesystems());
     cases.extend(volumes::volumes());
     cases.extend(volumes::encrypted());
     cases.extend(arrays());
-    let both = &["ubdb", "ubdc"];
-    cases.extend([
-        on(GPT_EXT4, "same_disk", Target::Same),
-        on(MD1_LVM, "same_disks_md1_lvm", Target::Same),
-        // The second header moves to the end.
-        Case { ignore: "last-lba", ..on(GPT_EXT4, "larger_disk", Target::Blank(&[300])) },
-        Case { erase: both, ..on(MD1_LVM, "dirty_lvm", Target::Dirty(&[400, 400], OTHER_LVM)) },
-        Case { erase: both, ..on(MD1_LVM, "dirty_md_lvm", Target::Dirty(&[400, 400], OTHER_MD)) },
-        Case {
-            expect: Expect::Refused("rr.erase=ubdb"),
-            ..on(MD1_LVM, "stranger_refused", Target::Dirty(&[400, 400], OTHER_LVM))
-        },
-        Case {
-            expect: Expect::Refused("too small"),
-            ..on(GPT_EXT4, "small_disk_refused", Target::Blank(&[32]))
-        },
-        smaller(GPT_EXT4, "smaller_gpt_ext4", &[130]),
-        smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
-        smaller(MBR, "smaller_mbr_logicals", &[340]),
-        Case {
-            expect: Expect::Without("ubdc"),
-            ..on(MD1_LVM, "one_disk_of_md1_lvm", Target::Blank(&[400]))
-        },
-        larger(GPT_EXT4, "larger_gpt_ext4", &[300]),
-        larger(MD1_LVM, "larger_md1_lvm", &[520, 600]),
-        larger(MBR, "larger_mbr_logicals", &[600]),
-        Case {
-            expect: Expect::Refused("--map ubdb="),
-            ..on(MD1_LVM, "three_twins_refused", Target::Blank(&[400, 400, 400]))
-        },
-    ]);
+    cases.extend(elsewhere::elsewhere());
     cases
 }
 
@@ -252,6 +219,20 @@ mount /dev/ubdb1 /node
 mount -o subvol=@/var /dev/ubdb1 /node/var
 mount -o subvol=@/.snapshots /dev/ubdb1 /node/.snapshots
 "#;
+
+pub const XFS_GROWN: Case = blank(
+    "xfs_grown",
+    &[1200],
+    r#"
+lvm pvcreate /dev/ubdb
+lvm vgcreate vg /dev/ubdb
+lvm lvcreate -y -n root -L 400M vg
+mkfs.xfs -q /dev/vg/root
+mount /dev/vg/root /node
+lvm lvextend -L 724M vg/root
+xfs_growfs /node
+"#,
+);
 
 fn filesystems() -> Vec<Case> {
     vec![
@@ -305,19 +286,7 @@ mount /dev/ubdb1 /node/boot
 mount /dev/ubdb2 /node/a
 "#,
         ),
-        blank(
-            "xfs_grown",
-            &[1200],
-            r#"
-lvm pvcreate /dev/ubdb
-lvm vgcreate vg /dev/ubdb
-lvm lvcreate -y -n root -L 400M vg
-mkfs.xfs -q /dev/vg/root
-mount /dev/vg/root /node
-lvm lvextend -L 724M vg/root
-xfs_growfs /node
-"#,
-        ),
+        XFS_GROWN,
         blank(
             "ext_whole_disk_and_grown",
             &[100, 300],
@@ -330,6 +299,41 @@ resize2fs /dev/ubdc1
 mount /dev/ubdb /node
 mkdir /node/a
 mount /dev/ubdc1 /node/a
+"#,
+        ),
+        blank(
+            "ext_features",
+            &[400],
+            r#"
+printf 'label: gpt\nsize=100M\nsize=100M\nsize=64M\ntype=linux\n' | sfdisk /dev/ubdb
+udevadm settle
+mke2fs -q -t ext4 -O project,large_dir,metadata_csum_seed /dev/ubdb1
+mke2fs -q -t ext4 -O meta_bg,^resize_inode,uninit_bg,^metadata_csum /dev/ubdb2
+mke2fs -q -t ext4 -O sparse_super2,^has_journal,dir_nlink -G 4 -m 0 /dev/ubdb3
+mke2fs -q -t ext3 -O dir_index -E hash_seed=11111111-2222-4333-8444-555555555555 -L "two words" /dev/ubdb4
+tune2fs -o acl,nobarrier /dev/ubdb2
+mount /dev/ubdb1 /node
+mkdir /node/a /node/b /node/c
+mount /dev/ubdb2 /node/a
+mount /dev/ubdb3 /node/b
+mount /dev/ubdb4 /node/c
+"#,
+        ),
+        blank(
+            "several_mount_points",
+            &[300],
+            r#"
+printf 'label: gpt\nsize=100M\ntype=linux\n' | sfdisk /dev/ubdb
+udevadm settle
+mke2fs -q -t ext4 /dev/ubdb1
+mkfs.btrfs -q --mixed /dev/ubdb2
+mount /dev/ubdb1 /node
+mkdir -p /node/data /node/again /node/bound /node/top /node/srv/deep
+mount /dev/ubdb2 /node/top
+btrfs subvolume create /node/top/data
+mount -o subvol=data,noatime,nodev /dev/ubdb2 /node/data
+mount -o subvol=data /dev/ubdb2 /node/again
+mount --bind /node/srv /node/bound
 "#,
         ),
         blank(
@@ -420,6 +424,21 @@ fn arrays() -> Vec<Case> {
             &[100, 100],
             "--level=10 --raid-devices=3 /dev/ubdb1 missing /dev/ubdc1"
         ),
+        blank(
+            "md0_of_md1",
+            &[100, 100, 100, 100],
+            r#"
+for disk in /dev/ubd[b-e]; do printf 'label: gpt\ntype=raid\n' | sfdisk $disk; done
+udevadm settle
+mdadm --create /dev/md1 --run --level=1 --raid-devices=2 --homehost=node001 --name=1 /dev/ubd[bc]1
+mdadm --create /dev/md2 --run --level=1 --raid-devices=2 --homehost=node001 --name=2 /dev/ubd[de]1
+mdadm --create /dev/md3 --run --level=0 --raid-devices=2 --homehost=node001 --name=3 /dev/md1 /dev/md2
+mke2fs -q -t ext4 /dev/md3
+mount /dev/md3 /node
+mdadm --wait /dev/md1 /dev/md2 || true
+"#,
+        ),
+        md!("md_linear", &[100, 120], "--level=linear --raid-devices=2 /dev/ubd[bc]1"),
         blank(
             "esp_on_md1_10_and_degraded_root",
             &[200, 200],

@@ -7,12 +7,13 @@
 //!
 //! * [`lab`] the root tree, booting
 //! * [`agent`] what runs inside
-//! * [`cases`] the stacks, [`volumes`] more of them
+//! * [`cases`] the stacks, [`volumes`] more of them, [`elsewhere`] on other disks than they had
 //! * [`recover`] a whole recovery, files and all; [`snapshot`] backups from snapshots
 //! * [`network`] the rescue system's network
 
 mod agent;
 mod cases;
+mod elsewhere;
 mod lab;
 mod network;
 mod recover;
@@ -21,6 +22,7 @@ mod volumes;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -38,11 +40,13 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED: no layouts are rebuilt in user-mode Linux: {why}");
         return ExitCode::SUCCESS;
     }
+    let builds = Arc::new(lab::Builds::default());
     let mut trials: Vec<_> = cases::all()
         .into_iter()
         .map(|case| {
+            let builds = builds.clone();
             Trial::test(format!("uml_{}", case.name), move || {
-                lab::run(&case).map_err(|error| Failed::from(format!("{error:#}")))
+                lab::run(&case, &builds).map_err(|error| Failed::from(format!("{error:#}")))
             })
         })
         .collect();

@@ -6,6 +6,7 @@ pub fn volumes() -> Vec<Case> {
     vec![
         LVM_RAID,
         on(LVM_RAID, "same_disks_lvm_raid", Target::Same),
+        blank("lvm_raid6_tags", &[100, 100, 100, 100, 100], LVM_RAID6),
         Case { ignore: "snap", ..blank("lvm_thin", &[300, 200], LVM_THIN) },
         Case { ignore: "slow", ..blank("lvm_cache", &[200, 100], LVM_CACHE) },
         blank(
@@ -57,6 +58,22 @@ mount /dev/vg0/r0 /node/r0
 "#,
 );
 
+const LVM_RAID6: &str = r#"
+lvm pvcreate --metadatasize 2m /dev/ubdb
+lvm vgcreate --addtag site=a --addtag @web vg.6 /dev/ubd[bcdef]
+lvm pvchange --addtag slow /dev/ubdc
+lvm lvcreate -y --type raid6 -i 3 -I 64k -n r6 -L 60M --addtag data vg.6
+lvm lvcreate -y --type raid4 -i 2 -n r4 -L 40M vg.6
+lvm lvcreate -y --type raid10 -m 1 -i 2 -n r10-with-dash -L 40M vg.6
+mke2fs -q -t ext4 /dev/vg.6/r6
+mke2fs -q -t ext4 /dev/vg.6/r4
+mke2fs -q -t ext4 /dev/vg.6/r10-with-dash
+mount /dev/vg.6/r6 /node
+mkdir /node/r4 /node/r10
+mount /dev/vg.6/r4 /node/r4
+mount /dev/vg.6/r10-with-dash /node/r10
+"#;
+
 const LVM_THIN: &str = r#"
 printf 'label: gpt\ntype=lvm\n' | sfdisk /dev/ubdb
 udevadm settle
@@ -85,14 +102,10 @@ mke2fs -q -t ext4 /dev/vg/slow
 mount /dev/vg/slow /node
 "#;
 
-/// LUKS is on partitions here: the kernel of user-mode Linux takes one in 256 random first sectors
-/// for a partition table of Acorn's.
-pub fn encrypted() -> Vec<Case> {
-    vec![
-        blank(
-            "luks2_lvm",
-            &[300],
-            r#"
+pub const LUKS2_LVM: Case = blank(
+    "luks2_lvm",
+    &[300],
+    r#"
 printf 'label: gpt\nsize=64M\ntype=linux\n' | sfdisk /dev/ubdb
 udevadm settle
 mke2fs -q -t ext4 /dev/ubdb1
@@ -109,7 +122,13 @@ mkdir /node/boot
 mount /dev/ubdb1 /node/boot
 swapon /dev/vg0/swap
 "#,
-        ),
+);
+
+/// LUKS is on partitions here: the kernel of user-mode Linux takes one in 256 random first sectors
+/// for a partition table of Acorn's.
+pub fn encrypted() -> Vec<Case> {
+    vec![
+        LUKS2_LVM,
         blank(
             "luks1_and_2_on_md_and_lv",
             &[200, 200, 200],
