@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, TargetUrl};
 
 /// The file that is read when none is named, and the directory of its drop-ins.
 pub const FILE: &str = "/etc/rr/rr.toml";
@@ -139,9 +139,29 @@ impl Loaded {
     /// An option of the command line (or its environment variable) wins over all files.
     pub fn set_target(&mut self, url: Option<&str>, option: &str) {
         if let Some(url) = url {
+            self.forget_login_for(url);
             self.config.target = Some(url.to_owned());
             self.origin.insert("target".into(), option.into());
         }
+    }
+
+    /// A password is for the server that was configured with it, and no other gets it. Of an S3
+    /// login nothing secret is sent, and its server is configured by itself.
+    fn forget_login_for(&mut self, url: &str) {
+        let server = |text: &str| match text.parse() {
+            Ok(TargetUrl::Http { tls, host, .. }) => Some((tls, host)),
+            _ => None,
+        };
+        let options = &mut self.config.target_options;
+        let has_login = !options.login.is_empty() || !options.read_login.is_empty();
+        let (Some(configured), Some(named)) = (&self.config.target, server(url)) else { return };
+        if !has_login || server(configured) == Some(named) {
+            return;
+        }
+        (options.login, options.read_login) = Default::default();
+        self.warnings.push(format!(
+            "the configured login is for {configured} and is not sent to {url}: for another server, give --config a file with its target and login"
+        ));
     }
 
     pub fn set_node(&mut self, node: Option<&str>, option: &str) {
@@ -256,6 +276,24 @@ mod tests {
             assert_eq!(!warnings.is_empty(), told, "{mode:o} {text}");
             let hint = format!("chmod 600 {}", file.display());
             assert!(warnings.iter().all(|w| w.contains(&hint) && !w.contains("sesame")));
+        }
+    }
+
+    #[test]
+    fn a_login_is_for_the_configured_server_alone() {
+        let text = "target = 'https://h/x'\n[target_options.login]\nuser = 'u'\npassword = 'p'\n";
+        for (url, kept) in [
+            ("https://h/y", true),
+            ("file:///x", true),
+            ("https://other/x", false),
+            ("https://h:444/x", false),
+            ("http://h/x", false),
+        ] {
+            let mut loaded = merge(&texts(&[("f.toml", text)])).unwrap();
+            loaded.set_target(Some(url), "--target");
+            assert_eq!(loaded.config.target_options.login.user.is_some(), kept, "{url}");
+            assert_eq!(loaded.config.target_options.login.password.is_some(), kept, "{url}");
+            assert_eq!(loaded.warnings.is_empty(), kept, "{url}");
         }
     }
 

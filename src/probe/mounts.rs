@@ -20,6 +20,7 @@ const VIRTUAL: &[&str] = &[
     "fusectl",
     "hugetlbfs",
     "mqueue",
+    "nfsd",
     "none",
     "nsfs",
     "overlay",
