@@ -52,7 +52,8 @@
 //! as the difference; length of the head. Then for a file its size, the length of its data with
 //! padding, how many slices hold it (zero: it is in the run), and if any, the first half of the
 //! BLAKE3 of the head; for links the target; for devices major and minor number. A ctime of zero
-//! says that the file may have changed after it was read: it is read again the next time.
+//! says that the file may have changed after it was read, or could not be read in full: it is read
+//! again the next time.
 //! Numbers are LEB128, signed ones zigzag ([`codec`]); bytes have their length before them.
 //!
 //! # `index.zst`
@@ -126,6 +127,7 @@ pub use extract::{ExtractOptions, Extracted};
 pub use foreign::{TarOptions, restore_tar};
 pub use list::{Change, diff, list};
 pub use recipe::restore_text;
+pub use select::exclude_glob;
 pub use verify::{Verified, verify_root};
 
 use crate::store::catalog::{self, ArchiveStats, FileRecord};

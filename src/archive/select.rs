@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// What to do with a directory or file that the walk came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +27,11 @@ pub struct Select {
 }
 
 impl Select {
-    /// `exclude` are globs on absolute paths, where `*` stops at a slash and `**` does not; one
-    /// that does not start with a slash matches at any depth.
+    /// `exclude` are as [`exclude_glob`] reads them.
     pub fn new(trees: &[impl AsRef<Path>], exclude: &[String]) -> Result<Select> {
         let mut set = GlobSetBuilder::new();
         for text in exclude {
-            let pattern = if text.starts_with('/') { text.clone() } else { format!("**/{text}") };
-            let glob = GlobBuilder::new(pattern.trim_end_matches('/'))
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build();
-            set.add(glob.with_context(|| format!("reading the exclude pattern {text:?}"))?);
+            set.add(exclude_glob(text)?);
         }
         let exclude = set.build().context("reading the exclude patterns")?;
         let trees = trees.iter().map(|tree| relative(tree.as_ref())).collect();
@@ -79,6 +73,17 @@ impl Select {
             Way::Out
         }
     }
+}
+
+/// A pattern for absolute paths, where `*` stops at a slash and `**` does not; one that does not
+/// start with a slash matches at any depth.
+pub fn exclude_glob(text: &str) -> Result<Glob> {
+    let pattern = if text.starts_with('/') { text.to_owned() } else { format!("**/{text}") };
+    GlobBuilder::new(pattern.trim_end_matches('/'))
+        .literal_separator(true)
+        .backslash_escape(true)
+        .build()
+        .with_context(|| format!("reading the exclude pattern {text:?}"))
 }
 
 /// An absolute path as the archive names it.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::place::{Place, PlaceKind};
+use crate::archive::exclude_glob;
 use crate::layout::{BytesPath, Layout, Unprotected};
 use crate::probe::mounts::MountInfo;
 
@@ -135,8 +136,7 @@ pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
 /// The patterns of `exclude` that would not throw out a tree as a whole: who names a tree wants it.
 pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
     let hits_tree = |pattern: &String| {
-        let glob = globset::GlobBuilder::new(pattern).literal_separator(true).build();
-        glob.is_ok_and(|glob| {
+        exclude_glob(pattern).is_ok_and(|glob| {
             let matcher = glob.compile_matcher();
             include.iter().flat_map(|tree| tree.ancestors()).any(|path| matcher.is_match(path))
         })
@@ -243,5 +243,7 @@ mod tests {
         let exclude = ["/tmp/*", "/var/tmp/*", "*.iso"].map(String::from);
         assert_eq!(excludes_for(&["/tmp/x/y".into()], &exclude), exclude[1..]);
         assert_eq!(excludes_for(&["/tmp".into()], &exclude), exclude);
+        let exclude = ["x", "/tmp/*/", "*.iso"].map(String::from);
+        assert_eq!(excludes_for(&["/tmp/x/y".into()], &exclude), exclude[2..]);
     }
 }
