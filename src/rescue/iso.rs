@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::menu::Menu;
 use super::signed::{self, Signed};
+use crate::config::Drivers;
 use crate::layout::Firmware;
 use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
@@ -54,6 +55,16 @@ impl Platforms {
             bios: find("i386-pc", "cdboot.img"),
             uefi: find("x86_64-efi", "moddep.lst"),
             signed: signed::find(signed::Origin::Cd),
+        }
+    }
+
+    /// Those that an image is to boot on: for this node only, its own kind of firmware.
+    pub fn wanted(drivers: Drivers, firmware: Firmware) -> Platforms {
+        let all = Platforms::find();
+        match (drivers, firmware) {
+            (Drivers::All, _) => all,
+            (Drivers::ThisNode, Firmware::Bios) => Platforms { uefi: None, signed: None, ..all },
+            (Drivers::ThisNode, Firmware::Uefi) => Platforms { bios: None, ..all },
         }
     }
 
@@ -162,16 +173,16 @@ fn assemble(platforms: &Platforms, stage: &Path, path: &Path, options: &[String]
             copy(&bios.join(name), &modules.join(name))?;
         }
     }
-    let command = match (&platforms.signed, &platforms.bios) {
-        (None, _) => {
-            if platforms.uefi.is_some() {
-                platform_dir(&grub, "x86_64-efi")?;
-            }
-            mkrescue()
-        }
-        // Of BIOS alone: for UEFI it would make a GRUB that nobody has signed.
-        (Some(_), Some(bios)) => mkrescue().arg("--directory").arg(bios),
-        (Some(_), None) => Cmd::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r"]),
+    // A GRUB for UEFI that nobody has signed, where there is none that somebody has.
+    let uefi = platforms.uefi.as_ref().filter(|_| platforms.signed.is_none());
+    if uefi.is_some() {
+        platform_dir(&grub, "x86_64-efi")?;
+    }
+    let command = match (uefi, &platforms.bios) {
+        // By itself it takes every platform that is installed.
+        (Some(_), Some(_)) => mkrescue(),
+        (Some(one), None) | (None, Some(one)) => mkrescue().arg("--directory").arg(one),
+        (None, None) => Cmd::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r"]),
     };
     command.arg("-o").arg(path).arg(stage).args(options).run()
 }

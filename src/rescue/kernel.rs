@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::initrd::Compression;
+use crate::config::Drivers;
 
 /// A kernel whose modules are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,15 +91,25 @@ fn parse_release(head: &[u8]) -> Option<String> {
 }
 
 impl Kernel {
-    /// The best compression that this kernel unpacks. Gzip where its configuration is not known.
-    pub fn compression(&self) -> Compression {
+    /// The best compression that this kernel unpacks; the smallest for an image that is to be small.
+    /// Gzip where its configuration is not known.
+    pub fn compression(&self, drivers: Drivers) -> Compression {
         let files =
             [PathBuf::from(format!("/boot/config-{}", self.release)), self.modules.join("config")];
-        let zstd = files
-            .iter()
-            .filter_map(|path| std::fs::read_to_string(path).ok())
-            .any(|text| text.lines().any(|line| line == "CONFIG_RD_ZSTD=y"));
-        if zstd { Compression::Zstd } else { Compression::Gzip }
+        let config: Option<String> =
+            files.iter().find_map(|path| std::fs::read_to_string(path).ok());
+        compression(config.as_deref().unwrap_or_default(), drivers)
+    }
+}
+
+fn compression(config: &str, drivers: Drivers) -> Compression {
+    let unpacks = |option: &str| config.lines().any(|line| line == option);
+    if drivers == Drivers::ThisNode && unpacks("CONFIG_RD_XZ=y") {
+        Compression::Xz
+    } else if unpacks("CONFIG_RD_ZSTD=y") {
+        Compression::Zstd
+    } else {
+        Compression::Gzip
     }
 }
 
@@ -115,6 +126,16 @@ mod tests {
         assert_eq!(parse_release(&head).as_deref(), Some("6.1.0-56-cloud-amd64"));
         assert_eq!(parse_release(&head[..0x400]), None);
         assert_eq!(parse_release(b"\x7fELF"), None);
+    }
+
+    #[test]
+    fn only_what_the_kernel_unpacks_is_chosen() {
+        let both = "CONFIG_RD_XZ=y\nCONFIG_RD_ZSTD=y\n";
+        assert_eq!(compression(both, Drivers::All), Compression::Zstd);
+        assert_eq!(compression(both, Drivers::ThisNode), Compression::Xz);
+        let zstd = "# CONFIG_RD_XZ is not set\nCONFIG_RD_ZSTD=y\n";
+        assert_eq!(compression(zstd, Drivers::ThisNode), Compression::Zstd);
+        assert_eq!(compression("", Drivers::All), Compression::Gzip);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{Config, Output};
+use crate::config::{Config, Drivers, Output};
 use crate::layout::{Layout, LinkKind};
 use crate::store::object;
 use crate::sys::tools;
@@ -85,7 +85,8 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
     })?;
     ui.step("Testing the rescue system", || selftest::run(&tree, request.out))?;
     let initrd_path = request.out.join("initrd");
-    ui.step("Packing the initrd", || initrd::write(&tree, &initrd_path, kernel.compression()))?;
+    let compression = kernel.compression(request.config.rescue.drivers);
+    ui.step("Packing the initrd", || initrd::write(&tree, &initrd_path, compression))?;
     let kernel_path = request.out.join("kernel");
     copy_private(&kernel.image, &kernel_path)?;
     let size_bytes = size(&initrd_path)? + size(&kernel_path)?;
@@ -97,8 +98,10 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         None
     };
     if iso.is_some() {
-        let platforms = iso::Platforms::find();
-        warnings.extend(platforms.warning());
+        let platforms = platforms(request.layout, request.config);
+        if request.config.rescue.drivers == Drivers::All {
+            warnings.extend(platforms.warning());
+        }
         if request.layout.boot.secure_boot && platforms.signed.is_none() {
             warnings.push(
                 "this node has Secure Boot on, and no signed boot loader for the rescue ISO: it would boot only with Secure Boot switched off in the firmware\nhint: install shim-signed and grub-efi-amd64-signed".into(),
@@ -115,6 +118,10 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         }
     ));
     Ok(Image { iso, kernel: kernel_path, initrd: initrd_path, warnings })
+}
+
+fn platforms(layout: &Layout, config: &Config) -> iso::Platforms {
+    iso::Platforms::wanted(config.rescue.drivers, layout.boot.firmware)
 }
 
 fn build_iso(
@@ -135,7 +142,7 @@ fn build_iso(
     };
     let font = font.as_ref().map(|(path, _)| path.as_path());
     let content = iso::Content { menu: &menu, kernel, initrd, font };
-    iso::build(&content, &iso::Platforms::find(), request.out, &path)?;
+    iso::build(&content, &platforms(request.layout, request.config), request.out, &path)?;
     Ok(path)
 }
 
@@ -174,7 +181,7 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
     let mut names = programs::required(layout, is_nfs(config.target.as_deref()));
     names.extend(resolver(config.target.as_deref()));
     if config.rescue.output.contains(&Output::Iso) {
-        let platforms = iso::Platforms::find();
+        let platforms = platforms(layout, config);
         problems.extend(platforms.missing(layout.boot.firmware));
         names.extend(platforms.programs());
     }
@@ -200,8 +207,19 @@ fn resolver(target: Option<&str>) -> Option<&'static str> {
     target.is_some_and(direct).then_some("getent")
 }
 
-/// Modules that the layout can't be recovered without, and why.
+/// Modules that the layout can't be recovered without and that the kernel has not, and why.
 fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &str) -> Vec<String> {
+    needed_modules(layout, config)
+        .iter()
+        .filter(|(module, _)| !index.has(module))
+        .map(|(module, why)| {
+            format!("the kernel {release} has no module {module}, needed for {why}")
+        })
+        .collect()
+}
+
+/// Modules that the layout can't be recovered without, and why.
+fn needed_modules<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, String> {
     let mut needed: BTreeMap<&str, String> = BTreeMap::new();
     for fs in &layout.fs {
         let module = match fs.kind.as_str() {
@@ -247,12 +265,6 @@ fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &st
         needed.insert("ext4", "the target".to_owned());
     }
     needed
-        .iter()
-        .filter(|(module, _)| !index.has(module))
-        .map(|(module, why)| {
-            format!("the kernel {release} has no module {module}, needed for {why}")
-        })
-        .collect()
 }
 
 fn collect(
@@ -266,9 +278,12 @@ fn collect(
     names.extend(more_programs.iter().copied());
     names.sort_unstable();
     names.dedup();
-    programs::add(tree, &names)?;
+    let drivers = request.config.rescue.drivers;
+    programs::add(tree, &names, drivers)?;
     let index = Index::read(kernel)?;
-    modules::add(tree, kernel, &index, request.config.rescue.drivers)?;
+    let needed = needed_modules(request.layout, request.config);
+    let needed: Vec<&str> = needed.into_keys().collect();
+    modules::add(tree, kernel, &index, drivers, &needed)?;
     add_skeleton(tree);
     ssh::add(tree, &request.config.rescue).context("adding the ssh server")?;
     add_trust(tree, &request.info)?;

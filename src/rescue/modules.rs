@@ -1,8 +1,8 @@
 //! Which kernel modules go into the rescue system, read from the files that depmod(8) writes.
 //!
 //! `drivers = "all"` takes whole directories of the kernel's tree: what stores, what connects, and
-//! what is needed to use it. `this-node` takes what is loaded now. Both take all that filesystems,
-//! arrays and NFS need, and everything that a taken module depends on.
+//! what is needed to use it. `this-node` takes what is loaded now, and what the layout and the target
+//! need. Both take what any rescue system needs, and everything that a taken module depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -76,42 +76,71 @@ const NOT_DIRS: &[&str] = &[
     "drivers/block/drbd",
     "drivers/block/rbd",
     "drivers/block/rnbd",
+    "drivers/hid/hid-prodikeys",
+    "drivers/md/bcache",
+    "drivers/md/md-cluster",
     "drivers/net/ethernet/mellanox/mlxsw",
     "drivers/nvme/host/nvme-rdma",
     "drivers/nvme/target",
     "drivers/scsi/cxlflash",
+    "drivers/scsi/elx",
     "drivers/scsi/pcmcia",
+    "drivers/scsi/qla2xxx/tcm_qla2xxx",
+    "drivers/xen/xen-scsiback",
     "fs/9p",
-    "fs/afs",
+    "fs/adfs",
+    "fs/af",
+    "fs/autofs",
+    "fs/be",
+    "fs/bfs",
+    "fs/cachefiles",
     "fs/ceph",
     "fs/cifs",
     "fs/coda",
     "fs/dlm",
+    "fs/ecryptfs",
+    "fs/efs",
     "fs/erofs",
     "fs/f2fs",
+    "fs/freevxfs",
+    "fs/fuse",
     "fs/gfs2",
+    "fs/hfs",
+    "fs/hpfs",
     "fs/jffs2",
     "fs/jfs",
     "fs/ksmbd",
+    "fs/minix",
     "fs/nilfs2",
     "fs/nfsd",
     "fs/ocfs2",
+    "fs/omfs",
     "fs/orangefs",
+    "fs/qnx",
     "fs/reiserfs",
+    "fs/romfs",
     "fs/smb",
+    "fs/sysv",
     "fs/ubifs",
+    "fs/ufs",
+    "fs/vboxsf",
+    "fs/zonefs",
     "lib/test",
     "net/bridge/netfilter",
+    "net/ipv6/netfilter",
     "net/sunrpc/xprtrdma",
 ];
 
-/// Always taken where the kernel has them, by module name.
+/// Always taken where the kernel has them, by module name: what any medium and screen needs, and any
+/// disk that rr formats.
 const ALWAYS: &str = "\
-    ahci ata_piix btrfs cdrom crc32c_generic crc32c_intel dm_crypt dm_mirror dm_mod dm_raid \
-    dm_snapshot dm_thin_pool efivarfs ext4 fat hid_generic isofs libcrc32c linear loop md_mod \
-    nfs nfsv3 nfsv4 nls_ascii nls_cp437 nls_iso8859_1 nls_utf8 nvme raid0 raid1 raid10 raid456 \
-    sd_mod sr_mod uas usb_storage usbhid vfat virtio_blk virtio_console virtio_net virtio_pci \
-    virtio_scsi xfs xhci_pci";
+    ahci ata_piix cdrom crc32c_generic crc32c_intel dm_mod efivarfs ext4 fat hid_generic isofs \
+    libcrc32c loop nls_ascii nls_cp437 nls_iso8859_1 nls_utf8 nvme sd_mod sr_mod uas usb_storage \
+    usbhid vfat virtio_blk virtio_console virtio_net virtio_pci virtio_scsi xhci_pci";
+
+/// Modules that others load when they run, without a note of it in depmod's files.
+const LOADED_LATER: &[(&str, &[&str])] =
+    &[("nfs", &["nfsv3", "nfsv4"]), ("dm_crypt", &["aesni_intel", "xts"])];
 
 /// What depmod wrote about a kernel's modules.
 #[derive(Debug, Default)]
@@ -165,14 +194,21 @@ impl Index {
         self.by_name.contains_key(&name) || self.builtin.contains(&name)
     }
 
-    /// The files to take: by directory and by name, with all that they depend on.
-    pub fn select(&self, drivers: Drivers, loaded: &[String]) -> BTreeSet<String> {
+    /// The files to take: by directory and by name, with all that they depend on. `needed` has the
+    /// modules that this recovery can't do without, and what is loaded.
+    pub fn select(&self, drivers: Drivers, needed: &[String]) -> BTreeSet<String> {
         let mut todo: Vec<String> = Vec::new();
         if drivers == Drivers::All {
             todo.extend(self.dep.keys().filter(|file| is_wanted(file)).cloned());
         }
-        let names = ALWAYS.split_whitespace().map(str::to_owned).chain(loaded.iter().cloned());
-        todo.extend(names.filter_map(|name| self.by_name.get(&module_name(&name)).cloned()));
+        let mut names: Vec<&str> = ALWAYS.split_whitespace().collect();
+        names.extend(needed.iter().map(String::as_str));
+        for (name, later) in LOADED_LATER {
+            if names.contains(name) {
+                names.extend(*later);
+            }
+        }
+        todo.extend(names.iter().filter_map(|name| self.by_name.get(&module_name(name)).cloned()));
         let mut taken = BTreeSet::new();
         while let Some(file) = todo.pop() {
             if taken.contains(&file) {
@@ -210,26 +246,32 @@ pub fn loaded() -> Vec<String> {
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
-/// The index files that modprobe and udev read. They are taken whole: an alias for a module that
-/// was not taken is an alias for a file that is not there, which loads nothing and hurts nobody.
+/// The index files that modprobe and udev read; depmod(8) writes some as text as well, megabytes
+/// that nobody reads then. They are taken whole: an alias for a module that was not taken is an alias
+/// for a file that is not there, which loads nothing and hurts nobody.
 const INDEX_FILES: &[&str] = &[
-    "modules.alias",
     "modules.alias.bin",
     "modules.builtin",
     "modules.builtin.alias.bin",
     "modules.builtin.bin",
     "modules.builtin.modinfo",
-    "modules.dep",
     "modules.dep.bin",
     "modules.devname",
-    "modules.order",
     "modules.softdep",
     "modules.weakdep",
 ];
 
 /// Adds the selected modules, the index, the node's modprobe configuration and firmware.
-pub fn add(tree: &mut Tree, kernel: &Kernel, index: &Index, drivers: Drivers) -> Result<()> {
-    let files = index.select(drivers, &loaded());
+pub fn add(
+    tree: &mut Tree,
+    kernel: &Kernel,
+    index: &Index,
+    drivers: Drivers,
+    needed: &[&str],
+) -> Result<()> {
+    let mut names = loaded();
+    names.extend(needed.iter().map(|name| (*name).to_owned()));
+    let files = index.select(drivers, &names);
     for file in &files {
         tree.add(&kernel.modules.join(file))?;
     }
@@ -290,6 +332,8 @@ kernel/drivers/net/ethernet/intel/ice/ice.ko.xz: kernel/drivers/gnss/gnss.ko.xz
 kernel/drivers/gnss/gnss.ko.xz:
 kernel/drivers/md/raid456.ko: kernel/drivers/md/md-mod.ko
 kernel/drivers/md/md-mod.ko:
+kernel/fs/nfs/nfs.ko:
+kernel/fs/nfs/nfsv4.ko: kernel/fs/nfs/nfs.ko
 kernel/fs/ocfs2/ocfs2.ko:
 kernel/crypto/crc32c_generic.ko:
 ";
@@ -311,10 +355,13 @@ kernel/crypto/crc32c_generic.ko:
     }
 
     #[test]
-    fn this_node_takes_what_is_loaded() {
-        let files = index().select(Drivers::ThisNode, &["iwl".to_owned()]);
+    fn this_node_takes_what_is_loaded_or_needed() {
+        let files = index().select(Drivers::ThisNode, &["iwl".to_owned(), "nfs".to_owned()]);
         assert!(files.contains("kernel/net/mac80211.ko"));
-        assert!(!files.contains("kernel/drivers/net/ethernet/intel/ice/ice.ko.xz"));
+        assert!(files.contains("kernel/fs/nfs/nfsv4.ko"));
+        for none in ["kernel/drivers/net/ethernet/intel/ice/ice.ko.xz", "kernel/fs/xfs/xfs.ko"] {
+            assert!(!files.contains(none), "{none}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::tree::Tree;
+use crate::config::Drivers;
 use crate::layout::{Firmware, Layout};
 use crate::sys::tools;
 
@@ -18,15 +19,19 @@ const REQUIRED: &str = "blkid chroot ip modprobe mount sh udevadm umount wipefs"
 
 /// What makes a shell useful. Taken as far as the node has it.
 const HANDY: &str = "\
-    awk basename bash blockdev cat chmod chown clear cmp cp cut date dd df diff dirname dmesg du \
-    dumpe2fs dmsetup e2fsck echo egrep env ethtool expr fdisk file find findmnt free getent fsck \
-    fsck.ext4 fsck.vfat gdisk grep gzip head hexdump hostname id kill ldd less ln losetup ls \
-    lsblk lsmod lspci lsscsi lsusb lvm lvs mdadm mkdir modinfo mke2fs mkfs.btrfs btrfs mkfs.ext2 \
-    mkfs.ext3 mkfs.ext4 mkfs.vfat mkfs.xfs mknod mkswap more mount.nfs mount.nfs4 mv nano nc \
-    nvme od partprobe parted ping pkill printf ps pvs pwd readlink rm rmdir rmmod sed sfdisk \
-    sgdisk showmount sleep smartctl sort ss stat stty swapoff swapon sync tail tar tee test top \
-    touch tr true tty tune2fs umount.nfs umount.nfs4 uname uniq vgs vgchange vi vim wc which \
-    xfs_admin xfs_info xfs_repair xxd zcat zstd";
+    awk basename bash blockdev cat chmod chown clear cmp cp cut date dd df diff dirname dmesg \
+    dmsetup du dumpe2fs e2fsck echo egrep env fdisk file find findmnt getent fsck fsck.ext4 \
+    fsck.vfat grep gzip head hexdump hostname id kill ldd less ln losetup ls lsblk lsmod lsscsi \
+    lvm mdadm mkdir modinfo mke2fs mkfs.ext2 mkfs.ext3 mkfs.ext4 mkfs.vfat mknod mkswap more mv \
+    nano nc od partprobe printf pwd readlink rm rmdir rmmod sed sfdisk sleep sort stat stty \
+    swapoff swapon sync tail tar tee test touch tr true tty tune2fs uname uniq wc which zcat";
+
+/// The same with `drivers = "all"`: for machines, disks and servers of any kind. With `this-node` the
+/// plan of this node brings what it needs of them.
+const HANDY_ANYWHERE: &str = "\
+    btrfs ethtool expr free gdisk lspci lsusb lvs mkfs.btrfs mkfs.xfs mount.nfs mount.nfs4 nvme \
+    parted ping pkill ps pvs sgdisk showmount smartctl ss top umount.nfs umount.nfs4 vgchange vgs \
+    vi vim xfs_admin xfs_info xfs_repair xxd zstd";
 
 /// Programs that are scripts, and what these call.
 const CALLED: &[(&str, &[&str])] =
@@ -89,12 +94,18 @@ pub fn required(layout: &Layout, nfs: bool) -> Vec<&'static str> {
 }
 
 /// Adds `programs`, which must all be there, and everything else of this module.
-pub fn add(tree: &mut Tree, programs: &[&str]) -> Result<()> {
+pub fn add(tree: &mut Tree, programs: &[&str], drivers: Drivers) -> Result<()> {
     tools::require(programs)?;
     for name in programs {
         add_program(tree, name).with_context(|| format!("adding {name}"))?;
     }
-    for name in HANDY.split_whitespace() {
+    let anywhere = match drivers {
+        Drivers::All => HANDY_ANYWHERE,
+        // A layout is to be edited with something.
+        Drivers::ThisNode if tools::find("nano".as_ref()).is_none() => "vi",
+        Drivers::ThisNode => "",
+    };
+    for name in HANDY.split_whitespace().chain(anywhere.split_whitespace()) {
         if tools::find(OsStr::new(name)).is_some()
             && let Err(error) = add_program(tree, name)
         {
@@ -102,7 +113,11 @@ pub fn add(tree: &mut Tree, programs: &[&str]) -> Result<()> {
             log::info!("{name} is not in the rescue system: {error:#}");
         }
     }
+    let nfs = drivers == Drivers::All || programs.contains(&"mount.nfs");
     for program in BY_PATH.iter().map(Path::new).filter(|path| path.exists()) {
+        if !nfs && program.starts_with("/sbin/mount.nfs") {
+            continue;
+        }
         tree.add_program(program)?;
     }
     for soname in DLOPENED {
