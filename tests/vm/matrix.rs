@@ -39,6 +39,9 @@ pub enum NewDisks {
     Smaller,
 }
 
+/// Enough for anything.
+const MEMORY_MIB: u32 = 1536;
+
 #[derive(Debug)]
 pub struct Scenario {
     pub node: Node,
@@ -48,6 +51,8 @@ pub struct Scenario {
     pub medium: Medium,
     pub day: Day,
     pub new_disks: NewDisks,
+    /// The memory of the machine that is recovered.
+    pub memory_mib: u32,
 }
 
 /// All scenarios. The first two are the ones for every push.
@@ -85,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario { medium: Medium::Kexec, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
+        Scenario { memory_mib: 512, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
     ]
 }
 
@@ -98,11 +104,13 @@ impl Scenario {
             medium: Medium::Cd,
             day: Day::Automatic,
             new_disks: NewDisks::Alike,
+            memory_mib: MEMORY_MIB,
         }
     }
 
     /// Its point in the matrix; what is usual is left out.
     pub fn name(&self) -> String {
+        let memory = format!("{}mib", self.memory_mib);
         let words = [
             Some(self.node.name),
             Some(match self.target {
@@ -126,6 +134,7 @@ impl Scenario {
                 Day::ServerDies => Some("server-dies"),
             },
             (self.new_disks == NewDisks::Smaller).then_some("smaller"),
+            (self.memory_mib != MEMORY_MIB).then_some(&*memory),
         ];
         words.into_iter().flatten().collect::<Vec<_>>().join(".")
     }

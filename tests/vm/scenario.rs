@@ -274,6 +274,7 @@ impl Stage<'_> {
         phases: &mut Phases,
     ) -> Result<()> {
         let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
+        machine.memory_mib = self.scenario.memory_mib;
         match (self.scenario.medium, self.scenario.target) {
             (_, Target::Usb) => {
                 machine.boots_from = Some(machine.disks.len());
@@ -351,6 +352,7 @@ impl Stage<'_> {
         };
         let server = serve(*first)?;
         let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
+        machine.memory_mib = self.scenario.memory_mib;
         machine.segment = Some(server.segment());
         machine.reboots = false;
         let mut vm = machine.start()?;
