@@ -368,5 +368,22 @@ fn loop_a_snapshot_is_read_and_deleted() {
     };
     assert_eq!(time(&restored), (1_234_567_890, 500_000_000));
     assert_eq!(time(&mnt), (1_234_567_890, 500_000_000));
+
+    // One that is a tree of its own, as those of a whole machine's layout are.
+    let target = tempfile::tempdir().unwrap();
+    let mut config = self::config(target.path());
+    config.backup.snapshot = rr::config::schema::SnapshotMode::Auto;
+    let trees = Options { include: vec![mnt.clone(), mnt.join("d/sub")], ..include(&mnt) };
+    assert_eq!(backup::backup(&config, &trees, &ui()).unwrap().failed, None);
+    let store = open(target.path());
+    let manifest = catalog::manifest(&*store, &catalog::latest(&*store).unwrap().unwrap()).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
+    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    let restored = to.path().join(mnt.strip_prefix("/").unwrap());
+    for dir in ["d/sub", "d/sub/deeper"] {
+        let text = std::fs::read_to_string(restored.join(dir).join("file")).unwrap();
+        assert_eq!(text, "changed\n", "{dir}");
+    }
     guard.close().unwrap();
 }

@@ -295,7 +295,7 @@ struct Sink<'a> {
     out: SyncSender<Full>,
     chunks: Vec<Chunk>,
     /// The number of the last run's chunk, and its table, where slices follow that were read.
-    open: (usize, Vec<u8>),
+    open: Option<(usize, Vec<u8>)>,
     stats: ArchiveStats,
 }
 
@@ -313,7 +313,7 @@ impl<'a> Sink<'a> {
             numbers,
             out,
             chunks: Vec::new(),
-            open: (0, Vec::new()),
+            open: None,
             stats: ArchiveStats::default(),
         }
     }
@@ -353,7 +353,7 @@ impl<'a> Sink<'a> {
             let frame = self.place(chunk, Holds::Stream)?;
             let table = table.map(|table| self.place(table, Holds::Tables)).transpose()?;
             if table.is_some() {
-                self.open = (self.chunks.len(), open_table);
+                self.open = Some((self.chunks.len(), open_table));
             }
             self.chunks.push(Chunk { frame, table });
             self.stats.stream_bytes += u64::from(frame.plain_bytes);
@@ -366,8 +366,9 @@ impl<'a> Sink<'a> {
     /// The last big file could not be read: its row, which is stored before its data, must not make
     /// the next backup take over the zeros that stand for it.
     fn forget_big(&mut self) -> Result<()> {
-        let (number, table) = &self.open;
-        let (number, table) = (*number, new_table(&without_big(table)?)?);
+        // Once is enough, however many slices of it are lost.
+        let Some((number, table)) = self.open.take() else { return Ok(()) };
+        let table = new_table(&without_big(&table)?)?;
         let table = self.place(table, Holds::Tables)?;
         let chunk = self.chunks.get_mut(number).context("a slice comes before its run")?;
         chunk.table = Some(table);

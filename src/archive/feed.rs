@@ -262,6 +262,8 @@ impl<'a> Feed<'a> {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.warnings.add(not_archived(&item.entry, &error));
+                // The next of its names is the first one then.
+                self.links.retain(|_, first| first.path != item.entry.path);
                 return self.emit_run();
             }
         };

@@ -48,7 +48,9 @@ pub(super) fn archive(
         let snapshots = match backup.snapshot {
             SnapshotMode::None => return with_hooks(hooks, ui, || create(&options)),
             SnapshotMode::Auto => {
-                with_hooks(hooks, ui, || Snapshots::take(&options.trees, generation, ui))?
+                // Of a whole machine they are trees of their own, as far as they are to come back.
+                let nested = !job.options.include.is_empty();
+                with_hooks(hooks, ui, || Snapshots::take(&options.trees, nested, generation, ui))?
             }
         };
         let created = snapshots

@@ -10,6 +10,9 @@ use crate::sys::run::Cmd;
 /// Listed among the features, and rather what the filesystem is going through.
 const STATES: &[&str] = &["needs_recovery", "orphan_present"];
 
+/// What mke2fs(8) takes for `flex_bg` by itself.
+const FLEX_GROUPS: u64 = 16;
+
 /// Reads the superblock of `device`.
 pub fn read(device: &str) -> Result<ExtOptions> {
     let output = Cmd::new("dumpe2fs").args(["-h", device]).stdout()?;
@@ -45,7 +48,8 @@ pub fn parse(text: &str) -> Result<ExtOptions> {
         reserved_blocks: number("Reserved block count")?,
         stride: optional("RAID stride"),
         stripe_width: optional("RAID stripe width"),
-        flex_groups: optional("Flex block group size"),
+        // What mke2fs makes by itself goes without saying: rescue images of before know no such key.
+        flex_groups: optional("Flex block group size").filter(|groups| *groups != FLEX_GROUPS),
         hash_seed: fields.get("Directory Hash Seed").map(|v| (*v).to_owned()),
         // Not "journal size", which is rounded. Since 1.46 the first, before that the second.
         journal_bytes: optional("Total journal blocks")

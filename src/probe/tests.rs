@@ -36,9 +36,13 @@ fn ext4_is_read_from_every_version_of_dumpe2fs() {
 
 #[test]
 fn ext_tunables_are_read() {
-    let found = ext::parse(&fixture("debian12/dumpe2fs.tuned")).unwrap();
+    let text = fixture("debian12/dumpe2fs.tuned");
+    let found = ext::parse(&text).unwrap();
     assert_eq!((found.stride, found.stripe_width), (Some(16), Some(32)));
-    assert_eq!(found.flex_groups, Some(16));
+    assert_eq!(found.flex_groups, None, "the default goes without saying");
+    let line = text.lines().find(|line| line.starts_with("Flex block group size")).unwrap();
+    let wide = ext::parse(&text.replace(line, "Flex block group size:    64")).unwrap();
+    assert_eq!(wide.flex_groups, Some(64));
     assert_eq!(found.max_mount_count, 30);
     assert_eq!(found.check_interval_seconds, 15_552_000);
     assert_eq!(found.errors.as_deref(), Some("Remount read-only"));
@@ -47,6 +51,21 @@ fn ext_tunables_are_read() {
     assert!(ext3.journal_bytes.is_some() && !ext3.features.iter().any(|f| f == "extent"));
     let error = ext::parse("dumpe2fs: Bad magic number in super-block").unwrap_err();
     assert!(error.to_string().contains("Block size"), "{error:#}");
+}
+
+/// Lines of xfsprogs 6.1, of an xfs that is mounted and of one that is not.
+#[test]
+fn an_xfs_with_a_log_elsewhere_is_named_and_not_taken_for_one_within() {
+    let within = fixture("debian12/xfs_info.mounted");
+    let log = within.lines().find(|line| line.starts_with("log")).unwrap();
+    for outside in [
+        "log      =/dev/loop1             bsize=4096   blocks=16384, version=2",
+        "log      =external               bsize=4096   blocks=16384, version=2",
+        "realtime =/dev/sdc1              extsz=4096   blocks=16384, rtextents=16384",
+    ] {
+        let error = format!("{:#}", xfs::parse(&within.replace(log, outside)).unwrap_err());
+        assert!(error.contains("on a device of its own"), "{error}");
+    }
 }
 
 #[test]

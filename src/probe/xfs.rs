@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::layout::XfsOptions;
 use crate::sys::run::Cmd;
@@ -26,6 +26,11 @@ pub fn parse(text: &str) -> Result<XfsOptions> {
         if let Some(name) = head.split_whitespace().next() {
             section = name;
         }
+        if let Some((section, device)) = elsewhere(head, rest) {
+            bail!(
+                "its {section} section is on a device of its own ({device}), which rr does not make"
+            );
+        }
         // "meta-data=/dev/a=b   isize=512": the first word is a name, whatever is in it.
         let words = if line.starts_with("meta-data") {
             rest.split_once(char::is_whitespace).map_or("", |(_, words)| words)
@@ -44,6 +49,14 @@ pub fn parse(text: &str) -> Result<XfsOptions> {
         "this is no output of xfs_info: {text:?}"
     );
     Ok(options)
+}
+
+/// A log or a realtime section that is outside: `log      =/dev/sdb1   bsize=4096 ...`.
+fn elsewhere<'a>(head: &'a str, rest: &'a str) -> Option<(&'a str, &'a str)> {
+    let section = head.trim_end();
+    let device = rest.split_whitespace().next()?;
+    let outside = device == "external" || device.starts_with('/');
+    (matches!(section, "log" | "realtime") && outside).then_some((section, device))
 }
 
 fn assign(options: &mut XfsOptions, section: &str, key: &str, value: u64) {

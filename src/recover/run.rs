@@ -307,8 +307,8 @@ impl<'a> Run<'a> {
     fn check_files(&self) -> Result<()> {
         let Some(files) = &self.not_restored else { return Ok(()) };
         bail!(
-            "all is done, but files are NOT restored: {files}\nhint: the system is mounted at {}: put them there, or reboot and do without",
-            self.options.root.display()
+            "the system is done and boots, but files are NOT restored: {files}\nhint: boot it, and look for them with rr restore --gen {} --to DIRECTORY",
+            self.report.generation
         );
     }
 
@@ -327,8 +327,9 @@ impl<'a> Run<'a> {
         self.options.verdict.say("fixed");
         ui.step("Checking that it boots", || self.check(&tree))?;
         self.options.verdict.say("checked");
+        let kept = self.leave(plan)?;
         self.check_files()?;
-        self.leave(plan)?;
+        self.summary(&kept);
         Ok(Outcome::Recovered(Box::new(self.report.clone())))
     }
 
@@ -366,8 +367,9 @@ impl<'a> Run<'a> {
     }
 
     /// Step 9.
-    fn leave(&mut self, plan: &Plan) -> Result<()> {
-        self.report.result = "success".into();
+    fn leave(&mut self, plan: &Plan) -> Result<PathBuf> {
+        let whole = self.not_restored.is_none();
+        self.report.result = if whole { "success" } else { "incomplete" }.into();
         self.close_report();
         let log = crate::ui::log::text();
         let kept = self.report.write_into(&self.options.root, &log)?;
@@ -376,8 +378,7 @@ impl<'a> Run<'a> {
             nix::unistd::sync();
             apply::unmount(plan, &self.options.root)
         })?;
-        self.summary(&kept);
-        Ok(())
+        Ok(kept)
     }
 
     fn close_report(&mut self) {
@@ -428,6 +429,10 @@ impl<'a> Run<'a> {
     /// What can be said of a recovery that failed, where somebody finds it.
     pub fn report_failure(&mut self, error: &anyhow::Error) {
         if !self.report.touched {
+            return;
+        }
+        if self.report.result == "incomplete" {
+            // It was left where it belongs, with what is missing.
             return;
         }
         self.report.result = "failed".into();

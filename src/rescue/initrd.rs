@@ -71,9 +71,18 @@ fn xz() -> Result<liblzma::stream::Stream> {
     liblzma::stream::MtStreamBuilder::new()
         .preset(XZ_PRESET)
         .check(liblzma::stream::Check::Crc32)
-        .threads(threads())
+        .threads(threads().min(xz_threads()))
         .encoder()
         .context("starting xz")
+}
+
+/// Each takes some 150 MiB at this preset; together no more than a quarter of what is free.
+fn xz_threads() -> u32 {
+    const THREAD_KIB: u64 = 150 << 10;
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free = free.and_then(|free| free.split_whitespace().next()?.parse::<u64>().ok());
+    u32::try_from(free.unwrap_or(0) / 4 / THREAD_KIB).unwrap_or(u32::MAX).max(1)
 }
 
 fn threads() -> u32 {

@@ -25,21 +25,31 @@ const EMPTY_DIRS: &[&str] = &["/var/empty/sshd", "/var/lib/empty", "/usr/share/e
 /// What an admin has to put right before the image is what the configuration says.
 pub fn missing(config: &RescueConfig) -> Vec<String> {
     let asked = config.ssh_keys != default_ssh_keys();
-    if !asked || config.ssh_keys.is_empty() {
-        return keys(config).err().map(|error| format!("{error:#}")).into_iter().collect();
+    if !asked {
+        return Vec::new();
     }
     let mut problems = Vec::new();
     for file in config.ssh_keys.iter().filter(|file| !file.exists()) {
         problems.push(format!("{} of rescue.ssh_keys is not there", file.display()));
     }
     problems.extend(keys(config).err().map(|error| format!("{error:#}")));
-    problems.extend(tools::require(&["sshd", "ssh-keygen"]).err().map(|e| format!("{e:#}")));
+    if !config.ssh_keys.is_empty() {
+        problems.extend(tools::require(&["sshd", "ssh-keygen"]).err().map(|e| format!("{e:#}")));
+    }
     problems
 }
 
 /// Adds the server and who may log in, where both are there. Gives whether they are.
 pub fn add(tree: &mut Tree, config: &RescueConfig) -> Result<bool> {
-    let keys = keys(config)?;
+    let keys = match keys(config) {
+        Ok(keys) => keys,
+        // Nobody asked for these: a node without ssh into its rescue system is better than none.
+        Err(error) if config.ssh_keys == default_ssh_keys() => {
+            log::warn!("no ssh into the rescue system: {error:#}");
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
     let (Some(server), Some(keygen)) =
         (tools::find("sshd".as_ref()), tools::find("ssh-keygen".as_ref()))
     else {
@@ -69,8 +79,9 @@ pub fn add(tree: &mut Tree, config: &RescueConfig) -> Result<bool> {
 fn keys(config: &RescueConfig) -> Result<String> {
     let mut all = String::new();
     for file in &config.ssh_keys {
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
+        let text = match std::fs::read(file) {
+            // Comments are in whatever encoding.
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
         };
@@ -107,6 +118,10 @@ mod tests {
         let file = dir.path().join("keys");
         let text = "# admins\n\nssh-ed25519 AAAA a\n  from=\"10.0.0.0/8\" ssh-rsa BBBB b\n";
         std::fs::write(&file, text).unwrap();
+        let latin1 = [b"ssh-rsa CCCC m\xfcller\n".as_slice(), text.as_bytes()].concat();
+        let latin = dir.path().join("latin1");
+        std::fs::write(&latin, latin1).unwrap();
+        assert!(keys(&config(&[&latin])).unwrap().starts_with("ssh-rsa CCCC m"));
         let all = keys(&config(&[&file, &dir.path().join("none")])).unwrap();
         assert_eq!(all, "ssh-ed25519 AAAA a\nfrom=\"10.0.0.0/8\" ssh-rsa BBBB b\n");
         std::fs::write(&file, "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n").unwrap();

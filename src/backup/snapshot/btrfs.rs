@@ -28,6 +28,11 @@ pub(super) fn is_subvolume(tree: &Path) -> bool {
     mounted && is_subvolume_root(tree)
 }
 
+/// Whether `dir` is a subvolume that lies in another one, not mounted by itself.
+pub(super) fn is_nested(dir: &Path) -> bool {
+    fs::is_btrfs(dir) && !fs::is_mount_root(dir) && is_subvolume_root(dir)
+}
+
 fn is_subvolume_root(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir).is_ok_and(|meta| meta.ino() == SUBVOLUME_INO)
 }
@@ -70,7 +75,10 @@ pub(super) fn nested(tree: &Path) -> Result<Vec<PathBuf>> {
     let mut left = vec![tree.to_owned()];
     while let Some(dir) = left.pop() {
         // Only those directly below, and these by their paths from the filesystem's own root.
-        let list = Cmd::new("btrfs").args(["subvolume", "list", "-o"]).arg(&dir).stdout()?;
+        let list = match Cmd::new("btrfs").args(["subvolume", "list", "-o"]).arg(&dir).stdout() {
+            Err(_) if !dir.exists() => continue,
+            list => list?,
+        };
         for path in listed(&list, &own.root) {
             let path = tree.join(path);
             if is_subvolume_root(&path) && !fs::is_mount_root(&path) {

@@ -10,12 +10,13 @@ mod btrfs;
 mod lvm;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use crate::sys::at_end::AtEnd;
+use crate::sys::fs;
 use crate::sys::lock::{self, Lock};
 use crate::ui::Ui;
 
@@ -39,11 +40,14 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Takes a snapshot of each tree that can have one.
+    /// Takes a snapshot of each tree that can have one; with `nested` also of every subvolume below
+    /// one, whether it is a tree or not.
     ///
     /// # Errors
     /// One that should work does not.
-    pub fn take(trees: &[PathBuf], generation: &str, ui: &Ui) -> Result<Snapshots> {
+    pub fn take(trees: &[PathBuf], nested: bool, generation: &str, ui: &Ui) -> Result<Snapshots> {
+        // Each is held open until it is read.
+        fs::raise_open_files_limit();
         // None: held by another run, whose snapshots are in use.
         let lock = lock::take("snapshots")?;
         if lock.is_some() {
@@ -53,6 +57,10 @@ impl Snapshots {
         let origins = lvm::origins(trees)?;
         let mut snapshots = Snapshots { taken: Vec::new(), _lock: lock };
         for (number, tree) in trees.iter().enumerate() {
+            if btrfs::is_nested(tree) {
+                snapshots.take_nested(tree, generation, ui)?;
+                continue;
+            }
             let origin = origins.iter().find(|origin| origin.tree() == tree);
             let taken = match origin.map(|origin| (origin, origin.refusal())) {
                 _ if btrfs::is_subvolume(tree) => btrfs::take(tree, generation),
@@ -68,14 +76,23 @@ impl Snapshots {
             let taken =
                 taken.with_context(|| format!("taking a snapshot of {}", tree.display()))?;
             snapshots.taken.push((tree.clone(), taken));
-            if btrfs::is_subvolume(tree) {
+            if nested && btrfs::is_subvolume(tree) {
                 for dir in btrfs::nested(tree)?.into_iter().filter(|dir| !trees.contains(dir)) {
-                    let taken = btrfs::take_nested(&dir, generation, ui)?;
-                    snapshots.taken.push((dir, taken));
+                    snapshots.take_nested(&dir, generation, ui)?;
                 }
             }
         }
         Ok(snapshots)
+    }
+
+    /// A subvolume that is gone by now is no failure: who makes many of them deletes many.
+    fn take_nested(&mut self, dir: &Path, generation: &str, ui: &Ui) -> Result<()> {
+        match btrfs::take_nested(dir, generation, ui) {
+            Ok(taken) => self.taken.push((dir.to_owned(), taken)),
+            Err(_) if !dir.exists() => log::info!("{} is gone", dir.display()),
+            Err(error) => return Err(error).with_context(|| dir.display().to_string()),
+        }
+        Ok(())
     }
 
     /// What is read instead of each tree, and of each subvolume below one.
