@@ -23,6 +23,7 @@ pub mod wipe;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -40,7 +41,8 @@ pub fn apply(plan: &Plan, root: &Path, passphrase: Option<&Secret>, ui: &Ui) -> 
     if plan.needs_passphrase() && passphrase.is_none() {
         bail!("the plan makes encrypted volumes, and there is no passphrase for them");
     }
-    let mut held = Held::new();
+    // Disks until they are erased, and a partition of each one that has a table.
+    let (mut held, mut kept) = (Held::new(), Vec::new());
     for step in &plan.steps {
         if !held.is_empty() && !matches!(step, Step::Release(_) | Step::Wipe(_)) {
             held.clear();
@@ -48,7 +50,8 @@ pub fn apply(plan: &Plan, root: &Path, passphrase: Option<&Secret>, ui: &Ui) -> 
         }
         let name = step.describe();
         ui.step(&name, || {
-            run(plan, step, root, passphrase, &mut held).with_context(|| format!("step: {name}"))
+            run(plan, step, root, passphrase, &mut held, &mut kept)
+                .with_context(|| format!("step: {name}"))
         })?;
     }
     Ok(())
@@ -76,6 +79,7 @@ fn run(
     root: &Path,
     passphrase: Option<&Secret>,
     held: &mut Held,
+    kept: &mut Vec<File>,
 ) -> Result<()> {
     match step {
         Step::Release(release) => {
@@ -83,7 +87,10 @@ fn run(
             Ok(())
         }
         Step::Wipe(wipe) => wipe::wipe(wipe, held),
-        Step::WriteTable(write) => table::write(write),
+        Step::WriteTable(write) => {
+            kept.extend(table::write(write)?);
+            Ok(())
+        }
         Step::CreateMd(create) => stack::create_md(step, create),
         Step::MakeLuks(make) => stack::make_luks(step, make, passphrase),
         Step::CreateVg(create) => stack::create_vg(step, create),

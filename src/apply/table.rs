@@ -20,17 +20,18 @@ pub type Pieces = Vec<(u64, Vec<u8>)>;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub fn write(step: &WriteTable) -> Result<()> {
+/// Writes the table. Gives a partition, opened: for as long as it is, nobody makes the kernel read the
+/// table again. udev does so some time after a disk was closed that had been open for writing, and
+/// while it does, the partitions are gone.
+pub fn write(step: &WriteTable) -> Result<Option<File>> {
     let dev = Path::new("/dev").join(&step.name);
-    let open = || {
-        File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(nix::libc::O_EXCL | nix::libc::O_CLOEXEC)
-            .open(&dev)
-            .with_context(|| format!("opening {}", dev.display()))
-    };
-    let mut file = open()?;
+    let opening = || format!("opening {}", dev.display());
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_EXCL | nix::libc::O_CLOEXEC)
+        .open(&dev)
+        .with_context(opening)?;
     let size_bytes = ioctl::size_bytes(&file)?;
     if size_bytes < step.size_bytes {
         bail!("{} has {size_bytes} bytes, the plan needs {}", step.name, step.size_bytes);
@@ -46,7 +47,7 @@ pub fn write(step: &WriteTable) -> Result<()> {
     reread(&file, &step.name)?;
     drop(file);
     udev::settle()?;
-    let mut file = open()?;
+    let mut file = File::open(&dev).with_context(opening)?;
     for (at, bytes) in &pieces {
         let mut found = vec![0; bytes.len()];
         file.seek(SeekFrom::Start(*at))?;
@@ -86,16 +87,24 @@ pub fn reread(file: &File, name: &str) -> Result<()> {
     }
 }
 
-/// Waits until all partitions have their nodes, where they should be.
-fn wait_for_partitions(step: &WriteTable) -> Result<()> {
+/// Waits until all partitions have their nodes, where they should be, and opens one.
+fn wait_for_partitions(step: &WriteTable) -> Result<Option<File>> {
     let deadline = Instant::now() + PATIENCE;
+    let part = step.partitions.iter().find(|part| part.kind != PartitionKind::Extended);
     loop {
-        match step.partitions.iter().find_map(|p| differs(step, p)) {
-            None => return Ok(()),
-            Some(why) if Instant::now() >= deadline => {
-                bail!("the kernel does not see the partitions of {} as written: {why}", step.name);
-            }
-            Some(_) => {
+        let open = part.map(|part| File::open(Path::new("/dev").join(&part.name)));
+        let open = open.transpose();
+        // With one open, they all stay as they are.
+        match (step.partitions.iter().find_map(|p| differs(step, p)), open) {
+            (None, Ok(open)) => return Ok(open),
+            (why, open) => {
+                let why = why.or(open.err().map(|error| error.to_string())).unwrap_or_default();
+                if Instant::now() >= deadline {
+                    bail!(
+                        "the kernel does not see the partitions of {} as written: {why}",
+                        step.name
+                    );
+                }
                 udev::settle()?;
                 sleep(Duration::from_millis(100));
             }
