@@ -190,6 +190,15 @@ fn write_files(planned: &plan::Plan) -> Result<()> {
     Ok(())
 }
 
+/// Whether this is a partition that holds the first sector, where a table would be. This kernel, and
+/// no other one of Debian's, looks for Acorn's disks, and takes one in 256 filesystems of 1 KiB blocks
+/// for one: adfs_partition() in block/partitions/acorn.c goes by a checksum of one byte.
+fn is_mistaken(device: &str) -> bool {
+    let Some(name) = device.strip_prefix("/dev/") else { return false };
+    let start = std::fs::read_to_string(format!("/sys/class/block/{name}/start"));
+    start.is_ok_and(|start| start.trim() == "0")
+}
+
 /// What the tools say of every device, without what changes by itself.
 fn dump() -> Result<String> {
     script("udevadm settle")?;
@@ -204,7 +213,7 @@ fn dump() -> Result<String> {
     }
     // The parts of a volume show its content, or a piece of it.
     let part = |name: &str| VOLUME_PARTS.iter().any(|part| name.contains(part));
-    devices.retain(|(name, _)| !part(name));
+    devices.retain(|(name, _)| !part(name) && !is_mistaken(name));
     devices.sort();
     devices.dedup();
     for (device, kind) in &devices {
