@@ -32,9 +32,12 @@ pub mod target;
 
 use std::path::PathBuf;
 
+use anyhow::Context;
+
 use crate::config::Config;
 use crate::layout::{Firmware, Layout};
 use crate::rescue::info::RescueInfo;
+use crate::sys::lock::{self, Lock};
 use crate::ui::Ui;
 use crate::ui::verdict::Verdict;
 
@@ -139,6 +142,9 @@ pub fn recover(
     options: &Options,
     ui: &Ui,
 ) -> Result<Outcome, Failure> {
+    // Whoever is refused here says nothing where the other one tells how far it is.
+    let alone = if options.dry_run { Ok(None) } else { alone().map(Some) };
+    let _alone = alone.map_err(|error| Failure { touched: false, error })?;
     let mut run = run::Run::new(config, info, options, ui);
     match run.go() {
         Ok(outcome) => {
@@ -153,6 +159,14 @@ pub fn recover(
             Err(Failure { touched: run.touched(), error })
         }
     }
+}
+
+/// Two recoveries of one machine would each erase what the other one makes: one on the console, say,
+/// and one that somebody starts over ssh.
+fn alone() -> anyhow::Result<Lock> {
+    lock::take("recover")?.context(
+        "another recovery is running on this machine\nhint: wait for its end; what it does: tail -f /var/log/rr.log",
+    )
 }
 
 /// The programs that a recovery of this machine runs in the rescue system, besides those that the

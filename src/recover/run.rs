@@ -18,19 +18,10 @@ use crate::layout::{Firmware, Layout};
 use crate::plan::{self, Answers, KeptDisk, Plan};
 use crate::rescue::info::RescueInfo;
 use crate::store::{StoreError, usb};
-use crate::sys::lock::{self, Lock};
 use crate::sys::secret::Secret;
 use crate::sys::tools;
 use crate::ui::Ui;
 use crate::{apply, probe};
-
-/// Two recoveries of one machine would each erase what the other one makes: one on the console, say,
-/// and one that somebody starts over ssh.
-fn alone() -> Result<Lock> {
-    lock::take("recover")?.context(
-        "another recovery is running on this machine\nhint: wait for its end; what it does: tail -f /var/log/rr.log",
-    )
-}
 
 /// Everything that a recovery knows so far.
 #[derive(Debug)]
@@ -86,7 +77,6 @@ impl<'a> Run<'a> {
         let Options { phase, verdict, root, .. } = self.options;
         let fresh = matches!(phase, Phase::All | Phase::Layout | Phase::Mount);
         let ui = self.ui;
-        let _alone = if self.options.dry_run { None } else { Some(alone()?) };
         if fresh && !self.options.dry_run {
             mounts::unmount_all(root).context("unmounting what a former run left")?;
         }
