@@ -20,6 +20,21 @@ fn config(target: &Path) -> Config {
     }
 }
 
+/// The newest generation of `target`, below a directory of its own.
+fn restore_newest(target: &Path) -> tempfile::TempDir {
+    let newest = catalog::latest(&*open(target)).unwrap().unwrap();
+    restore(target, &newest)
+}
+
+fn restore(target: &Path, generation: &str) -> tempfile::TempDir {
+    let store = open(target);
+    let manifest = catalog::manifest(&*store, generation).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
+    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    to
+}
+
 fn include(tree: &Path) -> Options {
     Options { archive: true, include: vec![tree.to_owned()], ..Options::default() }
 }
@@ -70,9 +85,7 @@ fn extract(target: &Path, generation: &str, tree: &Path) -> Vec<u8> {
     let store = open(target);
     let manifest = catalog::manifest(&*store, generation).unwrap();
     archive::check(&manifest, &*store, &ui()).unwrap();
-    let root = tempfile::tempdir().unwrap();
-    let options = ExtractOptions { root: root.path().to_owned(), paths: Vec::new(), threads: 2 };
-    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    let root = restore(target, generation);
     std::fs::read(root.path().join(tree.strip_prefix("/").unwrap()).join("file0")).unwrap()
 }
 
@@ -343,11 +356,7 @@ fn loop_a_snapshot_is_read_and_deleted() {
     assert_eq!(left, ["d"], "the snapshot is still there");
     assert_eq!(std::fs::read_to_string(mnt.join("d/file")).unwrap(), "changed\n");
 
-    let store = open(target.path());
-    let manifest = catalog::manifest(&*store, &catalog::latest(&*store).unwrap().unwrap()).unwrap();
-    let to = tempfile::tempdir().unwrap();
-    let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
-    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    let to = restore_newest(target.path());
     let restored = to.path().join(mnt.strip_prefix("/").unwrap());
     assert_eq!(std::fs::read_to_string(restored.join("d/file")).unwrap(), "as it was");
     for dir in ["d/sub", "d/sub/deeper", "d/ro"] {
@@ -375,11 +384,7 @@ fn loop_a_snapshot_is_read_and_deleted() {
     config.backup.snapshot = rr::config::schema::SnapshotMode::Auto;
     let trees = Options { include: vec![mnt.clone(), mnt.join("d/sub")], ..include(&mnt) };
     assert_eq!(backup::backup(&config, &trees, &ui()).unwrap().failed, None);
-    let store = open(target.path());
-    let manifest = catalog::manifest(&*store, &catalog::latest(&*store).unwrap().unwrap()).unwrap();
-    let to = tempfile::tempdir().unwrap();
-    let options = ExtractOptions { root: to.path().to_owned(), ..ExtractOptions::default() };
-    archive::extract(&manifest, &*store, &options, &ui()).unwrap();
+    let to = restore_newest(target.path());
     let restored = to.path().join(mnt.strip_prefix("/").unwrap());
     for dir in ["d/sub", "d/sub/deeper"] {
         let text = std::fs::read_to_string(restored.join(dir).join("file")).unwrap();

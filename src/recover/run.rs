@@ -297,7 +297,7 @@ impl<'a> Run<'a> {
     fn check_files(&self) -> Result<()> {
         let Some(files) = &self.not_restored else { return Ok(()) };
         bail!(
-            "the system is done and boots, but files are NOT restored: {files}\nhint: boot it, and look for them with rr restore --gen {} --to DIRECTORY",
+            "files are NOT restored: {files}\nhint: look for them with rr restore --gen {} --to DIRECTORY",
             self.report.generation
         );
     }
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
         ui.step("Checking that it boots", || self.check(&tree))?;
         self.options.verdict.say("checked");
         let kept = self.leave(plan)?;
-        self.check_files()?;
+        self.check_files().context("the system is done and boots")?;
         self.summary(&kept);
         Ok(Outcome::Recovered(Box::new(self.report.clone())))
     }
@@ -421,11 +421,9 @@ impl<'a> Run<'a> {
         if !self.report.touched {
             return;
         }
-        if self.report.result == "incomplete" {
-            // It was left where it belongs, with what is missing.
-            return;
+        if self.report.result != "incomplete" {
+            self.report.result = "failed".into();
         }
-        self.report.result = "failed".into();
         self.report.error = Some(format!("{error:#}"));
         self.close_report();
         self.put_report();

@@ -42,11 +42,7 @@ impl Boot {
             ),
             Err(error) => Err(error).with_context(|| format!("fetching {name}")),
         };
-        let mode = match mode {
-            MenuDefault::Auto => "auto",
-            MenuDefault::Ask => "ask",
-            MenuDefault::Local | MenuDefault::Shell => "shell",
-        };
+        let mode = menu::default_entry(mode);
         let mut cmdline = format!("rr.recover={mode} {}", menu::parameters(config));
         for word in more {
             cmdline += &format!(" {}", quote(word)?);

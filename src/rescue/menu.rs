@@ -176,7 +176,8 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || "\"'\\$`{}".contains(c) { ' ' } else { c }).collect()
 }
 
-fn default_entry(default: MenuDefault) -> &'static str {
+/// The entry's name, which is also the word for it in `rr.recover=`.
+pub(super) fn default_entry(default: MenuDefault) -> &'static str {
     match default {
         MenuDefault::Local => "local",
         MenuDefault::Auto => "auto",
