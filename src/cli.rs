@@ -272,7 +272,7 @@ pub struct RecoverArgs {
     /// Ask nothing: what is not certain is an error
     #[arg(long)]
     pub auto: bool,
-    /// Show the plan and stop before the first change
+    /// Show the plan, with the disks before and after, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]

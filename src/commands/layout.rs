@@ -9,6 +9,7 @@ use crate::layout::{self, Layout, schema};
 use crate::plan::{Answers, plan};
 use crate::probe;
 use crate::store::{Access, catalog};
+use crate::ui;
 
 use super::{Exit, Session, answer, print, print_json};
 
@@ -59,11 +60,12 @@ fn show_plan(
     let recorded = recorded(session, source)?;
     let DiskArgs { map, erase, grow } = disks;
     let answers = Answers { map, erase, grow, ..Answers::default() };
-    let plan = plan(&recorded, &probe::read(session.ui)?, &answers)?;
+    let present = probe::read(session.ui)?;
+    let plan = plan(&recorded, &present, &answers)?;
     print(&match (script, session.global.json) {
         (true, _) => plan.render_script(),
         (false, true) => plan.render_json()?,
-        (false, false) => plan.render_text(),
+        (false, false) => plan.render_beside(&present, ui::columns()),
     })?;
     Ok(Exit::Done)
 }

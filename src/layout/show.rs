@@ -10,7 +10,7 @@ const COLUMNS: usize = 80;
 /// Renders the machine: one line a device, below the device that it stands on. What joins several
 /// devices (an array, a volume group) stands below the first of them; the others point to it.
 pub fn render_tree(layout: &Layout) -> String {
-    let mut tree = Tree { layout, lines: Vec::new(), shown: BTreeSet::new() };
+    let mut tree = Tree::new(layout);
     for disk in &layout.disk {
         tree.add(&disk.id, "", "");
     }
@@ -23,9 +23,27 @@ pub fn render_tree(layout: &Layout) -> String {
     }
     let mut out = header(layout);
     out.push('\n');
-    out.push_str(&tree.render());
+    for line in tree.render(COLUMNS) {
+        out.push_str(&line);
+        out.push('\n');
+    }
     out.push_str(&footer(layout));
     out
+}
+
+/// The disks of these names with what stands on them: lines of at most `columns` for each disk.
+pub fn render_disks(layout: &Layout, names: &[&str], columns: usize) -> Vec<Vec<String>> {
+    let mut tree = Tree::new(layout);
+    let mut ends = Vec::new();
+    for name in names {
+        if let Some(disk) = layout.disk.iter().find(|disk| disk.name == *name) {
+            tree.add(&disk.id, "", "");
+        }
+        ends.push(tree.lines.len());
+    }
+    let lines = tree.render(columns);
+    let starts = [0].iter().chain(&ends);
+    starts.zip(&ends).map(|(start, end)| lines[*start..*end].to_vec()).collect()
 }
 
 fn header(layout: &Layout) -> String {
@@ -79,7 +97,11 @@ struct Tree<'a> {
     shown: BTreeSet<Id>,
 }
 
-impl Tree<'_> {
+impl<'a> Tree<'a> {
+    fn new(layout: &'a Layout) -> Tree<'a> {
+        Tree { layout, lines: Vec::new(), shown: BTreeSet::new() }
+    }
+
     /// Adds `id` and all that stands on it. `prefix` is drawn before its name, `below` before its
     /// children's.
     fn add(&mut self, id: &Id, prefix: &str, below: &str) {
@@ -176,11 +198,14 @@ impl Tree<'_> {
         Some(words)
     }
 
-    fn render(&self) -> String {
+    fn render(&self, columns: usize) -> Vec<String> {
         let width = |text: &str| text.chars().count();
         let names = self.lines.iter().map(|l| width(&l.name)).max().unwrap_or(0).min(30);
         let sizes = self.lines.iter().map(|l| width(&l.size)).max().unwrap_or(0);
-        let line = |l: &Line| cut(&format!("{:names$}  {:>sizes$}  {}", l.name, l.size, l.what));
+        let line = |l: &Line| {
+            let text = format!("{:names$}  {:>sizes$}  {}", l.name, l.size, l.what);
+            cut_at(columns, &text)
+        };
         self.lines.iter().map(line).collect()
     }
 }
@@ -241,12 +266,16 @@ fn wrap(text: &str, indent: &str) -> String {
 
 /// One line that fits.
 fn cut(line: &str) -> String {
+    cut_at(COLUMNS, line) + "\n"
+}
+
+fn cut_at(columns: usize, line: &str) -> String {
     let line = line.trim_end();
-    if line.chars().count() <= COLUMNS {
-        return format!("{line}\n");
+    if line.chars().count() <= columns {
+        return line.to_owned();
     }
-    let head: String = line.chars().take(COLUMNS - 1).collect();
-    format!("{head}…\n")
+    let head: String = line.chars().take(columns.saturating_sub(1)).collect();
+    format!("{head}…")
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@
 //! * [`lvmtext`] what comes back from LVM's own metadata
 //! * [`validate`] the checks that a finished plan must pass
 //! * [`render`] a plan for people, programs and shells
+//! * [`beside`] the disks before and after
 
+pub mod beside;
 pub mod build;
 pub mod consent;
 pub mod fit;
@@ -161,7 +163,12 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
 impl Plan {
     /// A plan for people, in 80 columns.
     pub fn render_text(&self) -> String {
-        render::text(self)
+        render::text(self, &render::machine(self))
+    }
+
+    /// The same with the disks before and after, side by side where `columns` allow it.
+    pub fn render_beside(&self, present: &Layout, columns: usize) -> String {
+        render::text(self, &beside::text(self, present, columns))
     }
 
     pub fn render_json(&self) -> anyhow::Result<String> {

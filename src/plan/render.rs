@@ -18,7 +18,15 @@ pub(super) fn refusal(problems: &[Problem]) -> String {
     out
 }
 
-pub(super) fn text(plan: &Plan) -> String {
+/// The machine as it will be.
+pub(super) fn machine(plan: &Plan) -> String {
+    let mut out = String::from("The machine will be:\n");
+    tree(plan, &mut out);
+    out
+}
+
+/// The plan with `machine` at its place in it.
+pub(super) fn text(plan: &Plan, machine: &str) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "These disks will be ERASED:");
     for m in &plan.disks {
@@ -33,8 +41,7 @@ pub(super) fn text(plan: &Plan) -> String {
             let _ = writeln!(out, "  {:<8} {}", kept.name, kept.why);
         }
     }
-    let _ = writeln!(out, "The machine will be:");
-    tree(plan, &mut out);
+    out.push_str(machine);
     let _ = writeln!(out, "Steps:");
     for (n, step) in plan.steps.iter().enumerate() {
         wrap(&mut out, &format!("{:>4}. ", n + 1), "      ", &step.describe());

@@ -20,7 +20,7 @@ use crate::rescue::info::RescueInfo;
 use crate::store::{StoreError, usb};
 use crate::sys::secret::Secret;
 use crate::sys::tools;
-use crate::ui::Ui;
+use crate::ui::{self, Ui};
 use crate::{apply, probe};
 
 /// Everything that a recovery knows so far.
@@ -82,8 +82,8 @@ impl<'a> Run<'a> {
         }
         let backup = ui.step("Fetching the backup", || self.fetch())?;
         verdict.say("fetched");
-        let plan = ui.step("Planning", || self.plan(&backup))?;
-        self.describe(&plan);
+        let (plan, present) = ui.step("Planning", || self.plan(&backup))?;
+        self.describe(&plan, &present);
         verdict.say("planned");
         if self.options.dry_run {
             return Ok(Outcome::Planned);
@@ -162,7 +162,8 @@ impl<'a> Run<'a> {
     }
 
     /// Step 3.
-    fn plan(&self, backup: &Backup) -> Result<Plan> {
+    /// The plan, and the machine that it was made for.
+    fn plan(&self, backup: &Backup) -> Result<(Plan, Layout)> {
         let present = probe::read(self.ui).context("looking at this machine")?;
         let answers = Answers {
             auto: self.options.auto,
@@ -178,7 +179,7 @@ impl<'a> Run<'a> {
         let efi = fixup::efi::has_variables();
         programs.retain(|program| efi || *program != "efibootmgr");
         tools::require(&programs)?;
-        Ok(plan)
+        Ok((plan, present))
     }
 
     /// The disks that are never erased.
@@ -211,8 +212,13 @@ impl<'a> Run<'a> {
         Ok(kept)
     }
 
-    fn describe(&mut self, plan: &Plan) {
-        for line in plan.render_text().lines() {
+    fn describe(&mut self, plan: &Plan, present: &Layout) {
+        let text = if self.options.dry_run {
+            plan.render_beside(present, ui::columns())
+        } else {
+            plan.render_text()
+        };
+        for line in text.lines() {
             self.ui.info(line);
         }
         self.report.identity_changes = plan.identity_changes().to_vec();

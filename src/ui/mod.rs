@@ -18,6 +18,12 @@ use anyhow::Result;
 
 pub use progress::Progress;
 
+/// How many columns a line may have: 80 where no terminal says more. A serial console says none.
+pub fn columns() -> usize {
+    let terminal = terminal_size::terminal_size();
+    terminal.map_or(80, |(width, _)| usize::from(width.0)).max(80)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Terminal,
