@@ -8,7 +8,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::release::{Held, check_identity, partitions, sys_block};
-use super::stack;
 use super::table;
 use crate::plan::step::Wipe;
 use crate::sys::run::Cmd;
@@ -64,9 +63,6 @@ pub fn wipe_new(name: &str) -> Result<()> {
 /// would otherwise show as soon as the array appears, and be activated by udev before
 /// [`wipe_new`] gets at it.
 pub fn wipe_data_start(member: &str, data_offset_bytes: u64) -> Result<()> {
-    // udev reads the table of a disk again when the last who wrote to it has closed it: partitions
-    // go and come back at any moment after that.
-    stack::wait_for(Path::new(member))?;
     let name = member.trim_start_matches("/dev/");
     let file = open(name)?;
     let left = ioctl::size_bytes(&file)?.saturating_sub(data_offset_bytes);
