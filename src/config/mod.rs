@@ -11,7 +11,8 @@ pub mod url;
 
 pub use load::{Loaded, load};
 pub use schema::{
-    BackupConfig, Config, Console, Drivers, MenuDefault, Network, Output, PxeConfig, RescueConfig,
+    BackupConfig, Config, Console, Drivers, Keymap, MenuDefault, Network, Output, PxeConfig,
+    RescueConfig,
 };
 pub use target::{Login, TargetOptions};
 pub use url::{Stick, TargetUrl};

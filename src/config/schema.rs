@@ -147,6 +147,8 @@ pub struct RescueConfig {
     pub cmdline: String,
     /// What the boot menu starts by itself.
     pub default: MenuDefault,
+    /// What the keys of the rescue system's keyboard mean.
+    pub keymap: Keymap,
     /// Files with the public keys that may log into the rescue system as root over ssh. None: no
     /// ssh.
     pub ssh_keys: Vec<PathBuf>,
@@ -167,7 +169,41 @@ impl Default for RescueConfig {
             console: Vec::new(),
             cmdline: String::new(),
             default: MenuDefault::default(),
+            keymap: Keymap::default(),
             ssh_keys: default_ssh_keys(),
+        }
+    }
+}
+
+/// What keys mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(from = "String", into = "String")]
+pub enum Keymap {
+    /// What they mean on the node's console.
+    #[default]
+    Node,
+    /// What they mean to every kernel: an American keyboard.
+    None,
+    /// As loadkeys(1) takes it: a name, or a file.
+    Named(String),
+}
+
+impl From<String> for Keymap {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "node" => Keymap::Node,
+            "none" => Keymap::None,
+            _ => Keymap::Named(text),
+        }
+    }
+}
+
+impl From<Keymap> for String {
+    fn from(keymap: Keymap) -> String {
+        match keymap {
+            Keymap::Node => "node".into(),
+            Keymap::None => "none".into(),
+            Keymap::Named(name) => name,
         }
     }
 }

@@ -12,11 +12,12 @@ use nix::sys::termios::{FlushArg, tcflush};
 use super::cmdline::{self, Mode, Network, Options};
 use super::network::{Hints, Say};
 use super::{clock, console, devices, integrity, medium, mounts, network, power, ssh};
-use crate::config::{self, Config, TargetUrl};
+use crate::config::{self, Config, Keymap, TargetUrl};
 use crate::layout::Layout;
 use crate::probe::boot;
 use crate::rescue::RescueInfo;
 use crate::rescue::info::{CODE_VARIABLE, RECOVER_LOG};
+use crate::rescue::keymap;
 use crate::sys::run::Cmd;
 use crate::ui::verdict::Verdict;
 use crate::ui::{self, Ui};
@@ -135,9 +136,23 @@ fn begin(info: &RescueInfo, again: bool, ui: &Ui) -> Result<(Layout, Config)> {
     }
     if !again {
         ui.step("Finding devices", || devices::start(&layout))?;
+        set_keyboard(&config, ui);
         mounts::efi_variables();
     }
     Ok((layout, config))
+}
+
+/// Where the image has a keymap. Whoever types a passphrase has to know when it is not in use.
+fn set_keyboard(config: &Config, ui: &Ui) {
+    let file = Path::new(keymap::PATH);
+    if !file.exists() {
+        return;
+    }
+    match (crate::sys::keymap::load(file), &config.rescue.keymap) {
+        (Ok(()), Keymap::Named(name)) => ui.info(format!("the keyboard is {name}")),
+        (Ok(()), _) => ui.info("the keyboard is the node's"),
+        (Err(error), _) => ui.warn(format!("the keyboard is an American one: {error:#}")),
+    }
 }
 
 impl Rescue {

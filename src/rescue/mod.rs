@@ -7,7 +7,8 @@
 //!
 //! * [`info`] what the rescue system knows about its backup
 //! * [`kernel`] which kernel boots
-//! * [`programs`] which programs and files are taken, [`ssh`] the server to log in by
+//! * [`programs`] which programs and files are taken, [`ssh`] the server to log in by, [`keymap`] the
+//!   keyboard
 //! * [`modules`] which kernel modules and firmware are taken
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
 //! * [`stored`] where the image is at the target, [`boot`] the rescue system started from the one
@@ -23,6 +24,7 @@ pub mod info;
 pub mod initrd;
 pub mod iso;
 pub mod kernel;
+pub mod keymap;
 pub mod menu;
 pub mod modules;
 pub mod programs;
@@ -81,6 +83,7 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
     let tree = ui.step("Collecting the rescue system", || {
         let mut tree = Tree::new();
         collect(&mut tree, request, &kernel, programs)?;
+        warnings.extend(keymap::add(&mut tree, &request.config.rescue.keymap)?);
         Ok(tree)
     })?;
     ui.step("Testing the rescue system", || selftest::run(&tree, request.out))?;

@@ -10,6 +10,7 @@
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
 //! * [`kexec`] loading another kernel
+//! * [`keymap`] what the keys of the console mean
 //! * [`lock`] what one process at a time may do
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`names`] the addresses of hosts
@@ -21,6 +22,7 @@ pub mod blkid;
 pub mod fs;
 pub mod ioctl;
 pub mod kexec;
+pub mod keymap;
 pub mod lock;
 pub mod mount;
 pub mod names;

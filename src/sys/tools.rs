@@ -56,6 +56,7 @@ pub const TOOLS: &[Tool] = &[
         rhel: "grub2-tools",
     },
     tool("ip", "iproute2", "iproute"),
+    tool("loadkeys", "kbd", "kbd"),
     tool("lvm", "lvm2", "lvm2"),
     tool("mcopy", "mtools", "mtools"),
     tool("mdadm", "mdadm", "mdadm"),
