@@ -27,6 +27,7 @@ use super::pack::{Full, Holds, Packer, Putter};
 use super::previous::Previous;
 use super::run::without_big;
 use super::select::{Select, relative};
+use super::settled::Settled;
 use super::spare::Spare;
 use super::view::View;
 use super::warnings::Warnings;
@@ -62,8 +63,11 @@ pub fn create(
         let told = |error| ui.warn(format!("{} is not built upon: {error:#}", manifest.generation));
         Some((manifest, index.map_err(told).ok()?))
     });
+    let settled = options.settled;
+    let settled = settled.unwrap_or_else(|| Settled::wait_for(&options.root, &options.trees, ui));
     let progress = ui.progress("archiving", used_bytes(options), Unit::Bytes);
-    let made = pipeline(options, store, &select, previous.as_ref().map(|(_, i)| i), &progress)?;
+    let index = previous.as_ref().map(|(_, index)| index);
+    let made = pipeline((options, settled), store, &select, index, &progress)?;
     drop(progress);
 
     let parent = previous.as_ref().map(|(manifest, _)| *manifest);
@@ -158,6 +162,7 @@ fn compact(
 /// What all threads share.
 pub(super) struct Shared<'a> {
     pub(super) options: &'a CreateOptions,
+    settled: Settled,
     pub(super) warnings: &'a Warnings,
     pub(super) progress: &'a Progress,
     /// Stored frames by the BLAKE3 of their plain bytes. None for a first generation: its packs
@@ -173,7 +178,7 @@ pub(super) struct Shared<'a> {
 }
 
 fn pipeline(
-    options: &CreateOptions,
+    (options, settled): (&CreateOptions, Settled),
     store: &dyn Store,
     select: &Select,
     index: Option<&Index>,
@@ -187,6 +192,7 @@ fn pipeline(
         .with_context(|| format!("opening {}", root.display()))?;
     let shared = Shared {
         options,
+        settled,
         warnings: &warnings,
         progress,
         known: index.map(|index| RwLock::new(known_frames(index))),
@@ -263,7 +269,8 @@ fn feed(
             jobs.send(Work { sequence, cost, job }).is_ok()
         };
         let limits = (shared.open_files, shared.failed);
-        let mut feed = Feed::new(shared.dirs(), previous, shared.warnings, limits, emit);
+        let (dirs, settled) = (shared.dirs(), shared.settled);
+        let mut feed = Feed::new(dirs, settled, previous, shared.warnings, limits, emit);
         let threads = super::threads(options.threads);
         walk::walk(|| shared.dirs(), select, shared.warnings, threads, |found| feed.take(found))
             .map(|()| feed.finish())

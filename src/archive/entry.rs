@@ -114,6 +114,15 @@ impl Entry {
         }
     }
 
+    /// The next backup reads the file again.
+    pub fn forget(&mut self) {
+        self.ctime = Time::default();
+    }
+
+    pub fn is_forgotten(&self) -> bool {
+        self.ctime == Time::default()
+    }
+
     /// For people: absolute, in one line.
     pub fn shown(&self) -> String {
         shown(&self.path)

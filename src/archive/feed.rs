@@ -4,24 +4,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::fcntl::readlinkat;
 
 use super::chunk::{self, Cutter};
 use super::dirs::Dirs;
-use super::entry::{Entry, Kind, Time, shown};
+use super::entry::{Entry, Kind, shown};
 use super::index::Chunk;
 use super::pax::{self, padding};
 use super::previous::{Previous, Same, whole_run};
 use super::read::{self, Held, Item, Prepared};
 use super::run::{Slice, head_hash, not_archived};
+use super::settled::Settled;
 use super::walk::Found;
 use super::warnings::Warnings;
 use crate::sys::fs::Stat;
-
-/// A file whose ctime is not older than this may change again without its ctime telling.
-const SETTLED_SECONDS: i64 = 3;
 
 const SOCKETS: &str = "sockets are not archived, the programs that listen there make them anew";
 
@@ -68,6 +66,7 @@ impl First {
 /// Takes what the walk finds and makes jobs of it.
 pub struct Feed<'a> {
     dirs: Dirs,
+    settled: Settled,
     previous: Option<Previous<'a>>,
     warnings: &'a Warnings,
     cutter: Cutter,
@@ -84,6 +83,7 @@ pub struct Feed<'a> {
 impl<'a> Feed<'a> {
     pub fn new(
         dirs: Dirs,
+        settled: Settled,
         previous: Option<Previous<'a>>,
         warnings: &'a Warnings,
         (open_max, failed): (usize, &'a AtomicBool),
@@ -91,6 +91,7 @@ impl<'a> Feed<'a> {
     ) -> Feed<'a> {
         Feed {
             dirs,
+            settled,
             previous,
             warnings,
             cutter: Cutter::default(),
@@ -114,10 +115,10 @@ impl<'a> Feed<'a> {
             return false;
         }
         let mut entry = Entry::new(found.path, kind, &found.stat);
-        if !is_settled(entry.ctime) {
-            entry.ctime = Time::default();
+        if !self.settled.is(entry.ctime) {
+            entry.forget();
         }
-        let mut open = None;
+        let (mut open, mut has_links) = (None, false);
         if kind == Kind::Symlink && !self.read_link(&mut entry) {
             return true;
         }
@@ -143,6 +144,7 @@ impl<'a> Feed<'a> {
                         }
                     }
                 }
+                has_links = true;
                 let (path, left) = (entry.path.clone(), found.stat.nlink - 1);
                 self.links.insert(key, First { path, stat: found.stat, left });
             }
@@ -151,7 +153,7 @@ impl<'a> Feed<'a> {
         let same = self.find_same(&entry);
         let big = chunk::is_big(&entry);
         let ends = self.cutter.ends_with(&entry);
-        self.items.push(Item { entry, blocks: found.stat.blocks, open, head: None });
+        self.items.push(Item { entry, blocks: found.stat.blocks, open, has_links, head: None });
         self.same.push(same);
         if big { self.end_big() } else { !ends || self.end_run() }
     }
@@ -310,7 +312,7 @@ fn prepare(item: &mut Item, dirs: &mut Dirs, warnings: &Warnings) -> std::io::Re
         Some(file) => Arc::clone(file),
         None => Arc::new(Held::new(read::open(dirs, &item.entry.path)?, None)),
     };
-    let extra = read::extra(&file.file, &item.entry, item.blocks, warnings)?;
+    let extra = read::extra(&file.file, &mut item.entry, item.blocks, warnings)?;
     let mut bytes = Vec::new();
     pax::append_head(&mut bytes, &item.entry, &extra);
     let data_bytes = pax::data_bytes(&item.entry, &extra);
@@ -325,22 +327,58 @@ fn small_bytes(entry: &Entry) -> u64 {
     if chunk::is_big(entry) { 0 } else { entry.size_bytes }
 }
 
-fn is_settled(ctime: Time) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
-    now.saturating_sub(ctime.sec) >= SETTLED_SECONDS
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
 
+    use super::super::{run, table};
     use super::*;
     use crate::sys::fs;
+
+    fn settled(root: &std::path::Path) -> Settled {
+        Settled::wait_for(root, &[], &crate::ui::Ui::new(crate::ui::Style::Plain))
+    }
 
     fn found(dirs: &mut Dirs, path: &str) -> Found {
         let (dir, name) = dirs.at(path.as_bytes()).unwrap();
         let stat = fs::stat_at(dir, &fs::c_name(name).unwrap()).unwrap();
         Found { path: path.into(), stat }
+    }
+
+    #[test]
+    fn other_names_of_what_vanishes_name_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("target", path("a")).unwrap();
+        std::os::unix::fs::symlink("target", path("alone")).unwrap();
+        std::fs::hard_link(path("a"), path("b")).unwrap();
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
+        let seen = ["a", "alone", "b"].map(|name| found(&mut dirs, name));
+        let (warnings, failed) = Default::default();
+        let read: RefCell<Vec<Entry>> = RefCell::default();
+        let emit = |job, _| {
+            let Job::Run(items) = job else { return true };
+            std::fs::remove_file(path("a")).unwrap();
+            std::fs::remove_file(path("alone")).unwrap();
+            let mut dirs = Dirs::plain(dir.path()).unwrap();
+            let built = run::build(&mut items.into_iter(), &mut dirs, &warnings, Vec::new());
+            let rows = table::read(&built.table).unwrap();
+            read.borrow_mut().extend(rows.into_iter().map(|row| row.entry));
+            true
+        };
+        let mut feed = Feed::new(dirs, settled(dir.path()), None, &warnings, (32, &failed), emit);
+        for found in seen {
+            assert!(feed.take(found));
+        }
+        feed.finish();
+        let read = read.into_inner();
+        let told = read.iter().map(|entry| (entry.path.as_slice(), entry.kind, &entry.link[..]));
+        let expected: [(&[u8], Kind, &[u8]); 2] =
+            [(b"a", Kind::Symlink, b"target"), (b"b", Kind::HardLink, b"a")];
+        assert!(told.eq(expected), "{read:?}");
+        let said = warnings.into_vec();
+        assert!(said[0].starts_with("/a is archived without its attributes: "), "{said:?}");
+        assert_eq!(said[1], "/alone vanished before it was read");
     }
 
     #[test]
@@ -361,8 +399,9 @@ mod tests {
             seen.borrow_mut().extend(items.into_iter().map(first));
             true
         };
-        let mut feed =
-            Feed::new(Dirs::plain(dir.path()).unwrap(), None, &warnings, (32, &failed), emit);
+        let feed_dirs = Dirs::plain(dir.path()).unwrap();
+        let settled = settled(dir.path());
+        let mut feed = Feed::new(feed_dirs, settled, None, &warnings, (32, &failed), emit);
         for name in &names {
             let found = found(&mut dirs, name);
             assert!(feed.take(found));

@@ -52,8 +52,8 @@
 //! as the difference; length of the head. Then for a file its size, the length of its data with
 //! padding, how many slices hold it (zero: it is in the run), and if any, the first half of the
 //! BLAKE3 of the head; for links the target; for devices major and minor number. A ctime of zero
-//! says that the file may have changed after it was read, or could not be read in full: it is read
-//! again the next time.
+//! says that the file may have changed after it was read ([`settled`]), or could not be read in full:
+//! it is read again the next time.
 //! Numbers are LEB128, signed ones zigzag ([`codec`]); bytes have their length before them.
 //!
 //! # `index.zst`
@@ -104,6 +104,7 @@ mod read;
 mod recipe;
 mod run;
 mod select;
+mod settled;
 mod spare;
 pub(crate) mod table;
 pub(crate) mod tar;
@@ -128,6 +129,7 @@ pub use foreign::{TarOptions, restore_tar};
 pub use list::{Change, diff, list};
 pub use recipe::restore_text;
 pub use select::exclude_glob;
+pub use settled::Settled;
 pub use verify::{Verified, verify_root};
 
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
@@ -144,6 +146,9 @@ pub struct CreateOptions {
     /// Trees that are read elsewhere: of a filesystem mounted there, the root of a snapshot, with
     /// nothing mounted below it.
     pub stand_ins: Vec<(PathBuf, Arc<OwnedFd>)>,
+    /// Since when changes show. None: since archiving starts. With stand-ins it must be from before
+    /// these were taken.
+    pub settled: Option<Settled>,
     /// Globs on absolute paths, as the node names them; see [`select::Select::new`].
     pub exclude: Vec<String>,
     /// Leave out files and directories with the `nodump` inode flag.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::entry::{Entry, Time};
+use super::entry::Entry;
 use super::index::{Chunk, Index};
 use super::table::{Row, path_order};
 use crate::store::Store;
@@ -53,7 +53,7 @@ impl<'a> Previous<'a> {
                 std::cmp::Ordering::Less => self.at += 1,
                 std::cmp::Ordering::Greater => return Ok(None),
                 std::cmp::Ordering::Equal => {
-                    let same = row.entry.ctime != Time::default() && row.entry == *entry;
+                    let same = !row.entry.is_forgotten() && row.entry == *entry;
                     // Each path comes once.
                     self.at += 1;
                     return Ok(same.then_some(Same {

@@ -1,6 +1,7 @@
 //! Reads one entry from the filesystem into the stream: its attributes, then exactly as many bytes
 //! as its head announces, whatever happens to the file meanwhile.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +11,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::dirs::Dirs;
-use super::entry::{Entry, Extra, Kind};
+use super::entry::{Entry, Extra, Kind, Time};
 use super::flags;
 use super::warnings::Warnings;
 use crate::sys::fs::{self, XattrOf};
@@ -25,6 +26,11 @@ const EVM_LOST: &str =
 const XATTRS_MAX_BYTES: usize = 4 << 20;
 const XATTRS_LOST: &str =
     "files have more than 4 MiB of extended attributes, the backup has only the first of them";
+/// Their names alone are more than 64 KiB, which no kernel gives, or their disk is broken.
+const XATTRS_UNREAD: &str =
+    "files have extended attributes that can't be read, the backup lacks these (the log says why)";
+const FLAGS_UNREAD: &str =
+    "files have inode flags that can't be read, the backup has none of them (the log says why)";
 
 /// How many ranges of data the map of a sparse file may have: in a head these are some 5 MiB.
 const MAP_MAX: usize = 128 << 10;
@@ -42,12 +48,24 @@ pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
 }
 
 /// Attributes and flags, and the holes of a file that has fewer blocks than its size needs. Names
-/// the flags that no archive can keep.
-pub fn extra(file: &File, entry: &Entry, blocks: u64, warnings: &Warnings) -> io::Result<Extra> {
+/// the flags that no archive can keep, and what the file does not give: its data is worth more.
+/// Then, and when it is not what the walk saw, the entry is forgotten.
+pub fn extra(
+    file: &File,
+    entry: &mut Entry,
+    blocks: u64,
+    warnings: &Warnings,
+) -> io::Result<Extra> {
     let fd = file.as_fd();
-    let all = fs::inode_flags(fd)?;
+    if !is_as_seen(fd, c"", entry) {
+        entry.forget();
+    }
+    let all = fs::inode_flags(fd).unwrap_or_else(|error| {
+        not_read(FLAGS_UNREAD, entry, &error, warnings);
+        0
+    });
     flags::not_kept(all).for_each(|what| warnings.lose(what, entry.shown()));
-    let xattrs = xattrs(XattrOf::Fd(fd), entry, warnings)?;
+    let xattrs = xattrs(XattrOf::Fd(fd), entry, warnings);
     let mut extra = Extra { xattrs, flags: flags::settable(all), sparse: None };
     if entry.kind == Kind::File && blocks.saturating_mul(512) < entry.size_bytes {
         let whole = [(0, entry.size_bytes)];
@@ -77,26 +95,49 @@ fn joined(mut map: Vec<(u64, u64)>, max: usize) -> Vec<(u64, u64)> {
 pub fn extra_of_special(
     dir: BorrowedFd<'_>,
     name: &[u8],
-    entry: &Entry,
+    entry: &mut Entry,
     warnings: &Warnings,
 ) -> io::Result<Extra> {
     let name = fs::c_name(name)?;
-    Ok(Extra { xattrs: xattrs(XattrOf::At(dir, &name), entry, warnings)?, ..Extra::default() })
+    let before = fs::stat_at(dir, &name)?;
+    let xattrs = xattrs(XattrOf::At(dir, &name), entry, warnings);
+    // Each call looks the name up anew.
+    if fs::stat_at(dir, &name)? != before || !is_as_seen(dir, &name, entry) {
+        entry.forget();
+    }
+    Ok(Extra { xattrs, ..Extra::default() })
 }
 
-fn xattrs(
-    of: XattrOf<'_>,
-    entry: &Entry,
-    warnings: &Warnings,
-) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// Whether a name still is the file that the walk saw, unchanged. What is forgotten need not be.
+fn is_as_seen(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry) -> bool {
+    entry.is_forgotten()
+        || fs::stat_at(dir, name)
+            .is_ok_and(|now| (now.ino, Time::from(now.ctime)) == (entry.ino, entry.ctime))
+}
+
+fn not_read(what: &'static str, entry: &mut Entry, error: &io::Error, warnings: &Warnings) {
+    log::warn!("{}: {error}", entry.shown());
+    warnings.lose(what, entry.shown());
+    entry.forget();
+}
+
+fn xattrs(of: XattrOf<'_>, entry: &mut Entry, warnings: &Warnings) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut found = Vec::new();
     let mut left = XATTRS_MAX_BYTES;
-    for key in fs::list_xattrs(of)? {
+    let keys = fs::list_xattrs(of).unwrap_or_else(|error| {
+        not_read(XATTRS_UNREAD, entry, &error, warnings);
+        Vec::new()
+    });
+    for key in keys {
         if key.to_bytes() == EVM {
             warnings.lose(EVM_LOST, entry.shown());
             continue;
         }
-        if let Some(value) = fs::get_xattr(of, &key)? {
+        let value = fs::get_xattr(of, &key).unwrap_or_else(|error| {
+            not_read(XATTRS_UNREAD, entry, &error, warnings);
+            None
+        });
+        if let Some(value) = value {
             let bytes = key.count_bytes() + value.len();
             if bytes > left {
                 warnings.lose(XATTRS_LOST, entry.shown());
@@ -106,7 +147,7 @@ fn xattrs(
             found.push((key.into_bytes(), value));
         }
     }
-    Ok(found)
+    found
 }
 
 /// Appends `len` bytes from `offset`. What the file no longer has, or does not give, is zeros.
@@ -149,9 +190,9 @@ pub fn append_data(
     Ok(whole)
 }
 
-/// Warns when a file is not what the walk saw.
-pub fn check_unchanged(file: &File, entry: &Entry, warnings: &Warnings) {
-    let Ok(now) = fs::stat_at(file.as_fd(), c"") else { return };
+/// Warns when a file is not what the walk saw. False when no later backup may take it for that.
+pub fn check_unchanged(file: &File, entry: &Entry, warnings: &Warnings) -> bool {
+    let Ok(now) = fs::stat_at(file.as_fd(), c"") else { return false };
     if now.ino != entry.ino {
         warnings.add(format!("{} was replaced while it was read", entry.shown()));
     } else if now.size_bytes > entry.size_bytes {
@@ -159,6 +200,7 @@ pub fn check_unchanged(file: &File, entry: &Entry, warnings: &Warnings) {
     } else if entry.mtime != now.mtime.into() || now.size_bytes != entry.size_bytes {
         warnings.add(format!("{} changed while it was read", entry.shown()));
     }
+    is_as_seen(file.as_fd(), c"", entry)
 }
 
 /// A file that stays open while jobs for it are on their way.
@@ -180,8 +222,10 @@ impl Held {
 pub struct Item {
     pub entry: Entry,
     pub blocks: u64,
-    /// Held open since the walk saw it: other names of the file refer to this one.
+    /// Held open since the walk saw it, where it has other names and can be opened.
     pub open: Option<Arc<Held>>,
+    /// Other names of the file refer to this one, so it must be in the archive.
+    pub has_links: bool,
     pub head: Option<Prepared>,
 }
 

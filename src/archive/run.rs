@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::codec::Id;
 use super::dirs::Dirs;
-use super::entry::{Entry, Kind, Time, shown};
+use super::entry::{Entry, Extra, Kind, shown};
 use super::pax::{self, padding};
 use super::read::{self, Held, Item};
 use super::table::{self, Row, TableWriter};
@@ -73,6 +73,7 @@ pub fn not_archived(entry: &Entry, error: &io::Error) -> String {
     }
 }
 
+/// Appends an entry. The row's is forgotten when it is not, or not all of it, what the walk saw.
 fn append(
     item: &Item,
     dirs: &mut Dirs,
@@ -95,16 +96,15 @@ fn append(
         Kind::File => append_file(item, dirs, warnings, plain, &mut row)?,
         Kind::HardLink => {
             // What the file has besides is told by its first name.
-            pax::append_head(plain, entry, &super::entry::Extra::default());
+            pax::append_head(plain, entry, &Extra::default());
         }
         Kind::Dir => {
             let dir = read::open(dirs, &entry.path)?;
-            let extra = read::extra(&dir, entry, 0, warnings)?;
+            let extra = read::extra(&dir, &mut row.entry, 0, warnings)?;
             pax::append_head(plain, entry, &extra);
         }
         Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
-            let (dir, name) = dirs.at(&entry.path)?;
-            let extra = read::extra_of_special(dir, name, entry, warnings)?;
+            let extra = extra_of_special(item, dirs, &mut row.entry, warnings)?;
             pax::append_head(plain, entry, &extra);
         }
     }
@@ -131,37 +131,55 @@ fn append_file(
         }
     };
     let start = plain.len();
-    let extra = read::extra(file, entry, item.blocks, warnings)?;
+    let extra = read::extra(file, &mut row.entry, item.blocks, warnings)?;
     pax::append_head(plain, entry, &extra);
     let data = plain.len();
     row.head_bytes = (data - start) as u64;
     let whole = [(0, entry.size_bytes)];
     for &range in extra.sparse.as_deref().unwrap_or(&whole) {
         if !read::append_data(file, || entry.shown(), range, plain, warnings)? {
-            forget(&mut row.entry);
+            row.entry.forget();
         }
     }
     plain.resize(plain.len() + padding((plain.len() - data) as u64), 0);
     row.data_bytes = (plain.len() - data) as u64;
-    read::check_unchanged(file, entry, warnings);
+    if !read::check_unchanged(file, entry, warnings) {
+        row.entry.forget();
+    }
     Ok(())
 }
 
-/// The next backup reads the file again.
-fn forget(entry: &mut Entry) {
-    entry.ctime = Time::default();
+/// What these are is known without them, so that those with other names need not be there any more.
+fn extra_of_special(
+    item: &Item,
+    dirs: &mut Dirs,
+    entry: &mut Entry,
+    warnings: &Warnings,
+) -> io::Result<Extra> {
+    let read = dirs
+        .at(&item.entry.path)
+        .and_then(|(dir, name)| read::extra_of_special(dir, name, entry, warnings));
+    match read {
+        Err(error) if item.has_links => {
+            let shown = entry.shown();
+            warnings.add(format!("{shown} is archived without its attributes: {error}"));
+            entry.forget();
+            Ok(Extra::default())
+        }
+        read => read,
+    }
 }
 
 /// The table of a run that ends with a big file whose data could not be read.
 pub fn without_big(table: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut rows = table::read(table)?;
-    rows.last_mut().into_iter().for_each(|row| forget(&mut row.entry));
+    rows.last_mut().into_iter().for_each(|row| row.entry.forget());
     let mut table = TableWriter::default();
     rows.iter().for_each(|row| table.push(row));
     Ok(table.finish())
 }
 
-/// Reads a slice. False when a part of it could not be read.
+/// Reads a slice. False when no later backup may take it over.
 pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> io::Result<bool> {
     plain.clear();
     let mut whole = true;
@@ -171,7 +189,7 @@ pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> i
     }
     plain.resize(plain.len() + slice.padding, 0);
     if slice.last {
-        read::check_unchanged(&slice.file.file, &slice.entry, warnings);
+        whole &= read::check_unchanged(&slice.file.file, &slice.entry, warnings);
     }
     Ok(whole)
 }
@@ -184,6 +202,7 @@ pub fn head_hash(head: &[u8]) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::Time;
     use super::super::tar;
     use super::*;
     use crate::sys::fs;
@@ -194,7 +213,7 @@ mod tests {
         let stat = fs::stat_at(dirs.get(b"").unwrap(), &c_name).unwrap();
         let mut entry = Entry::new(name.to_vec(), Kind::File, &stat);
         entry.size_bytes = size_bytes;
-        Item { entry, blocks: u64::MAX, open: None, head: None }
+        Item { entry, blocks: u64::MAX, open: None, has_links: false, head: None }
     }
 
     #[test]
@@ -229,6 +248,53 @@ mod tests {
         assert_eq!(said[1], "/grew grew while it was read: its new end is missing");
         assert!(said[2].starts_with("/shrank\\x0a "), "{said:?}");
         assert!(said.iter().all(|line| !line.contains("steady")), "{said:?}");
+    }
+
+    #[test]
+    fn what_was_replaced_meanwhile_is_read_again_the_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
+        for side in ["was", "is"] {
+            let dir = dir.path().join(side);
+            std::fs::create_dir_all(dir.join("dir")).unwrap();
+            std::fs::write(dir.join("file"), "0123456789").unwrap();
+            std::os::unix::fs::symlink("target", dir.join("link")).unwrap();
+            std::fs::write(dir.join("steady"), "0123456789").unwrap();
+        }
+        let see = |dirs: &mut Dirs, name: &[u8]| {
+            let stat = dirs.stat(name).unwrap();
+            let kind = Kind::of_mode(stat.mode).unwrap();
+            let mut item = item(dirs, b"was", 0);
+            item.entry = Entry::new(name.to_vec(), kind, &stat);
+            item
+        };
+        let names: [&[u8]; 4] = [b"was/dir", b"was/file", b"was/link", b"was/steady"];
+        let items: Vec<_> = names.map(|name| see(&mut dirs, name)).into();
+        let mut slice = |last: &Item| Slice {
+            file: Arc::new(Held::new(read::open(&mut dirs, b"is/file").unwrap(), None)),
+            entry: Arc::new(last.entry.clone()),
+            ranges: vec![(0, 10)],
+            padding: 0,
+            last: true,
+        };
+        let (mut slice, warnings) = (slice(&items[1]), Warnings::default());
+        assert!(!build_slice(&slice, &warnings, &mut Vec::new()).unwrap());
+        slice.file = Arc::new(Held::new(read::open(&mut dirs, b"was/file").unwrap(), None));
+        assert!(build_slice(&slice, &warnings, &mut Vec::new()).unwrap());
+
+        // As who swaps a directory does it: no file in it has a new ctime.
+        let path = |name: &str| dir.path().join(name);
+        std::fs::rename(path("was"), path("before")).unwrap();
+        std::fs::rename(path("is"), path("was")).unwrap();
+        std::fs::remove_file(path("was/steady")).unwrap();
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
+        let held = read::open(&mut dirs, b"before/steady").unwrap();
+        let mut items = items;
+        items[3].open = Some(Arc::new(Held::new(held, None)));
+        let built = build(&mut items.into_iter(), &mut dirs, &warnings, Vec::new());
+        let rows = table::read(&built.table).unwrap();
+        let forgotten: Vec<_> = rows.iter().map(|row| row.entry.is_forgotten()).collect();
+        assert_eq!(forgotten, [true, true, true, false]);
     }
 
     #[test]

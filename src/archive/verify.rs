@@ -154,10 +154,10 @@ impl Verifier {
         // What is not in the backup is no difference.
         let lost = Warnings::default();
         let extra = match &file {
-            Some(file) => read::extra(file, &is, u64::MAX, &lost)?,
+            Some(file) => read::extra(file, &mut is, u64::MAX, &lost)?,
             None => {
                 let (dir, name) = self.dirs.at(&was.path)?;
-                read::extra_of_special(dir, name, &is, &lost)?
+                read::extra_of_special(dir, name, &mut is, &lost)?
             }
         };
         let close = |a: i64, b: i64| a.abs_diff(b) <= 2;

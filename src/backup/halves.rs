@@ -7,7 +7,7 @@ use super::media;
 use super::preflight::Job;
 use super::report::Media;
 use super::snapshot::Snapshots;
-use crate::archive::{self, CreateOptions};
+use crate::archive::{self, CreateOptions, Settled};
 use crate::config::Output;
 use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
@@ -30,6 +30,7 @@ pub(super) fn archive(
     let options = CreateOptions {
         root: "/".into(),
         stand_ins: Vec::new(),
+        settled: None,
         trees: job.coverage.trees.clone(),
         exclude: job.exclude.clone(),
         exclude_nodump: job.config.backup.exclude_nodump,
@@ -44,6 +45,9 @@ pub(super) fn archive(
     let create = |options: &_| archive::create(options, store, parent.as_ref(), ui);
     let created = ui.step("Archiving", || {
         let backup = &job.config.backup;
+        // Before hooks stop services and snapshots stop the disks: nobody waits for it then.
+        let settled = Some(Settled::wait_for(&options.root, &options.trees, ui));
+        let options = CreateOptions { settled, ..options };
         let hooks = Hooks::start(backup, &job.node, generation, ui)?;
         let snapshots = match backup.snapshot {
             SnapshotMode::None => return with_hooks(hooks, ui, || create(&options)),

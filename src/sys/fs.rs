@@ -298,9 +298,13 @@ pub fn data_ranges(fd: BorrowedFd<'_>, size_bytes: u64) -> io::Result<Option<Vec
         if start >= size_bytes {
             break;
         }
-        let end = unsigned(lseek(fd, offset(start)?, Whence::SeekHole)?)?.min(size_bytes);
+        let end = match lseek(fd, offset(start)?, Whence::SeekHole) {
+            Ok(end) => unsigned(end)?.min(size_bytes),
+            Err(nix::errno::Errno::ENXIO) => break, // it shrank meanwhile
+            Err(errno) => return Err(errno.into()),
+        };
         if end <= start {
-            break; // it shrank meanwhile
+            break; // so it did here
         }
         ranges.push((start, end - start));
         at = end;

@@ -10,7 +10,7 @@ use rr::sys::run::Cmd;
 use super::{FIRST, NASTY, SECOND, Target, Unlock, assert_same, differences, options, skipped, ui};
 
 /// Mounts a new filesystem at `dir`; None where that can't be done here.
-fn mount(mkfs: &str, image: &Path, dir: &Path) -> Option<MountGuard> {
+pub fn mount(mkfs: &str, image: &Path, dir: &Path) -> Option<MountGuard> {
     std::fs::create_dir_all(dir).unwrap();
     let mounted = if mkfs == "tmpfs" {
         MountGuard::mount(&["-t", "tmpfs", "tmpfs"], dir)
