@@ -15,8 +15,9 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::ground::Ground;
 use super::view::View;
-use crate::sys::fs::{self, XattrOf};
+use crate::sys::fs;
 
 /// How many descriptors are kept. Deeper paths are walked again from the last one kept.
 const KEPT: usize = 64;
@@ -80,19 +81,19 @@ impl Dirs {
 
     /// The directory at `path`.
     pub fn get(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
-        self.reach(path, false)
+        self.reach(path, None)
     }
 
     /// As [`Dirs::get`], but makes what is missing, and replaces what is no directory. What is
-    /// there loses its default ACL, or else all that is created inside would inherit it.
-    pub fn get_or_make(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
-        self.reach(path, true)
+    /// there becomes ground to put files into.
+    pub fn get_or_make(&mut self, path: &[u8], ground: &Ground) -> io::Result<BorrowedFd<'_>> {
+        self.reach(path, Some(ground))
     }
 
-    fn reach(&mut self, path: &[u8], make: bool) -> io::Result<BorrowedFd<'_>> {
+    fn reach(&mut self, path: &[u8], ground: Option<&Ground>) -> io::Result<BorrowedFd<'_>> {
         if self.path != path {
             self.leave_to(path);
-            self.enter(path, make)?;
+            self.enter(path, ground)?;
         }
         // The last one is never let go: the gaps are further up.
         let last = self.open.last().and_then(Option::as_ref);
@@ -116,7 +117,7 @@ impl Dirs {
         }
     }
 
-    fn enter(&mut self, path: &[u8], make: bool) -> io::Result<()> {
+    fn enter(&mut self, path: &[u8], ground: Option<&Ground>) -> io::Result<()> {
         let from = self.open.len();
         for part in parts(path).skip(from) {
             let path = join(&self.path, part);
@@ -124,7 +125,7 @@ impl Dirs {
             let parent = parent.map_or(self.view.root(), AsFd::as_fd);
             let fd = match self.view.mount(&path) {
                 Some(mount) => mount.try_clone_to_owned()?,
-                None => open_part(parent, part, make)?,
+                None => open_part(parent, part, &path, ground)?,
             };
             self.path = path;
             self.open.push(Some(fd));
@@ -140,37 +141,33 @@ fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty())
 }
 
-fn open_part(parent: BorrowedFd<'_>, part: &[u8], make: bool) -> io::Result<OwnedFd> {
-    let mut made = false;
+fn open_part(
+    parent: BorrowedFd<'_>,
+    part: &[u8],
+    path: &[u8],
+    ground: Option<&Ground>,
+) -> io::Result<OwnedFd> {
     loop {
         let errno = match openat(parent, part, flags(), Mode::empty()) {
             Ok(fd) => {
-                if make && !made {
-                    drop_default_acl(parent, part);
+                if let Some(ground) = ground {
+                    ground.enter(path, fd.as_fd());
                 }
                 return Ok(fd);
             }
             Err(errno) => errno,
         };
         match errno {
-            Errno::ENOENT if make => {}
-            Errno::ENOTDIR | Errno::ELOOP if make => {
+            Errno::ENOENT if ground.is_some() => {}
+            Errno::ENOTDIR | Errno::ELOOP if ground.is_some() => {
                 unlinkat(parent, part, UnlinkatFlags::NoRemoveDir)?;
             }
             _ => return Err(errno.into()),
         }
         match mkdirat(parent, part, Mode::from_bits_truncate(0o700)) {
-            Ok(()) => made = true,
-            Err(Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-    }
-}
-
-/// Where it can't be dropped, there is none: other filesystems, other users.
-fn drop_default_acl(parent: BorrowedFd<'_>, name: &[u8]) {
-    if let Ok(name) = fs::c_name(name) {
-        let _ = fs::remove_xattr(XattrOf::At(parent, &name), c"system.posix_acl_default");
     }
 }
 
@@ -183,8 +180,9 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let mut dirs = Dirs::plain(tmp.path()).unwrap();
         let deep = vec!["d".repeat(200); 100].join("/").into_bytes();
-        dirs.get_or_make(&deep).unwrap();
-        dirs.get_or_make(&join(&deep, b"x")).unwrap();
+        let ground = Ground::new(tmp.path()).unwrap();
+        dirs.get_or_make(&deep, &ground).unwrap();
+        dirs.get_or_make(&join(&deep, b"x"), &ground).unwrap();
         // Up to a directory whose descriptor was let go, then down again.
         let up = &deep[..200 * 20 + 19];
         let stat = |dirs: &mut Dirs, path: &[u8]| {
@@ -206,7 +204,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), tmp.path().join("a")).unwrap();
         let mut dirs = Dirs::plain(tmp.path()).unwrap();
         assert!(dirs.get(b"a").is_err());
-        dirs.get_or_make(b"a/b").unwrap();
+        dirs.get_or_make(b"a/b", &Ground::new(tmp.path()).unwrap()).unwrap();
         assert!(tmp.path().join("a").symlink_metadata().unwrap().is_dir());
         assert!(!outside.path().join("b").exists());
     }

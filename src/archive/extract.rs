@@ -18,9 +18,10 @@ use nix::unistd::{Uid, ftruncate};
 
 use super::entry::{Entry, Extra, Kind, shown};
 use super::fetch::Unpacker;
+use super::ground::{Ground, LOCKING};
 use super::index::Index;
 use super::pick::Pick;
-use super::place::{LOCKING, Placer, is_fatal, signed};
+use super::place::{Placer, is_fatal, prepare_file, signed};
 use super::tar::{self, Head};
 use super::warnings::Warnings;
 use crate::store::{Manifest, Store};
@@ -71,11 +72,13 @@ pub fn extract(
     if !Uid::effective().is_root() {
         warnings.add("owners, devices and system attributes are not restored: this is not root");
     }
+    let ground = Ground::new(&options.root)?;
     let shared = Shared {
         store,
         index: &index,
         options,
         pick: &pick,
+        ground: &ground,
         warnings: &warnings,
         progress: &progress,
         stretches,
@@ -88,24 +91,8 @@ pub fn extract(
         failed: AtomicBool::new(false),
         entries: AtomicU64::new(0),
     };
-    fs::raise_open_files_limit();
-    let threads = super::threads(options.threads);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let work = std::panic::AssertUnwindSafe(|| shared.work());
-                // Others wait for what this thread would have done.
-                let worked = std::panic::catch_unwind(work);
-                if let Err(error) = worked.unwrap_or_else(|_| Err(anyhow!("extracting panicked"))) {
-                    shared.fail(error);
-                }
-            });
-        }
-    });
-    if let Some(error) = lock(&shared.error).take() {
-        return Err(error);
-    }
-    shared.finish()?;
+    let extracted = shared.run().and_then(|()| shared.finish());
+    ground.leave(extracted, &warnings, ui)?;
     let entries = shared.entries.load(Ordering::Relaxed);
     drop(shared);
     drop(progress);
@@ -187,6 +174,7 @@ struct Shared<'a> {
     index: &'a Index,
     options: &'a ExtractOptions,
     pick: &'a Pick,
+    ground: &'a Ground,
     warnings: &'a Warnings,
     progress: &'a Progress,
     stretches: Vec<Stretch>,
@@ -207,6 +195,24 @@ impl Shared<'_> {
         self.failed.store(true, Ordering::Relaxed);
         let _bigs = lock(&self.bigs);
         self.big_added.notify_all();
+    }
+
+    fn run(&self) -> Result<()> {
+        fs::raise_open_files_limit();
+        std::thread::scope(|scope| {
+            for _ in 0..super::threads(self.options.threads) {
+                scope.spawn(|| {
+                    let work = std::panic::AssertUnwindSafe(|| self.work());
+                    // Others wait for what this thread would have done.
+                    let worked = std::panic::catch_unwind(work);
+                    let panicked = |_| Err(anyhow!("extracting panicked"));
+                    if let Err(error) = worked.unwrap_or_else(panicked) {
+                        self.fail(error);
+                    }
+                });
+            }
+        });
+        lock(&self.error).take().map_or(Ok(()), Err)
     }
 
     fn work(&self) -> Result<()> {
@@ -385,7 +391,8 @@ impl Shared<'_> {
 
     fn placer(&self) -> Result<Placer<'_>> {
         let root = &self.options.root;
-        Placer::new(root, self.warnings).with_context(|| format!("opening {}", root.display()))
+        Placer::new(root, self.ground, self.warnings)
+            .with_context(|| format!("opening {}", root.display()))
     }
 
     /// Who is not root can make no devices, and was told so.
@@ -411,6 +418,7 @@ impl Shared<'_> {
 
 fn start_big(head: &Head, placer: &mut Placer<'_>) -> io::Result<Arc<Big>> {
     let file = placer.create_file(&head.entry.path)?;
+    prepare_file(&file, &head.extra)?;
     ftruncate(&file, signed(head.entry.size_bytes)?)?;
     let whole = vec![(0, head.entry.size_bytes)];
     let mut stored = 0;

@@ -90,6 +90,7 @@ mod feed;
 mod fetch;
 mod flags;
 pub(crate) mod foreign;
+mod ground;
 pub(crate) mod index;
 mod late;
 mod list;

@@ -22,16 +22,15 @@ use nix::unistd::{
 use super::dirs::{Dirs, split};
 use super::entry::{Entry, Extra, Kind, Time};
 use super::flags;
+use super::ground::{Ground, LOCKING, open_dir};
 use super::warnings::Warnings;
 use crate::sys::fs::{self, XattrOf};
-
-/// Flags that make a file refuse changes, hard links too: they are set when all else is done.
-pub const LOCKING: u32 = flags::IMMUTABLE | flags::APPEND;
 
 /// Creates entries below a root; one for each thread.
 #[derive(Debug)]
 pub struct Placer<'a> {
     dirs: Dirs,
+    ground: &'a Ground,
     warnings: &'a Warnings,
     is_root: bool,
     given: Given,
@@ -74,9 +73,9 @@ impl Given {
 const PRIVATE: u32 = 0o600;
 
 impl<'a> Placer<'a> {
-    pub fn new(root: &Path, warnings: &'a Warnings) -> io::Result<Placer<'a>> {
+    pub fn new(root: &Path, ground: &'a Ground, warnings: &'a Warnings) -> io::Result<Placer<'a>> {
         let (dirs, given) = (Dirs::plain(root)?, Given::default());
-        Ok(Placer { dirs, warnings, is_root: Uid::effective().is_root(), given })
+        Ok(Placer { dirs, ground, warnings, is_root: Uid::effective().is_root(), given })
     }
 
     /// A new, empty, private file in place of whatever is there.
@@ -154,7 +153,7 @@ impl<'a> Placer<'a> {
 
     /// Makes a directory; what else it has is set by [`Placer::finish_dir`].
     pub fn make_dir(&mut self, path: &[u8]) -> io::Result<()> {
-        self.dirs.get_or_make(path).map(drop)
+        self.dirs.get_or_make(path, self.ground).map(drop)
     }
 
     pub fn finish_dir(&mut self, entry: &Entry, extra: &Extra) -> io::Result<()> {
@@ -167,7 +166,9 @@ impl<'a> Placer<'a> {
                 let _ = fs::remove_xattr(of, &key);
             }
         }
-        self.dress(dir.as_fd(), entry, extra, extra.flags, (false, false))
+        self.dress(dir.as_fd(), entry, extra, extra.flags, (false, false))?;
+        self.ground.is_finished(&entry.path);
+        Ok(())
     }
 
     pub fn dirs(&mut self) -> &mut Dirs {
@@ -205,19 +206,26 @@ impl<'a> Placer<'a> {
         make: impl Fn(BorrowedFd<'_>, &[u8]) -> nix::Result<T>,
     ) -> io::Result<T> {
         let (parent, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
-        let dir = self.dirs.get_or_make(parent)?;
+        let dir = self.dirs.get_or_make(parent, self.ground)?;
         let mut unlocked = false;
         loop {
-            match make(dir, name) {
+            let errno = match make(dir, name) {
                 Ok(made) => return Ok(made),
-                Err(Errno::EEXIST) => remove(dir, name)?,
-                Err(Errno::EPERM) if !unlocked => {
-                    // A directory that an earlier recovery finished may be immutable by now.
-                    unlocked = true;
-                    unlock(&open_dir(dir)?)?;
-                }
-                Err(errno) => return Err(errno.into()),
+                Err(Errno::EEXIST) => match remove(dir, name) {
+                    Ok(()) => continue,
+                    Err(errno) => errno,
+                },
+                Err(errno) => errno,
+            };
+            if errno != Errno::EPERM || unlocked {
+                return Err(errno.into());
             }
+            // What an earlier recovery finished may be immutable by now.
+            unlocked = true;
+            if let Ok(file) = open_file(dir, name) {
+                unlock(&file)?;
+            }
+            self.ground.unlock(parent, dir)?;
         }
     }
 
@@ -305,18 +313,11 @@ pub fn is_fatal(error: &io::Error) -> bool {
     )
 }
 
-fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::EISDIR) => Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?),
-        Err(Errno::EPERM) => {
-            if let Ok(file) = open_file(dir, name) {
-                unlock(&file)?;
-            }
-            unlock(&open_dir(dir)?)?;
-            Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
-        }
-        Err(errno) => Err(errno.into()),
+        Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR) => unlinkat(dir, name, UnlinkatFlags::RemoveDir),
+        removed => removed,
     }
 }
 
@@ -336,12 +337,6 @@ fn unlock(file: &File) -> io::Result<()> {
         fs::set_inode_flags(file.as_fd(), flags & !LOCKING)?;
     }
     Ok(())
-}
-
-/// A descriptor that more can be done with than with one for paths only.
-fn open_dir(dir: BorrowedFd<'_>) -> io::Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok(File::from(openat(dir, c".", flags, Mode::empty())?))
 }
 
 fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {

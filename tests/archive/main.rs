@@ -5,6 +5,7 @@
 mod damage;
 mod filesystems;
 mod foreign;
+mod ground;
 mod live;
 mod there_and_back;
 

@@ -29,9 +29,10 @@ use nix::unistd::{Uid, ftruncate};
 
 use super::entry::{Entry, Extra, Kind, shown};
 use super::extract::Extracted;
+use super::ground::{Ground, LOCKING};
 use super::late::DirTree;
 use super::pick::{is_at_or_below, missing_above};
-use super::place::{LOCKING, Placer, is_fatal, prepare_file, signed};
+use super::place::{Placer, is_fatal, prepare_file, signed};
 use super::select::relative;
 use super::warnings::Warnings;
 use crate::ui::Ui;
@@ -66,7 +67,15 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
         progress.add(now - std::mem::replace(&mut told, now));
     };
     let warnings = Warnings::default();
-    let extracted = restore(Members::new(source.reader), options, &warnings, &progress, tick);
+    let wanted = Wanted::new(options)?;
+    let ground = Ground::new(&options.root)?;
+    let placer = Placer::new(&options.root, &ground, &warnings)
+        .with_context(|| format!("opening {}", options.root.display()))?;
+    let late = Late::default();
+    let restorer =
+        Restorer { placer, warnings: &warnings, progress: &progress, wanted, late, counts: (0, 0) };
+    let extracted = restorer.restore(Members::new(source.reader), tick);
+    let extracted = ground.leave(extracted, &warnings, ui);
     drop(progress);
     let (entries, bytes) =
         extracted.with_context(|| format!("restoring {}", options.file.display()))?;
@@ -76,34 +85,6 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
         ui.warn(warning);
     }
     Ok(Extracted { entries, bytes, warnings, not_restored })
-}
-
-fn restore<R: Read>(
-    mut members: Members<R>,
-    options: &TarOptions,
-    warnings: &Warnings,
-    progress: &Progress,
-    mut tick: impl FnMut(&Progress),
-) -> Result<(u64, u64)> {
-    if !Uid::effective().is_root() {
-        warnings.add("owners, devices and system attributes are not restored: this is not root");
-    }
-    let wanted = Wanted::new(options)?;
-    let root = &options.root;
-    let placer =
-        Placer::new(root, warnings).with_context(|| format!("opening {}", root.display()))?;
-    let late = Late::default();
-    let mut restorer = Restorer { placer, warnings, progress, wanted, late, counts: (0, 0) };
-    while let Some(member) = members.next()? {
-        restorer.take(&member, &mut members)?;
-        tick(progress);
-    }
-    if !members.ended_well {
-        warnings.add("the archive has no end mark: it may be cut off");
-    }
-    // What was restored is known to be right only when the checksums at the end are read.
-    members.drain().context("reading the archive to its end")?;
-    restorer.finish()
 }
 
 /// What is to be restored.
@@ -161,6 +142,27 @@ struct Restorer<'a> {
 }
 
 impl Restorer<'_> {
+    fn restore<R: Read>(
+        mut self,
+        mut members: Members<R>,
+        mut tick: impl FnMut(&Progress),
+    ) -> Result<(u64, u64)> {
+        if !Uid::effective().is_root() {
+            self.warnings
+                .add("owners, devices and system attributes are not restored: this is not root");
+        }
+        while let Some(member) = members.next()? {
+            self.take(&member, &mut members)?;
+            tick(self.progress);
+        }
+        if !members.ended_well {
+            self.warnings.add("the archive has no end mark: it may be cut off");
+        }
+        // What was restored is known to be right only when the checksums at the end are read.
+        members.drain().context("reading the archive to its end")?;
+        self.finish()
+    }
+
     fn take<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<()> {
         let head = match head::read(member) {
             Ok(head) => head,
