@@ -176,8 +176,9 @@ fn an_old_backup_of_rear_comes_back() {
     }
     let tree = tempfile::tempdir().unwrap();
     let script = "
-        mkdir -p etc srv; echo 'daemon:x:4242:1::/:/bin/sh' > etc/passwd; echo 'sys:x:77:' > etc/group
+        mkdir -p etc srv/named; echo 'daemon:x:4242:1::/:/bin/sh' > etc/passwd; echo 'sys:x:77:' > etc/group
         echo 1 > srv/file; setfacl -m u:daemon:rw,g:sys:r srv/file; setfacl -d -m u:7:r srv
+        setfacl -m u:daemon:rwx,d:u:daemon:r srv/named
         setfattr -n user.note -v hello srv/file; truncate -s 40M srv/hole; touch -d @1 srv
         cp /bin/true ping; setcap cap_net_raw+ep ping";
     Cmd::new("sh").args(["-ec", script]).dir(tree.path()).run().unwrap();
@@ -188,8 +189,10 @@ fn an_old_backup_of_rear_comes_back() {
     assert_eq!(warnings, Vec::<String>::new());
     let acl = Cmd::new("getfacl").args(["-n", "srv/file"]).dir(to.path()).text().unwrap();
     assert!(acl.contains("user:4242:rw-") && acl.contains("group:77:r--"), "{acl}");
+    let acl = Cmd::new("getfacl").args(["-n", "srv/named"]).dir(to.path()).text().unwrap();
+    assert!(acl.contains("\nuser:4242:rwx") && acl.contains("default:user:4242:r--"), "{acl}");
     // The names are other people here: they are what the test is about.
-    let differences = differences(tree.path(), to.path(), &["b'/srv/file'"], &[]);
+    let differences = differences(tree.path(), to.path(), &["b'/srv/file'", "b'/srv/named'"], &[]);
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 

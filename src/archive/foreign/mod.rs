@@ -17,7 +17,7 @@ pub mod members;
 mod names;
 mod source;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -280,10 +280,16 @@ impl Restorer<'_> {
             }
             Ok(()) => Ok(()),
         };
+        // Directories get them with all else that they have: what is not among that is taken away.
+        let mut of_dirs: HashMap<&[u8], Vec<(Vec<u8>, Vec<u8>)>> = HashMap::new();
         if !late.acls.is_empty() {
             let names = names::Names::read(self.placer.dirs());
             for (entry, attribute, text) in &late.acls {
                 match names.acl(text) {
+                    Ok(binary) if entry.kind == Kind::Dir => {
+                        let acls = of_dirs.entry(&entry.path).or_default();
+                        acls.push((attribute.to_vec(), binary));
+                    }
                     Ok(binary) => {
                         let set = self.placer.set_attribute(entry, attribute, &binary);
                         told(&entry.path, set)?;
@@ -296,7 +302,9 @@ impl Restorer<'_> {
             told(path, self.placer.lock(path, *flags))?;
         }
         late.dirs.for_each_deepest_first(|entry, extra| {
-            told(&entry.path, self.placer.finish_dir(entry, extra))
+            let mut extra = extra.clone();
+            extra.xattrs.extend(of_dirs.remove(entry.path.as_slice()).unwrap_or_default());
+            told(&entry.path, self.placer.finish_dir(entry, &extra))
         })?;
         self.wanted.check_found()?;
         Ok(self.counts)
