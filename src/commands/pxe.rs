@@ -20,7 +20,9 @@ pub(super) fn run(session: &Session<'_>, verb: &PxeVerb) -> Result<Exit> {
 fn setup(session: &Session<'_>) -> Result<Exit> {
     let tree = Tree::open(session.config)?;
     tree.make()?;
-    let done = session.ui.step("Putting boot loaders", || loaders::replace(&tree))?;
+    let done = session.ui.step("Putting boot loaders", || {
+        loaders::replace(&tree, session.config.pxe.http.as_deref())
+    })?;
     if done.is_empty() {
         bail!(
             "this machine has no boot loader for networks\nhint: on Debian install pxelinux and syslinux-common for BIOS, shim-signed and grub-efi-amd64-signed for UEFI"

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::loaders::UEFI_FIRST;
+use super::loaders::{HTTP_FIRST, UEFI_FIRST};
 
 /// The boot server.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub fn render(server: &Server<'_>) -> String {
             "# UEFI HTTP boot".into(),
             "dhcp-match=set:http,option:client-arch,16".into(),
             "dhcp-option-force=tag:http,60,HTTPClient".into(),
-            format!("dhcp-boot=tag:http,{http}/{UEFI_FIRST}"),
+            format!("dhcp-boot=tag:http,{http}/{HTTP_FIRST}"),
         ]);
     }
     lines.join("\n") + "\n"

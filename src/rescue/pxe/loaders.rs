@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Tree;
+use super::{Tree, menus};
 use crate::rescue::iso::Platforms;
 use crate::rescue::signed;
 use crate::sys::run::Cmd;
@@ -26,6 +26,9 @@ const PXELINUX: &[&str] = &[
 /// What UEFI machines load first, and what a shim loads then.
 pub const UEFI_FIRST: &str = "bootx64.efi";
 const UEFI_SECOND: &str = "grubx64.efi";
+/// What UEFI HTTP boot loads. Never a signed GRUB: it waits for an address that this kind of boot does
+/// not hand over, and stops at its prompt.
+pub const HTTP_FIRST: &str = "httpx64.efi";
 
 /// What a GRUB of our own has in it: it loads no modules.
 const MODULES: &str = "\
@@ -34,10 +37,21 @@ const MODULES: &str = "\
 /// Run before anything else. A signed GRUB looks for /grub below the root of the server; this one
 /// looks beside itself.
 const EARLY: &str = "set prefix=$cmdpath/grub\nconfigfile $prefix/grub.cfg\n";
+/// After UEFI HTTP boot it has to ask for an address itself, and to find the card that got one.
+const EARLY_HTTP: &str = "\
+net_bootp
+if [ -n \"$net_efinet3_dhcp_ip\" ]; then set net_default_interface=efinet3:dhcp; fi
+if [ -n \"$net_efinet2_dhcp_ip\" ]; then set net_default_interface=efinet2:dhcp; fi
+if [ -n \"$net_efinet1_dhcp_ip\" ]; then set net_default_interface=efinet1:dhcp; fi
+if [ -n \"$net_efinet0_dhcp_ip\" ]; then set net_default_interface=efinet0:dhcp; fi
+set prefix=@HTTP@/grub
+configfile $prefix/grub.cfg
+";
 
 /// What a tree lacks that this machine has. Files of one loader fit each other, so that a loader is
-/// added only as a whole. Gives what nobody can boot by then.
-pub fn add_missing(tree: &Tree) -> Result<Vec<String>> {
+/// added only as a whole. With `http`, the tree's URL, also for UEFI HTTP boot, which is an extra that
+/// nobody is warned of. Gives what nobody can boot by then.
+pub fn add_missing(tree: &Tree, http: Option<&str>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if !tree.has("pxelinux.0") && !put_pxelinux(tree)? {
         warnings.push(format!(
@@ -51,11 +65,16 @@ pub fn add_missing(tree: &Tree) -> Result<Vec<String>> {
             tree.label()
         ));
     }
+    if let Some(http) = http
+        && !tree.has(HTTP_FIRST)
+    {
+        put_http(tree, http)?;
+    }
     Ok(warnings)
 }
 
 /// Puts all loaders that this machine has in place of those that are there. Says which.
-pub fn replace(tree: &Tree) -> Result<Vec<&'static str>> {
+pub fn replace(tree: &Tree, http: Option<&str>) -> Result<Vec<&'static str>> {
     let mut done = Vec::new();
     if put_pxelinux(tree)? {
         done.push("pxelinux (BIOS)");
@@ -66,6 +85,11 @@ pub fn replace(tree: &Tree) -> Result<Vec<&'static str>> {
         } else {
             "GRUB (UEFI without Secure Boot)"
         });
+    }
+    if let Some(http) = http
+        && put_http(tree, http)?
+    {
+        done.push("GRUB (UEFI HTTP boot without Secure Boot)");
     }
     Ok(done)
 }
@@ -89,20 +113,29 @@ fn put_uefi(tree: &Tree) -> Result<bool> {
         tree.put_file(UEFI_FIRST, &signed.shim)?;
         return Ok(true);
     }
+    put_own_grub(tree, UEFI_FIRST, EARLY)
+}
+
+fn put_http(tree: &Tree, http: &str) -> Result<bool> {
+    put_own_grub(tree, HTTP_FIRST, &EARLY_HTTP.replace("@HTTP@", &menus::grub_device(http)))
+}
+
+/// Makes a GRUB for UEFI that runs the commands `early` first.
+fn put_own_grub(tree: &Tree, name: &str, early: &str) -> Result<bool> {
     let Some(platform) = Platforms::find().uefi else { return Ok(false) };
     let scratch = tempfile::tempdir().context("making a directory for GRUB")?;
-    let (early, image) = (scratch.path().join("early.cfg"), scratch.path().join("grub.efi"));
-    std::fs::write(&early, EARLY).with_context(|| format!("writing {}", early.display()))?;
+    let (config, image) = (scratch.path().join("early.cfg"), scratch.path().join("grub.efi"));
+    std::fs::write(&config, early).with_context(|| format!("writing {}", config.display()))?;
     Cmd::new("grub-mkimage")
         .args(["--format=x86_64-efi", "--prefix=/grub"])
         .arg("--directory")
         .arg(&platform)
         .arg("--config")
-        .arg(&early)
+        .arg(&config)
         .arg("--output")
         .arg(&image)
         .args(MODULES.split_whitespace())
         .run()?;
-    tree.put_file(UEFI_FIRST, &image)?;
+    tree.put_file(name, &image)?;
     Ok(true)
 }

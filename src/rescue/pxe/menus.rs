@@ -72,7 +72,7 @@ pub fn pointer(kind: Kind, node: &str) -> String {
 /// The menu of a node, which boots its image `image`.
 pub fn node(kind: Kind, menu: &Menu<'_>, image: &str) -> String {
     let dir = format!("nodes/{}/{image}", menu.info.node);
-    let http = menu.config.pxe.http.as_deref().map(|url| url.trim_end_matches('/'));
+    let http = menu.config.pxe.http.as_deref();
     let text = match kind {
         Kind::Grub => include_str!("../../../bootloader-assets/pxe-node.cfg"),
         Kind::Ipxe => include_str!("../../../bootloader-assets/pxe-node.ipxe"),
@@ -94,7 +94,12 @@ pub fn node(kind: Kind, menu: &Menu<'_>, image: &str) -> String {
             ("IMAGE", image),
             ("DIR", &dir),
             ("HTTP", &http.map(grub_device).unwrap_or_default()),
-            ("HTTP_DIR", &http.map(|http| format!("{http}/{dir}")).unwrap_or_default()),
+            (
+                "HTTP_DIR",
+                &http
+                    .map(|http| format!("{}/{dir}", http.trim_end_matches('/')))
+                    .unwrap_or_default(),
+            ),
             ("NODE_FILE", &format!("nodes/{}/node.toml", menu.info.node)),
         ],
     );
@@ -108,7 +113,8 @@ const OTHERS: &str = "menuentry \"Other nodes of this server\" --id nodes {\n   
                       configfile $rr/grub/all.cfg\n}\n";
 
 /// `http://host/dir` is `(http,host)/dir` to GRUB.
-fn grub_device(url: &str) -> String {
+pub fn grub_device(url: &str) -> String {
+    let url = url.trim_end_matches('/');
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     if path.is_empty() { format!("(http,{host})") } else { format!("(http,{host})/{path}") }

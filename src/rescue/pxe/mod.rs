@@ -4,7 +4,7 @@
 //! ```text
 //! rr-pxe.toml                       says that the tree is rr's
 //! pxelinux.0 lpxelinux.0 *.c32      BIOS; pxelinux.cfg/ is its configuration
-//! bootx64.efi grubx64.efi           UEFI; grub/ is its configuration
+//! bootx64.efi grubx64.efi           UEFI, httpx64.efi by UEFI HTTP boot; grub/ is its configuration
 //! boot.ipxe                         iPXE; ipxe/ is its configuration
 //! pxelinux.cfg/ grub/ ipxe/         for each node files named by MAC, UUID and host name, which lead
 //!                                   to its menu, and one menu of all nodes
@@ -91,7 +91,7 @@ pub fn check(config: &Config) -> Result<()> {
 /// Puts a node's image and menus into the tree. Gives what an admin should know.
 pub fn publish(tree: &Tree, content: &Content<'_>) -> Result<Vec<String>> {
     tree.make()?;
-    let mut warnings = loaders::add_missing(tree)?;
+    let mut warnings = loaders::add_missing(tree, content.menu.config.pxe.http.as_deref())?;
     put_fixed(tree)?;
     let node = content.menu.info.node.as_str();
     let old = read_node(tree, node).unwrap_or_default();

@@ -171,6 +171,39 @@ fn every_word_of_the_templates_is_filled_in() {
 }
 
 #[test]
+fn http_boot_has_a_loader_that_knows_where_the_menus_are() {
+    if crate::rescue::iso::Platforms::find().uefi.is_none() {
+        eprintln!("skipped: no GRUB for UEFI (scripts/install-deps installs it)");
+        return;
+    }
+    let mut lab = lab();
+    let range = "172.16.1.100,172.16.1.200,255.255.255.0";
+    let url = "http://172.16.1.5/pxe";
+    let server = dnsmasq::Server { root: "/srv".as_ref(), range, interface: None, http: Some(url) };
+    let text = dnsmasq::render(&server);
+    assert!(text.contains(&format!("dhcp-boot=tag:http,{url}/httpx64.efi\n")), "{text}");
+    lab.publish("node001", &["01-aa"], "one");
+    let loader = lab.tree.get("httpx64.efi").unwrap().unwrap();
+    let early = b"set prefix=(http,172.16.1.5)/pxe/grub\n";
+    assert!(loader.windows(early.len()).any(|part| part == early));
+
+    // What is there may be fitted to the server by hand; setup makes it anew.
+    lab.tree.put("httpx64.efi", b"mine").unwrap();
+    lab.publish("node001", &["01-aa"], "two");
+    assert!(lab.tree.get("httpx64.efi").unwrap().unwrap() == b"mine", "it was made anew");
+    let done = loaders::replace(&lab.tree, Some("http://10.0.0.1/")).unwrap();
+    assert!(done.iter().any(|what| what.contains("HTTP")), "{done:?}");
+    let loader = lab.tree.get("httpx64.efi").unwrap().unwrap();
+    let early = b"set prefix=(http,10.0.0.1)/grub\n";
+    assert!(loader.windows(early.len()).any(|part| part == early));
+
+    lab.config.pxe.http = None;
+    lab.tree.remove("httpx64.efi").unwrap();
+    lab.publish("node001", &["01-aa"], "three");
+    assert!(!lab.tree.has("httpx64.efi"), "nobody could load it");
+}
+
+#[test]
 fn grub_and_dnsmasq_understand_what_they_get() {
     use crate::sys::run::Cmd;
     let lab = lab();
