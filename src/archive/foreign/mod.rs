@@ -281,7 +281,7 @@ impl Restorer<'_> {
             Ok(()) => Ok(()),
         };
         // Directories get them with all else that they have: what is not among that is taken away.
-        let mut of_dirs: HashMap<&[u8], Vec<(Vec<u8>, Vec<u8>)>> = HashMap::new();
+        let mut of_dirs = HashMap::<&[u8], Vec<_>>::new();
         if !late.acls.is_empty() {
             let names = names::Names::read(self.placer.dirs());
             for (entry, attribute, text) in &late.acls {
