@@ -61,7 +61,7 @@ pub fn image(step: &WriteTable, size_bytes: u64) -> Result<Pieces> {
         (second_array * sector, array.clone()),
         (2 * sector, array),
         (sector, header(&g, 1, last, 2, crc, sector_len)),
-        (0, protective_mbr(g.sectors, sector_len)),
+        (0, protective_mbr(g.sectors, sector_len, step.bios_boots)),
     ])
 }
 
@@ -118,10 +118,11 @@ fn entry(part: &Partition, sector: u64) -> Result<[u8; ENTRY_BYTES]> {
 }
 
 /// One partition of type EE over the whole disk, or as much of it as an MBR can say.
-fn protective_mbr(sectors: u64, len: usize) -> Vec<u8> {
+fn protective_mbr(sectors: u64, len: usize, active: bool) -> Vec<u8> {
     let size = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
     let mut out = vec![0; len];
-    out[446..454].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff]);
+    let flag = if active { 0x80 } else { 0 };
+    out[446..454].copy_from_slice(&[flag, 0, 2, 0, 0xee, 0xff, 0xff, 0xff]);
     out[454..458].copy_from_slice(&1_u32.to_le_bytes());
     out[458..462].copy_from_slice(&size.to_le_bytes());
     out[510..512].copy_from_slice(&[0x55, 0xaa]);

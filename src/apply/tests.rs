@@ -68,6 +68,7 @@ fn gpt_table(sector: u32, sectors: u64) -> WriteTable {
             last_usable_lba: sectors - 34,
         },
         partitions,
+        bios_boots: false,
     }
 }
 
@@ -100,6 +101,29 @@ fn a_gpt_is_read_back_with_its_slots() {
             }
         }
     }
+}
+
+#[test]
+fn the_protective_mbr_is_active_where_a_bios_boots_from_it() {
+    for (bios_boots, flag) in [(true, 0x80), (false, 0)] {
+        let file = written(&WriteTable { bios_boots, ..gpt_table(512, 60_000) });
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert_eq!((bytes[446], bytes[450]), (flag, 0xee));
+    }
+    use crate::plan::{self, Step, testing::raid_node};
+    let active = |node: &crate::layout::Layout| {
+        let plan = plan::plan(node, node, &plan::Answers::default()).unwrap();
+        let tables = plan.steps.into_iter().filter_map(|step| match step {
+            Step::WriteTable(step) => Some(step.bios_boots),
+            _ => None,
+        });
+        tables.collect::<Vec<_>>()
+    };
+    let mut node = raid_node();
+    node.boot.grub_disk = vec![node.disk[1].id.clone()];
+    assert_eq!(active(&node), [false, true]);
+    node.boot.firmware = crate::layout::Firmware::Uefi;
+    assert_eq!(active(&node), [false, false]);
 }
 
 #[test]
@@ -144,6 +168,7 @@ fn mbr_table() -> WriteTable {
         sector_bytes: 512,
         table: Table::Mbr { signature: 0xdead_beef },
         partitions,
+        bios_boots: false,
     }
 }
 

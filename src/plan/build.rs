@@ -9,7 +9,7 @@ use super::step::{
     Step, Wipe, WriteTable,
 };
 use super::{IdentityChange, Problem, lvmtext, partition_name};
-use crate::layout::{BytesPath, Fs, Id, Layout, Lv, LvSegment, Md, Mount, Table, Vg};
+use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Lv, LvSegment, Md, Mount, Table, Vg};
 
 #[derive(Debug)]
 pub struct Built {
@@ -169,6 +169,8 @@ fn tables(layout: &Layout, todo: &mut Vec<Todo>) {
                 sector_bytes,
                 table,
                 partitions,
+                bios_boots: layout.boot.firmware == Firmware::Bios
+                    && layout.boot.grub_disk.contains(id),
             })),
         });
     }

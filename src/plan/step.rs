@@ -60,6 +60,9 @@ pub struct WriteTable {
     pub sector_bytes: u32,
     pub table: Table,
     pub partitions: Vec<Partition>,
+    /// A BIOS boots from it: some skip a disk where no partition of the protective MBR is active.
+    #[serde(default)]
+    pub bios_boots: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
