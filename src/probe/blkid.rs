@@ -1,6 +1,6 @@
 //! What is on a device, as libblkid sees it: `blkid -p` for contents, `wipefs` for all signatures.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::sys::run::Cmd;
 
@@ -64,8 +64,28 @@ pub fn unescape(value: &str) -> String {
 
 /// The types of all signatures on `device`, without those of its partitions. Empty: it is blank.
 pub fn signatures(device: &str) -> Result<Vec<String>> {
-    let text = Cmd::new("wipefs").args(["--json", "--no-act", device]).text()?;
-    parse_signatures(&text)
+    let output = Cmd::new("wipefs").args(["--json", "--no-act", device]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // Before util-linux 2.31 (RHEL 7) it knows no JSON.
+    if output.code() != Some(0) && said.contains("unrecognized option") {
+        let text = Cmd::new("wipefs").args(["--parsable", "--no-act", device]).text()?;
+        return Ok(parse_parsable(&text));
+    }
+    ensure!(output.code() == Some(0), "asking wipefs about {device}: {}", said.trim());
+    parse_signatures(&output.text())
+}
+
+/// Parses `wipefs --parsable --no-act DEVICE`: offset, UUID, label and, behind the last comma, type.
+pub fn parse_parsable(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| line.starts_with("0x"));
+    let kinds = lines.filter_map(|line| line.rsplit_once(','));
+    sorted(kinds.map(|(_, kind)| kind.to_owned()).collect())
+}
+
+fn sorted(mut kinds: Vec<String>) -> Vec<String> {
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
 }
 
 /// Parses `wipefs --json --no-act DEVICE`, which prints nothing for a blank device before
@@ -84,8 +104,5 @@ pub fn parse_signatures(text: &str) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let found: Found = serde_json::from_str(text).context("parsing the output of wipefs")?;
-    let mut kinds: Vec<String> = found.signatures.into_iter().map(|s| s.kind).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    Ok(kinds)
+    Ok(sorted(found.signatures.into_iter().map(|s| s.kind).collect()))
 }

@@ -114,6 +114,12 @@ fn blkid_and_wipefs_are_understood() {
     assert_eq!(signatures("debian12/wipefs.ubdb"), ["PMBR", "gpt"]);
     assert_eq!(signatures("debian12/wipefs.ubdd"), ["dos"]);
     assert!(blkid::parse_signatures("").unwrap().is_empty());
+    // util-linux 2.38; 2.23 has a line of headings above it.
+    let text = "# offset,uuid,label,type\n0x438,cbd0a88f-aa2b-4573-a212-f1c805258ec0,a,b,ext4\n";
+    assert_eq!(blkid::parse_parsable(text), ["ext4"]);
+    let text = "0x200,,,gpt\n0x27ffe00,,,gpt\n0x1fe,,,PMBR\n";
+    assert_eq!(blkid::parse_parsable(text), ["PMBR", "gpt"]);
+    assert!(blkid::parse_parsable("").is_empty());
     assert!(blkid::parse_signatures("{\n   \"signatures\": [\n\n   ]\n}\n").unwrap().is_empty());
 }
 
