@@ -120,14 +120,17 @@ fn patiently<T>(ui: &Ui, look: impl Fn() -> Result<T>) -> Result<T> {
     }
 }
 
+/// What brings up arrays and volumes. The rescue system's mdadm.conf forbids mdadm to assemble what it
+/// finds, so this one reads none.
+const ASSEMBLE: [(&str, &[&str]); 2] = [
+    ("mdadm", &["--assemble", "--scan", "--config=partitions", "--readonly", "--no-degraded"]),
+    ("lvm", &["vgchange", "--activate", "y"]),
+];
+
 /// The device of the filesystem, after assembling arrays and activating volumes if it is not there
 /// without.
 fn find(device: &TargetDevice, ui: &Ui) -> Result<PathBuf> {
-    let assemble = [
-        ("mdadm", &["--assemble", "--scan", "--readonly", "--no-degraded"][..]),
-        ("lvm", &["vgchange", "--activate", "y"][..]),
-    ];
-    for (program, args) in assemble {
+    for (program, args) in ASSEMBLE {
         if let Some(dev) = look(device)? {
             return Ok(dev);
         }
@@ -168,5 +171,18 @@ fn disks_of_dir(dir: &Path) -> Result<BTreeSet<String>> {
             Sysfs::default().disks_below(&kernel_name(&dev)?)
         }
         _ => Ok(BTreeSet::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mdadm_assembles_although_the_rescue_systems_configuration_forbids_it() {
+        let config = include_str!("../../rescue/etc/mdadm.conf");
+        assert!(config.contains("AUTO -all"));
+        let (_, args) = ASSEMBLE.iter().find(|(program, _)| *program == "mdadm").unwrap();
+        assert!(args.contains(&"--config=partitions"));
     }
 }
