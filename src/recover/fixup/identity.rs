@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::fstab::replace_words;
-use crate::layout::{Id, Layout, Subvolume};
+use crate::layout::{Id, Layout, Lv, Subvolume};
 use crate::plan::Plan;
 
 use super::super::inside;
@@ -19,6 +19,8 @@ const FILES: &[&str] = &[
     "/etc/kernel/cmdline",
     "/etc/mdadm/mdadm.conf",
     "/etc/mdadm.conf",
+    "/etc/lvm/lvm.conf",
+    "/etc/lvm/lvmlocal.conf",
     "/etc/initramfs-tools/conf.d/*",
     "/boot/grub/grub.cfg",
     "/boot/grub2/grub.cfg",
@@ -57,6 +59,7 @@ pub fn changes(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
     let ids = recorded.disk.iter().map(|d| &d.id).chain(recorded.partition.iter().map(|p| &p.id));
     changes.extend(ids.filter_map(|id| renamed(recorded, &plan.layout, id)));
     changes.extend(subvolume_numbers(recorded));
+    changes.extend(volumes_by_uuid(plan, recorded));
     changes.retain(|(old, new)| old != new);
     changes
 }
@@ -72,6 +75,21 @@ fn subvolume_numbers(recorded: &Layout) -> Vec<(String, String)> {
         (format!("subvolid={}", s.id), format!("subvol=/{}", s.path.as_path().display()))
     };
     subvolumes.iter().filter(meant_once).map(named).collect()
+}
+
+/// udev's links by the UUIDs of a volume and its group, which Ubuntu's installer writes into fstab:
+/// a volume that is made anew has others, and is known by its name.
+fn volumes_by_uuid(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
+    let bare = |uuid: &str| uuid.replace('-', "");
+    let is_new = |lv: &&Lv| {
+        plan.identity_changes().iter().any(|change| change.old == lv.uuid && change.new.is_empty())
+    };
+    let link = |lv: &Lv| {
+        let vg = recorded.vg.iter().find(|vg| vg.id == lv.vg)?;
+        let old = format!("/dev/disk/by-id/dm-uuid-LVM-{}{}", bare(&vg.uuid), bare(&lv.uuid));
+        Some((old, format!("/dev/{}/{}", vg.name, lv.name)))
+    };
+    recorded.lv.iter().filter(is_new).filter_map(link).collect()
 }
 
 fn renamed(recorded: &Layout, planned: &Layout, id: &Id) -> Option<(String, String)> {
@@ -162,12 +180,28 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_that_is_made_anew_is_mounted_by_its_name_and_no_more_by_its_uuid() {
+        use crate::plan::{self, testing::raid_node};
+        let mut node = raid_node();
+        node.vg[0].uuid = "6nZbqX-Jm5T-SiLE-3Bto-2gSf-mXEm-f0bTuq".into();
+        node.lv[0].uuid = "Ho0Wpp-WRTd-XE2p-2oeQ-4Ykk-3LfR-tVPkdM".into();
+        let plan = plan::plan(&node, &node, &plan::Answers::default()).unwrap();
+        let text = "/dev/disk/by-id/dm-uuid-LVM-6nZbqXJm5TSiLE3Bto2gSfmXEmf0bTuqHo0WppWRTdXE2p2oeQ4Ykk3LfRtVPkdM / ext4 defaults 0 1\n";
+        let new = replace_words(text, &changes(&plan, &node));
+        assert_eq!(new.as_deref(), Some("/dev/vg0/root / ext4 defaults 0 1\n"));
+    }
+
+    #[test]
     fn only_files_that_name_a_change_are_rewritten_and_the_original_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         std::fs::create_dir_all(root.join("etc/initramfs-tools/conf.d")).unwrap();
         std::fs::write(root.join("etc/fstab"), "/dev/sda1 / ext4\n").unwrap();
         std::fs::write(root.join("etc/crypttab"), "# none\n").unwrap();
+        std::fs::create_dir(root.join("etc/lvm")).unwrap();
+        let filter =
+            "\t# filter = [ \"a|/dev/sda1|\" ]\n\tfilter = [ \"a|^/dev/sda2$|\", \"r|.*|\" ]\n";
+        std::fs::write(root.join("etc/lvm/lvm.conf"), filter).unwrap();
         let resume = root.join("etc/initramfs-tools/conf.d/resume");
         std::fs::write(&resume, "RESUME=/dev/sda2\n").unwrap();
         let changes = [("/dev/sda1", "/dev/vda1"), ("/dev/sda2", "/dev/vda2")]
@@ -175,12 +209,14 @@ mod tests {
         let rewritten = rewrite(root, &changes).unwrap();
         assert_eq!(
             rewritten,
-            [Path::new("/etc/fstab"), Path::new("/etc/initramfs-tools/conf.d/resume")]
+            ["/etc/fstab", "/etc/lvm/lvm.conf", "/etc/initramfs-tools/conf.d/resume"]
+                .map(Path::new)
         );
         assert!(in_initramfs(&rewritten));
         assert!(!in_initramfs(&[PathBuf::from("/boot/grub/grub.cfg")]));
         let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
         assert_eq!(read("etc/fstab"), "/dev/vda1 / ext4\n");
+        assert_eq!(read("etc/lvm/lvm.conf"), filter.replace("sda2", "vda2"));
         assert_eq!(read("etc/fstab.rr-orig"), "/dev/sda1 / ext4\n");
         assert!(rewrite(root, &changes).unwrap().is_empty());
         assert_eq!(read("etc/fstab.rr-orig"), "/dev/sda1 / ext4\n");
