@@ -4,10 +4,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Machine, describe};
-use crate::layout::{Disk, Firmware, Id, Layout, Luks, Lv, Unprotected};
+use crate::layout::{Disk, Firmware, Id, Layout, Luks, Lv, Mount, Table, Unprotected};
 
 /// The partition type of an EFI system partition, on GPT and on MBR.
 const ESP_TYPES: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
+
+/// The partition type of a BIOS boot partition, which holds the rest of GRUB on GPT.
+const BIOS_BOOT_TYPE: &str = "21686148-6449-6e6f-744e-656564454649";
+
+/// How much room before the first partition of an MBR GRUB needs at least: 63 sectors.
+const MBR_GAP_BYTES: u64 = 63 * 512;
 
 /// What LVM volumes can be made again, besides arrays.
 const LV_KINDS: [&str; 7] =
@@ -72,6 +78,7 @@ fn complete_boot(layout: &mut Layout, has_grub: &dyn Fn(&Disk) -> bool) {
         layout.disk.iter().filter(|d| !d.unused).map(|d| d.id.clone()).collect();
     if layout.boot.firmware == Firmware::Bios {
         let disks = layout.disk.iter().filter(|d| !d.unused && has_grub(d));
+        let disks = disks.filter(|d| may_boot(layout, d));
         layout.boot.grub_disk = disks.map(|d| d.id.clone()).collect();
     }
     let mounted_as_esp = |fs: &Id| {
@@ -94,6 +101,24 @@ fn complete_boot(layout: &mut Layout, has_grub: &dyn Fn(&Disk) -> bool) {
     let entries = entries.cloned().collect();
     layout.boot.efi_entry = entries;
     layout.boot.esp = esp;
+}
+
+/// Whether GRUB's code in the first sector can be of use: there is room for the rest of it, or what it
+/// would boot is on the disk. A data disk keeps that of a system which it once held.
+fn may_boot(layout: &Layout, disk: &Disk) -> bool {
+    let mut parts = layout.partition.iter().filter(|p| p.disk == disk.id);
+    let has_room = match &disk.table {
+        Some(Table::Gpt { .. }) => parts.any(|p| p.type_code == BIOS_BOOT_TYPE),
+        Some(Table::Mbr { .. }) => parts.all(|p| p.start_bytes >= MBR_GAP_BYTES),
+        None => false,
+    };
+    let boots = |mount: &&Mount| ["/", "/boot"].map(Path::new).contains(&mount.path.as_path());
+    has_room
+        || layout
+            .mount
+            .iter()
+            .filter(boots)
+            .any(|mount| layout.disks_below(&mount.fs).contains(&disk.id))
 }
 
 /// Mounted filesystems on something that could not be read: firmware RAID, a damaged group.
@@ -277,6 +302,28 @@ mod tests {
         let (_, notes) = finish(&mut layout);
         assert!(notes.iter().any(|n| n.starts_with(&device) && n.contains("vdo")), "{notes:#?}");
         assert!(notes.iter().any(|n| n.starts_with(&mount)), "{notes:#?}");
+    }
+
+    #[test]
+    fn old_boot_code_on_a_data_disk_is_no_boot_loader() {
+        let grub = |layout: &Layout| {
+            let mut layout = layout.clone();
+            complete(&mut layout, &Machine::default(), Vec::new(), &|_| true);
+            layout.boot.grub_disk.iter().map(|id| id.0.clone()).collect::<Vec<_>>()
+        };
+        let mut layout = node();
+        assert_eq!(grub(&layout), ["disk:ubdb", "disk:ubdc", "disk:ubdd"]);
+        // Without room for the rest of GRUB: on GPT, and on an MBR.
+        let ubdc = Id::disk("ubdc");
+        layout.partition.retain(|p| p.disk != ubdc || p.type_code != BIOS_BOOT_TYPE);
+        assert_eq!(grub(&layout), ["disk:ubdb", "disk:ubdd"]);
+        layout.partition.iter_mut().filter(|p| p.name == "ubdd1").for_each(|p| p.start_bytes = 512);
+        assert_eq!(grub(&layout), ["disk:ubdb"]);
+        // With what GRUB would boot on it.
+        let below = |mount: &Mount| layout.disks_below(&mount.fs).contains(&ubdc);
+        let at = layout.mount.iter().position(below).unwrap();
+        layout.mount[at].path = "/boot".into();
+        assert!(grub(&layout).contains(&ubdc.0));
     }
 
     #[test]

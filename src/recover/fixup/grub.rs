@@ -9,6 +9,7 @@ use super::super::chroot::Chroot;
 use super::super::inside;
 use crate::probe::boot::has_grub;
 use crate::sys::run::Cmd;
+use crate::ui::Ui;
 
 /// `grub-install` writes some megabytes and asks every device for its map; more is a hang.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -38,6 +39,28 @@ pub fn install(chroot: &Chroot, root: &Path, disk: &str, as_recorded: bool) -> R
     Ok(())
 }
 
+/// Installs on the disks that the machine starts from, and then on the others: what a data disk has in
+/// its first sector may be that of a system which it once held.
+pub fn install_all(
+    needed: &[&str],
+    all: &[&str],
+    install: impl Fn(&str) -> Result<()>,
+    changed: &mut Vec<String>,
+    ui: &Ui,
+) -> Result<()> {
+    let others = all.iter().filter(|disk| !needed.contains(disk));
+    for disk in needed.iter().chain(others) {
+        match install(disk) {
+            Ok(()) => changed.push(format!("GRUB is on /dev/{disk}")),
+            Err(error) if !needed.contains(disk) => ui.warn(format!(
+                "/dev/{disk}, which holds neither /boot nor /, had GRUB, and gets none: {error:#}"
+            )),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Writes the images of the restored tree to the disk. False where that could not be done.
 fn set_up(chroot: &Chroot, root: &Path, disk: &str) -> bool {
     let complete = |dir: &&&str| {
@@ -57,4 +80,22 @@ fn set_up(chroot: &Chroot, root: &Path, disk: &str) -> bool {
         log::info!("writing the recorded GRUB images to {disk}: {error:#}");
     }
     done.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_disk_without_room_for_grub_does_not_end_a_recovery() {
+        let install = |disk: &str| match disk {
+            "sdc" => bail!("no room"),
+            _ => Ok(()),
+        };
+        let (mut changed, ui) = (Vec::new(), Ui::detect(true));
+        install_all(&["sda", "sdb"], &["sdc", "sda", "sdb"], install, &mut changed, &ui).unwrap();
+        assert_eq!(changed, ["GRUB is on /dev/sda", "GRUB is on /dev/sdb"]);
+        assert!(ui.warnings()[0].starts_with("/dev/sdc, which holds"), "{:?}", ui.warnings());
+        assert!(install_all(&["sdc"], &["sdc", "sda"], install, &mut changed, &ui).is_err());
+    }
 }

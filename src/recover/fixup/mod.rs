@@ -5,6 +5,7 @@
 //! * [`initramfs`] rebuilt where it can't reach the disks
 //! * [`grub`] BIOS: boot sectors    [`efi`] UEFI: firmware entries, the fallback loader
 //! * [`crypttab`] key files open their volumes again
+//! * [`nics`] network cards that are gone
 //! * [`fstab`], [`menu`] reading the restored system's own files
 
 pub mod crypttab;
@@ -14,6 +15,7 @@ pub mod grub;
 pub mod identity;
 pub mod initramfs;
 pub mod menu;
+pub mod nics;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -69,6 +71,16 @@ impl Tree<'_> {
         if boot.is_empty() { self.root_disks() } else { boot }
     }
 
+    /// Those of [`Tree::grub_disks`] without which the machine does not start: they hold a part of /boot
+    /// or of /. Where none does, all.
+    pub fn start_disks(&self) -> Vec<&str> {
+        let mut own = self.disks_of("/boot");
+        own.extend(self.root_disks());
+        let disks = self.grub_disks();
+        let needed: Vec<&str> = disks.iter().copied().filter(|disk| own.contains(disk)).collect();
+        if needed.is_empty() { disks } else { needed }
+    }
+
     /// The disks that must be reached before `/` can be mounted.
     fn root_disks(&self) -> Vec<&str> {
         self.disks_of("/")
@@ -107,6 +119,9 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     chroot.close()?;
     if tree.recorded.boot.firmware == Firmware::Uefi {
         fix_efi(tree, &mut changed, ui)?;
+    }
+    if let Some(gone) = nics::told(tree.root, &tree.recorded.net, &nics::here()) {
+        ui.warn(gone);
     }
     for line in &changed {
         ui.info(line);
@@ -236,13 +251,12 @@ fn install_grub(
     let as_recorded = tree.plan.identity_changes().is_empty()
         && tree.plan.disks.iter().any(|d| tree.recorded.boot.grub_disk.contains(&d.old.id))
         && (disks.len() == 1 || tree.root_disks().len() > 1);
-    for disk in disks {
+    let install = |disk: &str| {
         ui.step(&format!("Installing GRUB on /dev/{disk}"), || {
             grub::install(chroot, tree.root, &format!("/dev/{disk}"), as_recorded)
-        })?;
-        changed.push(format!("GRUB is on /dev/{disk}"));
-    }
-    Ok(())
+        })
+    };
+    grub::install_all(&tree.start_disks(), &disks, install, changed, ui)
 }
 
 fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
