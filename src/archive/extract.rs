@@ -38,6 +38,10 @@ pub struct ExtractOptions {
     pub root: PathBuf,
     /// Files and directories as the node names them; none: all.
     pub paths: Vec<PathBuf>,
+    /// What is below these stays out, the directories themselves do not...
+    pub without: Vec<PathBuf>,
+    /// ... but what is at and below these, further down, comes.
+    pub but: Vec<PathBuf>,
     /// 0: as many as there are cores.
     pub threads: usize,
 }

@@ -1,7 +1,7 @@
 //! Which entries and chunks an extraction wants.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -23,6 +23,9 @@ pub enum Pick {
 #[derive(Debug, Default)]
 pub struct Chosen {
     paths: Vec<Vec<u8>>,
+    /// What is below `without` stays out, but for what is at and below a longer one of `but`.
+    without: Vec<Vec<u8>>,
+    but: Vec<Vec<u8>>,
     /// Directories above the paths that are not there yet: they get what they had, too.
     above: HashSet<Vec<u8>>,
     /// Files outside of the paths that have other names inside: those come instead.
@@ -33,11 +36,16 @@ pub struct Chosen {
 
 impl Pick {
     pub fn new(index: &Index, store: &dyn Store, options: &ExtractOptions) -> Result<Pick> {
-        if options.paths.is_empty() {
+        if options.paths.is_empty() && options.without.is_empty() {
             return Ok(Pick::All);
         }
+        let relative = |paths: &[PathBuf]| paths.iter().map(|path| relative(path)).collect();
+        let all = [PathBuf::from("/")];
+        let paths = if options.paths.is_empty() { &all[..] } else { &options.paths };
         let mut some = Chosen {
-            paths: options.paths.iter().map(|path| relative(path)).collect(),
+            paths: relative(paths),
+            without: relative(&options.without),
+            but: relative(&options.but),
             chunks: vec![false; index.chunks.len()],
             ..Chosen::default()
         };
@@ -103,7 +111,15 @@ impl Pick {
 
 impl Chosen {
     fn selects(&self, path: &[u8]) -> bool {
-        self.paths.iter().any(|wanted| is_at_or_below(path, wanted))
+        self.paths.iter().any(|wanted| is_at_or_below(path, wanted)) && !self.leaves_out(path)
+    }
+
+    fn leaves_out(&self, path: &[u8]) -> bool {
+        let above = |dirs: &[Vec<u8>]| {
+            dirs.iter().filter(|dir| is_at_or_below(path, dir)).map(Vec::len).max()
+        };
+        above(&self.without).is_some_and(|len| len < path.len())
+            && above(&self.without) > above(&self.but)
     }
 
     fn take(&mut self, number: usize, row: &Row, found: &mut [bool]) {
@@ -115,6 +131,7 @@ impl Chosen {
                 selected = true;
             }
         }
+        selected &= !self.leaves_out(path);
         if selected || self.above.contains(path) {
             self.want(number, row.slices);
         }

@@ -171,6 +171,7 @@ pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> 
             root: args.to,
             paths: args.paths,
             threads: session.config.backup.threads,
+            ..archive::ExtractOptions::default()
         };
         archive::extract(&manifest, &*store, &options, session.ui)?
     };

@@ -62,6 +62,7 @@ fn directories_above_what_is_restored_stay_as_they_are() {
         root: to.path().to_owned(),
         paths: PATHS.map(PathBuf::from).to_vec(),
         threads: 3,
+        ..ExtractOptions::default()
     };
     let extracted = archive::extract(&manifest, target.store.as_ref(), &restore, &ui()).unwrap();
     assert_eq!(extracted.warnings, Vec::<String>::new());

@@ -129,6 +129,7 @@ impl Target {
             root: to.path().to_owned(),
             paths: paths.iter().map(PathBuf::from).collect(),
             threads: 3,
+            ..ExtractOptions::default()
         };
         let extracted = archive::extract(manifest, self.store.as_ref(), &options, &ui()).unwrap();
         (to, extracted)

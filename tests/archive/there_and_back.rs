@@ -177,10 +177,29 @@ fn some_paths_come_back_alone() {
     let options = ExtractOptions {
         root: to.path().to_owned(),
         paths: vec!["/contents/no".into()],
-        threads: 0,
+        ..ExtractOptions::default()
     };
     let said = archive::extract(&manifest, target.store.as_ref(), &options, &ui()).unwrap_err();
     assert!(said.to_string().contains("/contents/no"), "{said}");
+    // All but what is below a directory, though with what is deeper below that.
+    let to = tempfile::tempdir().unwrap();
+    let options = ExtractOptions {
+        root: to.path().to_owned(),
+        without: vec!["/contents".into()],
+        but: vec!["/".into(), "/contents/sub".into()],
+        ..ExtractOptions::default()
+    };
+    archive::extract(&manifest, target.store.as_ref(), &options, &ui()).unwrap();
+    let read = |root: &Path, dir: &str| {
+        let names = std::fs::read_dir(root.join(dir)).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(read(to.path(), "contents"), ["sub"]);
+    for dir in ["", "contents/sub", "names"] {
+        assert_eq!(read(to.path(), dir), read(nasty(), dir), "{dir:?}");
+    }
 }
 
 #[test]
