@@ -283,6 +283,12 @@ pub struct RecoverArgs {
     /// Do not read the whole backup before disks are touched
     #[arg(long)]
     pub no_verify: bool,
+    /// Go on where the firmware is in the other mode (BIOS, UEFI) than the node's
+    ///
+    /// With --auto it is an error without this, for the machine would not start. The
+    /// mode is switched in the firmware's setup, before or afterwards.
+    #[arg(long)]
+    pub other_firmware: bool,
 }
 
 #[derive(Debug, Args)]

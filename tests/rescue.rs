@@ -18,6 +18,7 @@ fn info() -> RescueInfo {
         target_options: rr::config::TargetOptions::default(),
         read_login: Default::default(),
         target_device: None,
+        product_uuid: None,
     }
 }
 

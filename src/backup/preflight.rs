@@ -294,6 +294,7 @@ impl Job<'_> {
                 .as_ref()
                 .filter(on_local_disk)
                 .and_then(|place| place.target_device.clone()),
+            product_uuid: crate::probe::node::product_uuid(),
         })
     }
 

@@ -26,6 +26,7 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
         map: args.disks.map,
         erase: args.disks.erase,
         grow: args.disks.grow,
+        other_firmware: args.other_firmware,
         generation: args.generation,
         target: session.global.target.clone(),
         node: session.global.node.clone(),

@@ -48,6 +48,8 @@ pub struct Options {
     pub erase: Vec<String>,
     /// `rr.grow`: larger disks are used in full.
     pub grow: bool,
+    /// `rr.other-firmware`: also where the firmware is in the other mode than the node's.
+    pub other_firmware: bool,
     /// `rr.target=URL`: another one than the image was made for.
     pub target: Option<String>,
     pub network: Network,
@@ -71,6 +73,7 @@ pub fn parse(text: &str) -> Options {
             ("rr.map", map) if map.contains('=') => options.map.push(map.to_owned()),
             ("rr.erase", serial) if !serial.is_empty() => options.erase.push(serial.to_owned()),
             ("rr.grow", "") => options.grow = true,
+            ("rr.other-firmware", "") => options.other_firmware = true,
             ("rr.target", url) if !url.is_empty() => options.target = Some(url.to_owned()),
             ("rr.net", "node") => options.network = Network::Node,
             ("rr.net", "dhcp") | ("ip", "dhcp" | "on" | "any") => options.network = Network::Dhcp,
@@ -159,12 +162,12 @@ mod tests {
         let options = parse(
             "BOOT_IMAGE=/rr/kernel rr.recover=auto console=ttyS0 rr.map=sda=vdb rr.map=sdb=vdc \
              rr.erase=\"S 1\" rr.gen=20261121T020000Z rr.net=dhcp rr.debug rr.verdict=/dev/x rr.grow \
-             rr.target=nfs://s/x rr.wrong=1\n",
+             rr.other-firmware rr.target=nfs://s/x rr.wrong=1\n",
         );
         assert_eq!(options.mode, Mode::Auto);
         assert_eq!(options.map, ["sda=vdb", "sdb=vdc"]);
         assert_eq!(options.erase, ["S 1"]);
-        assert!(options.grow);
+        assert!(options.grow && options.other_firmware);
         assert_eq!(options.generation.as_deref(), Some("20261121T020000Z"));
         assert_eq!(options.network, Network::Dhcp);
         assert_eq!(options.target.as_deref(), Some("nfs://s/x"));

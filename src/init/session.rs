@@ -357,6 +357,9 @@ fn recover_command(options: &Options) -> Cmd {
     if options.grow {
         command = command.arg("--grow");
     }
+    if options.other_firmware {
+        command = command.arg("--other-firmware");
+    }
     command
 }
 
@@ -438,11 +441,10 @@ mod tests {
 
     #[test]
     fn a_recovery_is_started_as_an_admin_would_type_it() {
-        let text =
-            "rr.recover=auto rr.map=sda=vdb rr.erase=S1 rr.gen=G rr.grow rr.target=nfs://s/x";
+        let text = "rr.recover=auto rr.map=sda=vdb rr.erase=S1 rr.gen=G rr.grow rr.other-firmware rr.target=nfs://s/x";
         assert_eq!(
             recover_command(&cmdline::parse(text)).to_shell(),
-            "/usr/bin/rr --target nfs://s/x recover --auto --gen G --map sda=vdb --erase S1 --grow"
+            "/usr/bin/rr --target nfs://s/x recover --auto --gen G --map sda=vdb --erase S1 --grow --other-firmware"
         );
         assert_eq!(
             recover_command(&cmdline::parse("rr.recover=ask")).to_shell(),

@@ -18,7 +18,10 @@ pub fn check(
     let content = Content::of(recorded, present);
     for DiskMatch { old, new, holds, .. } in disks {
         let named = answers.erase.iter().any(|name| is_called(new, name));
-        let own = is_recorded(recorded, present, new) || content.is_own(new);
+        let own = is_recorded(recorded, present, new);
+        let looks_own = content.is_own(new);
+        let doubt = answers.doubt(new);
+        let own = own || (looks_own && doubt.is_none());
         let mapped = answers.map.iter().any(|(_, name)| is_called(new, name));
         let alone = was_left_alone(recorded, new) && !mapped;
         if named || own || (is_blank(present, new) && !alone) {
@@ -30,14 +33,25 @@ pub fn check(
         } else {
             format!("--erase {serial}")
         };
-        let but = if holds.is_empty() {
-            "was in the node when it was backed up, not in use by anything that rr knows".to_owned()
-        } else {
-            format!("holds data that is not this node's: {}", holds.join(", "))
+        let mut hint = format!("if it may be erased, say so: {switch}");
+        let but = match doubt {
+            Some(why) if looks_own => {
+                hint += ". After a new mainboard that is right. A clone of the node looks the same: of \
+                         its disks, none may be erased";
+                format!(
+                    "holds data that only looks like this node's, for {why}: {}",
+                    holds.join(", ")
+                )
+            }
+            _ if holds.is_empty() => {
+                "was in the node when it was backed up, not in use by anything that rr knows"
+                    .to_owned()
+            }
+            _ => format!("holds data that is not this node's: {}", holds.join(", ")),
         };
         problems.push(Problem::new(
             format!("{} ({}) would take the place of {}, but {but}", new.name, name(new), old.name),
-            format!("if it may be erased, say so: {switch}"),
+            hint,
         ));
     }
     check_spans(present, disks, problems);
@@ -95,7 +109,15 @@ fn meaningful(text: Option<&str>) -> Option<&str> {
     let mut chars = text.chars().filter(|c| c.is_alphanumeric());
     let first = chars.next()?;
     let one_letter = chars.all(|c| c == first);
-    (!one_letter && !FILLERS.contains(&text.to_ascii_lowercase().as_str())).then_some(text)
+    let filler = FILLERS.contains(&text.to_ascii_lowercase().as_str()) || is_qemus(text);
+    (!one_letter && !filler).then_some(text)
+}
+
+/// QEMU's own number for a disk that was given none, which the disk in this place has in every virtual
+/// machine: `drive-scsi0-0-0-0` as Proxmox and libvirt name it, `QM00001` on IDE and SATA.
+fn is_qemus(serial: &str) -> bool {
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    serial.starts_with("drive-") || serial.strip_prefix("QM").is_some_and(digits)
 }
 
 pub fn is_blank(present: &Layout, disk: &Disk) -> bool {
@@ -337,4 +359,43 @@ fn check_copies(
 
 fn disk_name(layout: &Layout, id: &Id) -> String {
     layout.disk.iter().find(|d| d.id == *id).map_or_else(|| id.0.clone(), |d| d.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{blank, raid_node};
+    use super::super::{KeptDisk, plan};
+    use super::*;
+
+    fn auto() -> Answers {
+        Answers { auto: true, ..Answers::default() }
+    }
+
+    #[test]
+    fn a_clone_of_the_node_is_not_erased_unasked() {
+        let recorded = raid_node();
+        // Its disks differ from the node's in their numbers alone.
+        let mut clone = raid_node();
+        clone.disk.iter_mut().for_each(|disk| disk.serial = Some(format!("OTHER-{}", disk.name)));
+        let own = plan(&recorded, &clone, &auto()).unwrap();
+        assert_eq!(own.erases().len(), 2);
+        let keep = vec![KeptDisk { name: "sdc".into(), why: "holds the backup".into() }];
+        let elsewhere = Some("the UUID of this machine is another".to_owned());
+        let other = Answers { elsewhere, keep, ..auto() };
+        let text = plan(&recorded, &clone, &other).unwrap_err().to_string();
+        assert!(text.contains("for the UUID of this machine is another: GPT"), "{text}");
+        assert!(text.contains("rr.erase=OTHER-sda") && text.contains("mainboard"), "{text}");
+        // Who is asked, what was named, what a run before this one made, blank disks, known numbers.
+        let begun = vec!["sda".into(), "sdb".into()];
+        let erase = vec!["OTHER-sda".into(), "OTHER-sdb".into()];
+        for answers in [
+            Answers { auto: false, ..other.clone() },
+            Answers { erase, ..other.clone() },
+            Answers { begun, ..other.clone() },
+        ] {
+            assert_eq!(plan(&recorded, &clone, &answers).unwrap().erases().len(), 2);
+        }
+        assert_eq!(plan(&recorded, &blank(&clone), &other).unwrap().erases().len(), 2);
+        assert_eq!(plan(&recorded, &recorded, &other).unwrap().erases().len(), 2);
+    }
 }

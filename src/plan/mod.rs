@@ -65,6 +65,12 @@ pub struct Answers {
     /// Larger disks are used in full.
     pub grow: bool,
     pub keep: Vec<KeptDisk>,
+    /// What shows that this is another machine than the node was. Data that looks like the node's may
+    /// be that of its clone then, which has all its UUIDs.
+    pub elsewhere: Option<String>,
+    /// The kernel's names of the disks that an earlier run was allowed to erase since this machine
+    /// started.
+    pub begun: Vec<String>,
 }
 
 /// A disk that is never erased: the boot medium, the disk that holds the backup.
@@ -73,6 +79,13 @@ pub struct KeptDisk {
     /// The kernel's name: `sdb`.
     pub name: String,
     pub why: String,
+}
+
+impl Answers {
+    /// Why a disk with data that looks like the node's may not be erased unasked.
+    fn doubt(&self, disk: &Disk) -> Option<&str> {
+        self.elsewhere.as_deref().filter(|_| self.auto && !self.begun.contains(&disk.name))
+    }
 }
 
 /// Something that comes back under another name than it had.

@@ -86,6 +86,7 @@ proptest! {
                 .map(|n| KeptDisk { name: name("vd", *n), why: "is the boot medium".into() })
                 .collect(),
             grow,
+            ..Answers::default()
         };
         let planned = plan(&recorded, &present, &answers);
         prop_assert_eq!(&planned, &plan(&recorded, &present, &answers), "planned again");

@@ -423,7 +423,9 @@ fn a_made_up_serial_number_is_no_identity() {
     let mut recorded = raid_node();
     let mut present = raid_node();
     gpt(&mut present.disk[0], 99);
-    for filler in ["(null)", "0000000000", "", "unknown"] {
+    for filler in
+        ["(null)", "0000000000", "", "unknown", "drive-scsi0", "drive-scsi0-0-0-0", "QM00001"]
+    {
         recorded.disk[0].serial = Some(filler.into());
         present.disk[0].serial = Some(filler.into());
         present.md.clear();

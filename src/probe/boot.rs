@@ -25,16 +25,20 @@ const ATTRIBUTES_BYTES: usize = 4;
 /// What firmware and kernel say; disks and filesystems are for the caller to fill in. All boot
 /// entries that point to a GPT partition are in it, in boot order.
 pub fn read() -> Boot {
-    let firmware = if Path::new(EFI).exists() { Firmware::Uefi } else { Firmware::Bios };
     let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     Boot {
-        firmware,
+        firmware: firmware(),
         secure_boot: secure_boot(),
         kernel_cmdline: cmdline.trim().to_owned(),
         grub_disk: Vec::new(),
         esp: Vec::new(),
         efi_entry: read_entries(),
     }
+}
+
+/// The mode in which this machine was started.
+pub fn firmware() -> Firmware {
+    if Path::new(EFI).exists() { Firmware::Uefi } else { Firmware::Bios }
 }
 
 /// Whether the firmware starts signed programs only.

@@ -1,7 +1,10 @@
 //! Which machine this is.
 
+use std::collections::BTreeSet;
 use std::fs::read_to_string;
 use std::path::Path;
+
+use uuid::Uuid;
 
 use crate::layout::Node;
 
@@ -24,6 +27,19 @@ pub fn read() -> Node {
         product: line("/sys/class/dmi/id/product_name"),
         recorded: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
     }
+}
+
+/// What the firmware says which machine this is.
+pub fn product_uuid() -> Option<Uuid> {
+    parse_uuid(&read_to_string("/sys/class/dmi/id/product_uuid").unwrap_or_default())
+}
+
+/// A machine's UUID. What boards without a number say is none.
+pub fn parse_uuid(text: &str) -> Option<Uuid> {
+    let uuid: Uuid = text.trim().parse().ok()?;
+    let few = uuid.as_bytes().iter().collect::<BTreeSet<_>>().len() < 5;
+    let sample = uuid.to_string().starts_with("03000200-0400-0500-0006");
+    (!few && !sample).then_some(uuid)
 }
 
 /// `PRETTY_NAME` of os-release(5), without its quotes.

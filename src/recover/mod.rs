@@ -11,9 +11,11 @@
 //! the same command can be given again over whatever was left half done.
 //!
 //! * [`target`] where the backup is, and the disks that it is on     [`fetch`] the generation
+//! * [`trees`] which files have a filesystem to go to
 //! * [`confirm`] the one question                                  [`login`] who reads the target
 //! * [`fixup`] what the restored tree needs to boot here             [`chroot`] running its programs
 //! * [`check`] does it boot?                                         [`report`] log and result
+//! * [`machine`] is it the one that was backed up?
 //! * [`devices`], [`sysfs`], [`mounts`], [`inside`] what is here: devices, stacks, mounts, files
 
 pub mod check;
@@ -24,11 +26,13 @@ pub mod fetch;
 pub mod fixup;
 pub mod inside;
 pub mod login;
+pub mod machine;
 pub mod mounts;
 pub mod report;
 mod run;
 pub mod sysfs;
 pub mod target;
+pub mod trees;
 
 use std::path::PathBuf;
 
@@ -76,6 +80,8 @@ pub struct Options {
     pub erase: Vec<String>,
     /// Larger disks are used in full.
     pub grow: bool,
+    /// Also where the firmware is not in the mode in which the node starts.
+    pub other_firmware: bool,
     /// Default: the newest.
     pub generation: Option<String>,
     /// Default: what the rescue image was made for, then what the configuration says.
@@ -97,6 +103,7 @@ impl Default for Options {
             map: Vec::new(),
             erase: Vec::new(),
             grow: false,
+            other_firmware: false,
             generation: None,
             target: None,
             node: None,

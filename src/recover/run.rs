@@ -11,7 +11,8 @@ use super::fixup::{self, Tree};
 use super::report::{self, DiskTaken, Report};
 use super::sysfs::{Sysfs, kernel_name};
 use super::target::Target;
-use super::{MEDIUM, Options, Outcome, Phase, check, confirm, login, mounts};
+use super::trees::Trees;
+use super::{MEDIUM, Options, Outcome, Phase, check, confirm, login, machine, mounts};
 use crate::archive::{self, ExtractOptions};
 use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout};
@@ -84,6 +85,7 @@ impl<'a> Run<'a> {
         verdict.say("fetched");
         let (plan, present) = ui.step("Planning", || self.plan(&backup))?;
         self.describe(&plan, &present);
+        self.check_firmware(&backup.layout)?;
         verdict.say("planned");
         if self.options.dry_run {
             return Ok(Outcome::Planned);
@@ -101,7 +103,7 @@ impl<'a> Run<'a> {
         }
         self.guard(&plan)?;
         if matches!(phase, Phase::All | Phase::Restore) {
-            ui.step("Restoring the files", || self.extract(&backup))?;
+            ui.step("Restoring the files", || self.extract(&backup, &plan))?;
             verdict.say("extracted");
         }
         if !matches!(phase, Phase::All | Phase::Finalize) {
@@ -165,13 +167,19 @@ impl<'a> Run<'a> {
     /// The plan, and the machine that it was made for.
     fn plan(&self, backup: &Backup) -> Result<(Plan, Layout)> {
         let present = probe::read(self.ui).context("looking at this machine")?;
-        let answers = Answers {
+        let mut answers = Answers {
             auto: self.options.auto,
             map: self.options.map.clone(),
             erase: self.options.erase.clone(),
             grow: self.options.grow,
             keep: self.kept()?,
+            ..Answers::default()
         };
+        if self.erases() {
+            let here = probe::node::product_uuid();
+            answers.elsewhere = machine::elsewhere(self.info, &self.node, here);
+            answers.begun = machine::begun(Path::new(machine::ERASED))?;
+        }
         let plan =
             plan::plan(&backup.layout, &present, &answers).map_err(|refusal| anyhow!(refusal))?;
         let mut programs = plan.tools();
@@ -180,6 +188,24 @@ impl<'a> Run<'a> {
         programs.retain(|program| efi || *program != "efibootmgr");
         tools::require(&programs)?;
         Ok((plan, present))
+    }
+
+    fn erases(&self) -> bool {
+        matches!(self.options.phase, Phase::All | Phase::Layout)
+    }
+
+    /// A machine in the other mode of its firmware would get all of the node and not start it.
+    fn check_firmware(&self, recorded: &Layout) -> Result<()> {
+        let other = machine::other_firmware(recorded.boot.firmware, probe::boot::firmware());
+        let Some(other) = other.filter(|_| self.erases()) else { return Ok(()) };
+        ensure!(
+            !self.options.auto || self.options.other_firmware,
+            "{other}; nothing was touched\nhint: switch it in the firmware's setup and start the \
+             rescue system again; or switch it afterwards: --other-firmware, or rr.other-firmware \
+             on the kernel command line"
+        );
+        self.ui.warn(format!("{other}: switch it in the firmware's setup"));
+        Ok(())
     }
 
     /// The disks that are never erased.
@@ -253,6 +279,7 @@ impl<'a> Run<'a> {
         if !self.options.auto {
             confirm::confirm(plan, self.ui)?;
         }
+        machine::begin(plan, Path::new(machine::ERASED))?;
         self.report.touched = true;
         self.ui.step("Rebuilding the disks", || {
             apply::apply(plan, &self.options.root, passphrase, self.ui)
@@ -283,11 +310,18 @@ impl<'a> Run<'a> {
     }
 
     /// Step 6.
-    fn extract(&mut self, backup: &Backup) -> Result<()> {
+    fn extract(&mut self, backup: &Backup, plan: &Plan) -> Result<()> {
+        let root = &self.options.root;
+        let trees = Trees::of(&backup.manifest.tree, &plan.layout, root)?;
+        if let Some(left) = trees.told(&backup.manifest.generation) {
+            self.ui.warn(left);
+        }
         let options = ExtractOptions {
-            root: self.options.root.clone(),
-            paths: Vec::new(),
+            root: root.clone(),
+            without: trees.left,
+            but: trees.come,
             threads: self.config.backup.threads,
+            ..ExtractOptions::default()
         };
         let extracted =
             archive::extract(&backup.manifest, backup.store.as_ref(), &options, self.ui)?;
@@ -336,7 +370,7 @@ impl<'a> Run<'a> {
         checks.push(check::check_init(tree.root));
         match tree.recorded.boot.firmware {
             Firmware::Bios => {
-                for disk in tree.grub_disks() {
+                for disk in tree.start_disks() {
                     checks.push(check::check_boot_sector(&format!("/dev/{disk}")));
                 }
             }

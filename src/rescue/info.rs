@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::config::{Login, TargetOptions};
 use crate::layout::BytesPath;
@@ -47,6 +48,9 @@ pub struct RescueInfo {
     pub read_login: Login,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_device: Option<TargetDevice>,
+    /// What the node's firmware says which machine it is; none where it says nothing of use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product_uuid: Option<Uuid>,
 }
 
 /// The filesystem that holds a `file://` target.
@@ -102,6 +106,7 @@ mod tests {
             rr: "0.1.0".into(),
             consoles: vec!["ttyS0,115200".into()],
             cmdline: String::new(),
+            product_uuid: Some(Uuid::from_u128(0x0123_4567_89ab_cdef)),
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rescue.toml");

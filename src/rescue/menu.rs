@@ -268,7 +268,7 @@ fn running_cmdline() -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub fn info() -> RescueInfo {
@@ -283,6 +283,7 @@ pub(super) mod tests {
             target_options: crate::config::TargetOptions::default(),
             read_login: Default::default(),
             target_device: None,
+            product_uuid: None,
         }
     }
 

@@ -439,6 +439,7 @@ pub(crate) mod tests {
             target_options: object::for_rescue(&url, options),
             read_login: options.read_login.clone(),
             target_device: None,
+            product_uuid: None,
         };
         assert!(!info.asks_login);
         let layout = layout();

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
+use uuid::Uuid;
+
 use crate::layout::Layout;
+use crate::probe::node::parse_uuid;
 
 /// Names of files: `01-52-54-00-12-34-56`, a UUID, a node's name. Lower case but for the last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,16 +46,10 @@ fn of_mac(mac: &str) -> Option<String> {
 }
 
 /// A UUID in both orders of bytes: firmware tells its first three fields in little-endian order, and
-/// boot loaders do not agree on whether to turn them. What boards without a number say is none.
+/// boot loaders do not agree on whether to turn them.
 fn of_uuid(text: &str) -> Vec<String> {
-    let Ok(uuid) = text.trim().parse::<uuid::Uuid>() else { return Vec::new() };
-    let bytes = uuid.as_bytes();
-    let few = bytes.iter().collect::<std::collections::BTreeSet<_>>().len() < 5;
-    let sample = uuid.to_string().starts_with("03000200-0400-0500-0006");
-    if few || sample {
-        return Vec::new();
-    }
-    vec![uuid.to_string(), uuid::Uuid::from_bytes_le(*bytes).to_string()]
+    let Some(uuid) = parse_uuid(text) else { return Vec::new() };
+    vec![uuid.to_string(), Uuid::from_bytes_le(*uuid.as_bytes()).to_string()]
 }
 
 #[cfg(test)]
