@@ -4,17 +4,24 @@
 //! `<number> <command in base64>`; the answer is the command's output as lines of base64 and then
 //! `END <number> <exit code>`. A guest that does not listen yet gets the request when it does.
 
+use std::io::ErrorKind::{TimedOut, WouldBlock};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+
+use super::pulse::Pulse;
+
+/// How often it is looked whether the machine still runs, while it is silent.
+const LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Agent {
     stream: BufReader<UnixStream>,
     number: u32,
+    pulse: Pulse,
 }
 
 /// What a command in the guest left: standard output and standard error in one.
@@ -31,19 +38,20 @@ impl Answer {
 }
 
 impl Agent {
-    pub fn connect(path: &Path) -> Result<Agent> {
+    /// `pulse` is that of the process behind the socket.
+    pub fn connect(path: &Path, pulse: Pulse) -> Result<Agent> {
         let stream = UnixStream::connect(path)
             .with_context(|| format!("connecting to {}", path.display()))?;
-        Ok(Agent { stream: BufReader::new(stream), number: 0 })
+        stream.set_read_timeout(Some(LOOK))?;
+        Ok(Agent { stream: BufReader::new(stream), number: 0, pulse })
     }
 
     /// Runs a shell command, whatever its exit code.
     pub fn run(&mut self, command: &str, timeout: Duration) -> Result<Answer> {
         self.number += 1;
         let line = format!("{} {}\n", self.number, base64(command.as_bytes()));
-        self.stream.get_ref().set_read_timeout(Some(timeout))?;
         self.stream.get_mut().write_all(line.as_bytes())?;
-        self.answer().with_context(|| format!("running in the guest: {command}"))
+        self.answer(timeout).with_context(|| format!("running in the guest: {command}"))
     }
 
     /// The output of a shell command that must succeed.
@@ -55,13 +63,11 @@ impl Agent {
         Ok(answer.text())
     }
 
-    fn answer(&mut self) -> Result<Answer> {
+    fn answer(&mut self, timeout: Duration) -> Result<Answer> {
+        let deadline = Instant::now() + timeout;
         let mut output = Vec::new();
         loop {
-            let mut line = String::new();
-            if self.stream.read_line(&mut line).context("waiting for the answer")? == 0 {
-                bail!("the guest is gone");
-            }
+            let line = self.line(deadline)?;
             let mut words = line.split_whitespace();
             match (words.next(), words.next(), words.next()) {
                 // An older number is the late answer to a request that was given up.
@@ -73,6 +79,25 @@ impl Agent {
                 }
                 (Some(data), None, None) => output.extend(unbase64(data)?),
                 _ => bail!("the guest said {line:?}"),
+            }
+        }
+    }
+
+    fn line(&mut self, deadline: Instant) -> Result<String> {
+        let began = Instant::now();
+        let mut line = Vec::new();
+        loop {
+            // What came before a timeout stays in `line`.
+            match self.stream.read_until(b'\n', &mut line) {
+                Ok(_) if line.ends_with(b"\n") => return Ok(String::from_utf8(line)?),
+                Ok(_) => bail!("the guest is gone"),
+                Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => {
+                    self.pulse.check()?;
+                    if Instant::now() > deadline {
+                        bail!("no answer within {} s", began.elapsed().as_secs());
+                    }
+                }
+                Err(error) => return Err(error).context("waiting for the answer"),
             }
         }
     }
@@ -140,7 +165,7 @@ mod tests {
             assert_eq!(lines.next().unwrap().unwrap(), format!("1 {}", base64(b"echo hi")));
             stream.write_all(b"b2xk\nEND 0 0\naGkK\nEND 1 3\n").unwrap();
         });
-        let mut agent = Agent::connect(&path).unwrap();
+        let mut agent = Agent::connect(&path, Pulse::of(std::process::id())).unwrap();
         let answer = agent.run("echo hi", Duration::from_secs(5)).unwrap();
         assert_eq!((answer.code, answer.text().as_str()), (3, "hi\n"));
         guest.join().unwrap();

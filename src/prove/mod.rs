@@ -5,6 +5,7 @@
 //! * [`vm`] a machine that runs: waiting, looking, typing, ending it
 //! * [`qmp`] the protocol that QEMU is told things with
 //! * [`agent`] running commands inside a guest that has the lab's agent
+//! * [`pulse`] telling a machine that stands still from one that is slow
 //!
 //! A verdict comes as ordered tokens, one a line, over the virtio-serial port `rr.verdict`; the
 //! console is only for people to read. Everything that the machine says is kept in files in its log
@@ -14,9 +15,11 @@
 
 pub mod agent;
 pub mod machine;
+pub mod pulse;
 pub mod qmp;
 pub mod vm;
 
 pub use agent::Agent;
 pub use machine::{Bus, DirectKernel, Disk, Machine, Segment};
+pub use pulse::StandsStill;
 pub use vm::Vm;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::agent::Agent;
+use super::pulse::Pulse;
 use super::qmp::Qmp;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -42,6 +43,7 @@ impl Sockets {
 #[derive(Debug)]
 pub struct Vm {
     child: Child,
+    pulse: Pulse,
     qmp: Qmp,
     sockets: Sockets,
     logs: PathBuf,
@@ -52,7 +54,8 @@ impl Vm {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Ok(qmp) = Qmp::connect(&sockets.qmp()) {
-                return Ok(Vm { child, qmp, sockets, logs: logs.to_owned() });
+                let pulse = Pulse::of(child.id());
+                return Ok(Vm { child, pulse, qmp, sockets, logs: logs.to_owned() });
             }
             let ended = child.try_wait()?;
             if ended.is_some() || Instant::now() > deadline {
@@ -107,6 +110,7 @@ impl Vm {
     pub fn wait_off(&mut self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         while self.child.try_wait()?.is_none() {
+            self.pulse.check().with_context(|| self.console_tail())?;
             if Instant::now() > deadline {
                 let seconds = timeout.as_secs();
                 bail!("the machine is still on after {seconds} s\n{}", self.console_tail());
@@ -118,7 +122,7 @@ impl Vm {
 
     /// The guest's command channel. There is one; a second connection gets no answers.
     pub fn agent(&self) -> Result<Agent> {
-        Agent::connect(&self.sockets.agent())
+        Agent::connect(&self.sockets.agent(), self.pulse.clone())
     }
 
     /// Takes a picture of the screen, as PNG.
@@ -182,6 +186,7 @@ impl Vm {
             if ended.is_some() {
                 bail!("the machine went off before {what}\n{}", self.console_tail());
             }
+            self.pulse.check().with_context(|| self.console_tail())?;
             if Instant::now() > deadline {
                 let seconds = timeout.as_secs();
                 bail!("no {what} within {seconds} s\n{}", self.console_tail());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rr::layout::Firmware;
-use rr::prove::{Agent, Disk, Machine, Vm};
+use rr::prove::{Agent, Disk, Machine, StandsStill, Vm};
 use rr::sys::run::Cmd;
 
 use crate::compare::{
@@ -55,7 +55,16 @@ impl Scenario {
         let name = self.name();
         let dir = lab::work_dir(&name)?;
         let mut phases = Phases::new(&name);
-        let result = self.play(&dir, &mut phases);
+        let mut result = self.play(&dir, &mut phases);
+        if let Err(error) = &result
+            && error.is::<StandsStill>()
+        {
+            phases.note(&format!("once more from the start, as {error:#}"));
+            let seen = lab::work_dir(&format!("{name}.stood-still"))?;
+            std::fs::rename(&dir, seen).context("keeping what it said")?;
+            lab::work_dir(&name)?;
+            result = self.play(&dir, &mut phases);
+        }
         phases.note(&format!(
             "{:6.1} s  in all; logs and pictures: {}",
             phases.total(),
