@@ -5,13 +5,16 @@
 //! end of what it said.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::secret::Secret;
 use super::tools;
@@ -21,6 +24,10 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /// How much of a failing program's output goes into the error.
 const ERROR_TAIL_BYTES: usize = 2048;
+
+/// How long after its end a program's output is waited for: something that it left running may hold
+/// it open.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A command that is not started yet.
 #[derive(Debug, Clone)]
@@ -155,32 +162,22 @@ impl Cmd {
         let started = Instant::now();
         let mut child = self.start(Stdio::piped(), Stdio::piped())?;
         let stdin = child.stdin.take();
-        let mut stdout = child.stdout.take().context("taking the standard output")?;
-        let mut stderr = child.stderr.take().context("taking the standard error")?;
+        let stdout = Reader::of(child.stdout.take().context("taking the standard output")?);
+        let stderr = Reader::of(child.stderr.take().context("taking the standard error")?);
         let secret = self.secret.as_ref().map(Secret::expose);
         let input = secret.or(self.stdin.as_deref());
-        let (status, out, err) = std::thread::scope(|scope| {
-            let feeding = scope.spawn(move || {
+        let status = std::thread::scope(|scope| {
+            scope.spawn(move || {
                 if let (Some(mut pipe), Some(bytes)) = (stdin, input) {
                     // A program that reads no further closes the pipe: its exit status tells.
                     let _ = pipe.write_all(bytes);
                 }
             });
-            let reading = scope.spawn(move || {
-                let mut bytes = Vec::new();
-                stdout.read_to_end(&mut bytes).map(|_| bytes)
-            });
-            let reading_errors = scope.spawn(move || {
-                let mut bytes = Vec::new();
-                stderr.read_to_end(&mut bytes).map(|_| bytes)
-            });
-            let status = wait(&mut child, self.timeout);
-            let _ = feeding.join();
-            let out = reading.join().map_err(|_| anyhow!("a reader of output panicked"));
-            let err = reading_errors.join().map_err(|_| anyhow!("a reader of errors panicked"));
-            (status, out, err)
+            wait(&mut child, self.timeout)
         });
-        let output = Output { status: self.explain(status)?, stdout: out??, stderr: err?? };
+        // Asked for before anything that the status says: after a timeout nobody writes any more.
+        let (stdout, stderr) = (stdout.finish(), stderr.finish());
+        let output = Output { status: self.explain(status)?, stdout: stdout?, stderr: stderr? };
         log::debug!("  {} after {:.1?}", output.status, started.elapsed());
         for line in self.said(&output.stderr).lines() {
             log::debug!("  | {line}");
@@ -251,7 +248,6 @@ impl Cmd {
     /// is gone. Once `code` tells what it ended with, it has `LINGER` to be gone, and is left behind
     /// after that. Gives the exit code; None where a signal ended it.
     pub fn attached_until(&self, code: impl Fn() -> Option<i32>) -> Result<Option<i32>> {
-        const LINGER: Duration = Duration::from_secs(5);
         log::debug!("$ {}", self.to_shell());
         let starting = || format!("starting {}", self.to_shell());
         let mut child = self.command()?.spawn().with_context(starting)?;
@@ -344,7 +340,63 @@ impl Cmd {
     }
 }
 
-/// None when the time ran out and the child was killed.
+/// Reads what a program writes, as it comes.
+struct Reader {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<std::io::Result<()>>,
+}
+
+impl Reader {
+    fn of(mut pipe: impl Read + Send + 'static) -> Reader {
+        let bytes = Arc::default();
+        let shared = Arc::clone(&bytes);
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64 << 10];
+            let result = loop {
+                match pipe.read(&mut buffer) {
+                    Ok(0) => break Ok(()),
+                    Ok(count) => locked(&shared).extend_from_slice(&buffer[..count]),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => break Err(error),
+                }
+            };
+            // Nobody listens when the program has left something running that has the pipe.
+            let _ = end.send(result);
+        });
+        Reader { bytes, ended }
+    }
+
+    /// All that the program wrote; it has ended. What it left running is not waited for.
+    fn finish(self) -> Result<Vec<u8>> {
+        match self.ended.recv_timeout(LINGER) {
+            Ok(result) => result.context("reading what a program says")?,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                log::warn!("a program has ended and left another one running that may still write");
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("a reader of output panicked"),
+        }
+        Ok(std::mem::take(&mut *locked(&self.bytes)))
+    }
+}
+
+fn locked(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills a process and all that it has started, as far as they have not been left to PID 1.
+fn kill_tree(pid: i32) {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children: Vec<i32> = tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|pids| pids.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    // First, or it would see its children die and go on.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    children.into_iter().for_each(kill_tree);
+}
+
+/// None when the time ran out and the child was killed, with what it had started.
 fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
     let Some(timeout) = timeout else {
         return Ok(Some(child.wait()?));
@@ -356,7 +408,7 @@ fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<Option<ExitStatu
             return Ok(Some(status));
         }
         if Instant::now() >= deadline {
-            child.kill()?;
+            kill_tree(child.id().cast_signed());
             child.wait()?;
             return Ok(None);
         }
@@ -417,6 +469,22 @@ mod tests {
                 && text.contains("it broke\n") | text.ends_with("it broke"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_a_program_has_started_ends_with_its_time() {
+        let started = Instant::now();
+        let second = Duration::from_secs(1);
+        // A shell that waits for another program, which has the pipes as well.
+        let slow = Cmd::new("sh").args(["-c", "sleep 471.1; true"]).timeout(second);
+        let error = slow.run().unwrap_err().to_string();
+        assert!(error.contains("did not end within 1 s"), "{error}");
+        // One that leaves something behind has ended all the same.
+        let leaves = Cmd::new("sh").args(["-c", "echo done; sleep 20 &"]).timeout(second);
+        assert_eq!(leaves.text().unwrap(), "done\n");
+        assert!(started.elapsed() < Duration::from_secs(400));
+        let left = Cmd::new("pgrep").args(["--exact", "--full", "sleep 471.1"]);
+        assert_eq!(left.output().unwrap().text(), "", "killed with its shell");
     }
 
     #[test]
