@@ -1,5 +1,4 @@
-//! The command line. Doc comments here are the help, the man pages and the completions, so keep
-//! lines within 80 columns. Types only; what a verb does is in [`crate::commands`].
+//! The command line. Doc comments here are the help, so keep lines within 80 columns. Types only; what a verb does is in [`crate::commands`].
 
 use std::path::PathBuf;
 
@@ -24,8 +23,8 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing on a disk was harmed (checklayout: the
-machine differs; verify: something does not verify); 2 usage or configuration;
-3 a recovery failed after disks were touched.";
+machine differs; verify: something does not verify; list --all: a node is late);
+2 usage or configuration; 3 a recovery failed after disks were touched.";
 
 #[derive(Debug, Args)]
 pub struct Global {
@@ -57,9 +56,18 @@ pub enum Verb {
     /// Only the archive
     Mkbackuponly(BackupArgs),
     /// Only the rescue image
-    Mkrescue(BackupArgs),
+    Mkrescue(MkrescueArgs),
     /// List the generations of this node at the target, or the files of one
+    ///
+    /// With --all the newest backup of every node there, to see at a glance which
+    /// nodes are late.
     List {
+        /// Every node at the target, with its newest generation of the whole machine
+        #[arg(long, conflicts_with = "generation")]
+        all: bool,
+        /// With --all: exit with 1 when a node's newest is older than this: 48h
+        #[arg(long, value_name = "TIME", requires = "all")]
+        older_than: Option<jiff::SignedDuration>,
         /// A generation as `rr list` names it, or `latest`: list its files
         #[arg(value_name = "GEN")]
         generation: Option<String>,
@@ -161,7 +169,24 @@ pub struct BackupArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct MkrescueArgs {
+    /// Make these media: iso, pxe, or both with a comma between
+    ///
+    /// In place of rescue.output in rr.toml.
+    #[arg(long, value_name = "MEDIA", value_delimiter = ',')]
+    pub output: Vec<Output>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct PruneArgs {
+    /// Delete just this generation, whatever the rules say (can be given again)
+    ///
+    /// For one that is damaged. The last one that is whole is never deleted.
+    #[arg(long, value_name = "GEN")]
+    pub drop: Vec<String>,
     /// Keep this many of the newest generations
     #[arg(long, value_name = "N")]
     pub keep_last: Option<usize>,

@@ -197,6 +197,46 @@ fn old_generations_go_by_themselves() {
 }
 
 #[test]
+fn a_tree_behind_a_link_is_found_and_a_link_is_refused() {
+    let (tree, target) = small_tree(1);
+    let tree = tree.path().canonicalize().unwrap();
+    std::fs::create_dir(tree.join("real")).unwrap();
+    std::fs::write(tree.join("real/file"), "x").unwrap();
+    std::os::unix::fs::symlink("real", tree.join("link")).unwrap();
+    std::os::unix::fs::symlink(&tree, target.path().join("way")).unwrap();
+    for path in [target.path().join("way/real"), tree.join("link/../real")] {
+        let report = run(target.path(), &include(&path)).unwrap();
+        assert_eq!((report.files, report.failed), (1, None), "{}", path.display());
+        assert_eq!(report.trees, [tree.join("real").to_str().unwrap()]);
+    }
+    let error = format!("{:#}", run(target.path(), &include(&tree.join("link"))).unwrap_err());
+    assert!(error.contains("is a symbolic link\nhint: --include"), "{error}");
+}
+
+#[test]
+fn each_set_of_trees_has_a_history_of_its_own() {
+    let (tree, target) = small_tree(1);
+    for name in ["a", "b"] {
+        std::fs::create_dir(tree.path().join(name)).unwrap();
+        std::fs::write(tree.path().join(name).join("file"), name).unwrap();
+    }
+    let mut config = config(target.path());
+    config.backup.keep_last = 1;
+    let back_up =
+        |name: &str| backup::backup(&config, &include(&tree.path().join(name)), &ui()).unwrap();
+    let first_of_a = back_up("a").generation.unwrap();
+    for _ in 0..2 {
+        let report = back_up("b");
+        assert!(!report.pruned.contains(&first_of_a), "{:?}", report.pruned);
+    }
+    // And it is built upon, though it is not the newest.
+    let report = back_up("a");
+    assert_eq!(report.pruned, [first_of_a.clone()]);
+    let manifest = catalog::manifest(&*open(target.path()), &report.generation.unwrap()).unwrap();
+    assert_eq!(manifest.parent, Some(first_of_a));
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let (target, tree) = small_tree(1);
     let options = Options { dry_run: true, ..include(tree.path()) };

@@ -87,3 +87,32 @@ fn what_config_init_prints_is_a_sound_configuration() {
     std::fs::write(&file, rr(&["config", "init"]).stdout).unwrap();
     assert!(rr(&["--config", file.to_str().unwrap(), "config", "check"]).status.success());
 }
+
+#[test]
+fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, target) = (dir.path().join("tree"), dir.path().join("target"));
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::create_dir_all(&target).unwrap();
+    std::fs::write(tree.join("file"), "x").unwrap();
+    let url = format!("file://{}", target.display());
+    let include = tree.to_str().unwrap();
+    for node in ["node001", "node002"] {
+        let made = rr(&["--target", &url, "--node", node, "mkbackuponly", "--include", include]);
+        assert_eq!(made.status.code(), Some(0), "{}", text(&made));
+    }
+    std::fs::create_dir(target.join("lost+found")).unwrap();
+    let all = rr(&["--target", &url, "list", "--all", "--older-than", "48h"]);
+    let said = text(&all);
+    // Files alone are no backup of a machine.
+    assert_eq!(all.status.code(), Some(1), "{said}");
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("no layout")).collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with("node001 ") && lines[1].starts_with("node002 "), "{said}");
+
+    let wrong = rr(&["--target", &url, "--node", "node1", "list"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    let said = text(&wrong);
+    assert!(said.contains("has no backup of node1"), "{said}");
+    assert!(said.contains("there are 2 nodes: node001, node002"), "{said}");
+}

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::index::Index;
 use crate::store::catalog::FileRecord;
+use crate::store::catalog::MENDED_BY;
 use crate::store::{Manifest, Store, StoreError};
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};
@@ -59,7 +60,7 @@ pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
         };
         wrong.truncate(NAMED);
         bail!(
-            "the generation {} at {} is not whole:\n  {}{more}\nhint: rr list shows other generations",
+            "the generation {} at {} is not whole:\n  {}{more}\n{MENDED_BY}",
             manifest.generation,
             store.url(),
             wrong.join("\n  ")

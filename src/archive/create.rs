@@ -88,7 +88,7 @@ pub fn create(
         ui.warn(warning);
     }
     let parent = parent.map(|manifest| manifest.generation.clone());
-    Ok(Created { files, packs, stats, warnings, parent })
+    Ok(Created { files, packs, stats, warnings, unread: made.unread, parent })
 }
 
 /// What the filesystems of the trees hold: about how much there is to do. Zero where a tree is only
@@ -116,6 +116,7 @@ struct Made {
     packs: Vec<(u32, FileRecord)>,
     stats: ArchiveStats,
     warnings: Vec<String>,
+    unread: Option<String>,
 }
 
 /// Numbers only the packs that are in use, and says which objects these are.
@@ -234,7 +235,8 @@ fn pipeline(
     }
     let packs = putter.finish()?;
     let (chunks, stats) = outcome?;
-    Ok(Made { chunks, packs, stats, warnings: warnings.into_vec() })
+    let unread = warnings.not_read();
+    Ok(Made { chunks, packs, stats, warnings: warnings.into_vec(), unread })
 }
 
 fn known_frames(index: &Index) -> HashMap<Id, Place> {

@@ -15,7 +15,7 @@ use super::index::Chunk;
 use super::pax::{self, padding};
 use super::previous::{Previous, Same, whole_run};
 use super::read::{self, Held, Item, Prepared};
-use super::run::{Slice, head_hash, not_archived};
+use super::run::{Slice, head_hash, warn_not_archived};
 use super::settled::Settled;
 use super::walk::Found;
 use super::warnings::Warnings;
@@ -139,7 +139,7 @@ impl<'a> Feed<'a> {
                     match read::open(&mut self.dirs, &entry.path) {
                         Ok(file) => open = Some(file),
                         Err(error) => {
-                            self.warnings.add(not_archived(&entry, &error));
+                            warn_not_archived(self.warnings, &entry, &error);
                             return true;
                         }
                     }
@@ -205,7 +205,7 @@ impl<'a> Feed<'a> {
                 true
             }
             Err(error) => {
-                self.warnings.add(not_archived(entry, &error));
+                warn_not_archived(self.warnings, entry, &error);
                 false
             }
         }
@@ -263,7 +263,7 @@ impl<'a> Feed<'a> {
         let (file, data) = match prepare(&mut item, &mut self.dirs, self.warnings) {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.warnings.add(not_archived(&item.entry, &error));
+                warn_not_archived(self.warnings, &item.entry, &error);
                 // The next of its names is the first one then.
                 self.links.retain(|_, first| first.path != item.entry.path);
                 return self.emit_run();

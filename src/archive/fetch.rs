@@ -9,6 +9,7 @@ use zstd::zstd_safe::{CParameter, DParameter};
 
 use super::index::{Frame, Index};
 use crate::store::Store;
+use crate::store::catalog::MENDED_BY;
 
 /// A hostile index must not make us reserve more for one chunk.
 const PLAIN_LIMIT_BYTES: u32 = 256 << 20;
@@ -84,7 +85,7 @@ impl Unpacker {
     pub fn open(&mut self, bytes: &[u8], frame: &Frame, pack: &str) -> Result<&[u8]> {
         let damaged = |what: &str| {
             anyhow!(
-                "{pack} is damaged: the frame at byte {} {what}\nhint: rr list shows other generations; rr verify reads one in full",
+                "{pack} is damaged: the frame at byte {} {what}\n{MENDED_BY}",
                 frame.place.offset
             )
         };

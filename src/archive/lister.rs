@@ -42,7 +42,10 @@ impl<'a> Lister<'a> {
             Err(error) => {
                 let path = shown(&task.path);
                 let text = format!("what is in the directory {path} is not archived: {error}");
-                self.warnings.add(text);
+                match error.kind() {
+                    io::ErrorKind::NotFound => self.warnings.add(text),
+                    _ => self.warnings.unread(&path, text),
+                }
                 return Default::default();
             }
         };
@@ -67,7 +70,11 @@ impl<'a> Lister<'a> {
         let stat = match self.dirs.stat(&path) {
             Ok(stat) => stat,
             Err(error) => {
-                self.warnings.add(format!("{} is not archived: {error}", shown(&path)));
+                let text = format!("{} is not archived: {error}", shown(&path));
+                match error.kind() {
+                    io::ErrorKind::NotFound => self.warnings.add(text),
+                    _ => self.warnings.unread(&shown(&path), text),
+                }
                 return None;
             }
         };

@@ -174,6 +174,8 @@ pub struct Created {
     pub packs: Vec<FileRecord>,
     pub stats: ArchiveStats,
     pub warnings: Vec<String>,
+    /// What is in the trees and could not be read: how much, and the names of some.
+    pub unread: Option<String>,
     /// The generation that this one builds upon.
     pub parent: Option<String>,
 }

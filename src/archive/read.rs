@@ -176,11 +176,9 @@ pub fn append_data(
             }
             Ok(_) => {}
             Err(error) => {
-                warnings.add(format!(
-                    "{} can't be read at byte {}, zeros stand there: {error}",
-                    shown(),
-                    offset + done as u64
-                ));
+                let (path, at) = (shown(), offset + done as u64);
+                let text = format!("{path} can't be read at byte {at}, zeros stand there: {error}");
+                warnings.unread(&path, text);
                 whole = false;
                 break;
             }

@@ -57,7 +57,7 @@ pub fn build(
             }
             Err(error) => {
                 built.plain.truncate(start);
-                warnings.add(not_archived(&item.entry, &error));
+                warn_not_archived(warnings, &item.entry, &error);
             }
         }
     }
@@ -65,11 +65,12 @@ pub fn build(
     built
 }
 
-pub fn not_archived(entry: &Entry, error: &io::Error) -> String {
+pub fn warn_not_archived(warnings: &Warnings, entry: &Entry, error: &io::Error) {
+    let path = entry.shown();
     if error.kind() == io::ErrorKind::NotFound {
-        format!("{} vanished before it was read", entry.shown())
+        warnings.add(format!("{path} vanished before it was read"));
     } else {
-        format!("{} is not archived: {error}", entry.shown())
+        warnings.unread(&path, format!("{path} is not archived: {error}"));
     }
 }
 

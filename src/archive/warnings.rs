@@ -21,6 +21,7 @@ struct Kept {
     /// What can't be kept, and of whom.
     lost: BTreeMap<&'static str, Named>,
     failed: Named,
+    unread: Named,
 }
 
 /// How many files, and the names of some.
@@ -62,6 +63,19 @@ impl Warnings {
         let path = shortened(path.into());
         log::info!("{path}: {what}");
         self.lock().lost.entry(what).or_default().add(path);
+    }
+
+    /// Something that is in the tree and not in the archive, as it can't be read: `path` and `text`,
+    /// which says so.
+    pub fn unread(&self, path: &str, text: impl Into<String>) {
+        self.add(text);
+        self.lock().unread.add(shortened(path.to_owned()));
+    }
+
+    /// How much could not be read, and the names of some. None: all could be.
+    pub fn not_read(&self) -> Option<String> {
+        let unread = std::mem::take(&mut self.lock().unread);
+        (unread.count > 0).then(|| unread.into_text())
     }
 
     /// A file that is not restored at all.

@@ -144,6 +144,52 @@ pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
     exclude.iter().filter(|pattern| !hits_tree(pattern)).cloned().collect()
 }
 
+/// Directories without whose content a machine does not start, or not as what it was.
+const ESSENTIAL: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/etc", "/usr", "/var"];
+
+/// What patterns leave nothing of: those of `trees` and of the essential directories.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Emptied {
+    pub trees: Vec<Unprotected>,
+    /// What stands against a recovery.
+    pub problems: Vec<String>,
+}
+
+/// Looks for patterns that leave out all that can be in a directory, whatever its name is.
+pub fn emptied(trees: &[PathBuf], exclude: &[String]) -> Emptied {
+    // No two directories have just these.
+    const ANY: [&str; 3] = [".a", "zz9", "b.c-d"];
+    let pattern_of = |dir: &Path| {
+        exclude.iter().find(|pattern| {
+            exclude_glob(pattern).is_ok_and(|glob| {
+                let matcher = glob.compile_matcher();
+                dir.ancestors().any(|dir| matcher.is_match(dir))
+                    || ANY.iter().all(|name| matcher.is_match(dir.join(name)))
+            })
+        })
+    };
+    let mut found = Emptied::default();
+    for tree in trees {
+        if let Some(pattern) = pattern_of(tree) {
+            let why = format!("exclude = {pattern:?} leaves out all that is in it");
+            found.trees.push(Unprotected { what: BytesPath(tree.clone()).to_string(), why });
+        }
+    }
+    let mut named: Vec<&Path> = Vec::new();
+    for dir in ESSENTIAL.map(Path::new) {
+        if let Some(pattern) = pattern_of(dir)
+            && !named.iter().any(|above| dir.starts_with(above))
+        {
+            named.push(dir);
+            found.problems.push(format!(
+                "{} is left out by exclude = {pattern:?}: a machine that is recovered without it does not start",
+                dir.display()
+            ));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +282,25 @@ mod tests {
         let coverage = of_trees(&["/srv".into(), "/etc".into()], &mounts);
         assert_eq!(trees(&coverage), ["/etc", "/srv", "/srv/data"]);
         assert!(coverage.unprotected[0].why.ends_with("just /srv, /etc"));
+    }
+
+    #[test]
+    fn what_a_pattern_leaves_nothing_of_is_named() {
+        let trees = ["/", "/boot", "/srv", "/tmp"].map(PathBuf::from);
+        let of = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|&p| p.to_owned()).collect();
+            let found = emptied(&trees, &patterns);
+            let trees: Vec<_> = found.trees.into_iter().map(|tree| tree.what).collect();
+            (trees.join(" "), found.problems.len())
+        };
+        assert_eq!(of(&["/tmp/*", "/var/tmp/*", "*.iso", "/boot/*.old"]), ("/tmp".into(), 0));
+        assert_eq!(of(&["/srv/*"]), ("/srv".into(), 0));
+        assert_eq!(of(&["/srv"]), ("/srv".into(), 0));
+        // A star of the root matches no slash: what is mounted deeper stays.
+        assert_eq!(of(&["/boot/*"]).0, "/boot");
+        assert!(of(&["/boot/*"]).1 >= 1);
+        assert_eq!(of(&["/usr"]), (String::new(), 1));
+        assert_eq!(of(&["/*"]), ("/ /boot /srv /tmp".into(), 1));
     }
 
     #[test]

@@ -12,17 +12,17 @@ use crate::config::Output;
 use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
 use crate::rescue::{self, BuildRequest};
-use crate::store::catalog::{self, MANIFEST_VERSION, Manifest};
+use crate::store::catalog::{self, MANIFEST_VERSION, Manifest, Subject};
 use crate::store::lock::LockGuard;
 use crate::ui::{self, Ui};
 
-/// Archives the files and publishes the generation.
+/// Archives the files and publishes the generation. Says what could not be read, too.
 pub(super) fn archive(
     job: &Job<'_>,
     guard: &LockGuard,
     generation: &str,
     ui: &Ui,
-) -> Result<Manifest> {
+) -> Result<(Manifest, Option<String>)> {
     let store = guard.store();
     let started = jiff::Timestamp::now();
     let bandwidth = job.options.bandwidth_mib_per_second;
@@ -41,7 +41,7 @@ pub(super) fn archive(
         level: job.config.backup.level,
         threads: job.config.backup.threads,
     };
-    let parent = if job.options.full { None } else { newest_good(guard, ui)? };
+    let parent = if job.options.full { None } else { newest_good(guard, &job.subject(), ui)? };
     let create = |options: &_| archive::create(options, store, parent.as_ref(), ui);
     let created = ui.step("Archiving", || {
         let backup = &job.config.backup;
@@ -87,12 +87,15 @@ pub(super) fn archive(
         if let Some(layout) = &job.layout {
             put("layout.toml", schema::render(layout)?.as_bytes())?;
         }
+        if let Some(unread) = &created.unread {
+            put(catalog::UNREAD, format!("{unread}\n").as_bytes())?;
+        }
         put("RESTORE.txt", restore_text.as_bytes())?;
         put("rr.log", &ui::log::text())?;
         guard.check()?;
         catalog::publish(store, &manifest)
     })?;
-    Ok(manifest)
+    Ok((manifest, created.unread))
 }
 
 /// Runs the admin's last commands when `work` is done.
@@ -103,9 +106,10 @@ fn with_hooks<T>(hooks: Hooks, ui: &Ui, work: impl FnOnce() -> Result<T>) -> Res
 }
 
 /// The newest generation that can be read and lacks nothing: what is unchanged since then is not
-/// stored again.
-fn newest_good(guard: &LockGuard, ui: &Ui) -> Result<Option<Manifest>> {
+/// stored again. One of another subject only where there is none of this one, as it has less of it.
+fn newest_good(guard: &LockGuard, subject: &Subject, ui: &Ui) -> Result<Option<Manifest>> {
     let store = guard.store();
+    let mut other = None;
     for generation in catalog::generations(store)?.iter().rev() {
         let manifest = match catalog::manifest(store, generation) {
             Ok(manifest) => manifest,
@@ -114,14 +118,21 @@ fn newest_good(guard: &LockGuard, ui: &Ui) -> Result<Option<Manifest>> {
                 continue;
             }
         };
-        let missing = catalog::missing(store, &manifest)?;
-        if missing.is_empty() {
-            return Ok(Some(manifest));
+        let alike = manifest.subject() == *subject;
+        if !alike && other.is_some() {
+            continue;
         }
-        let missing = missing.join(", ");
-        ui.warn(format!("the generation {generation} is not built upon: {missing}"));
+        let missing = catalog::missing(store, &manifest)?;
+        match (missing.is_empty(), alike) {
+            (true, true) => return Ok(Some(manifest)),
+            (true, false) => other = Some(manifest),
+            (false, _) => ui.warn(format!(
+                "the generation {generation} is not built upon: {}",
+                missing.join(", ")
+            )),
+        }
     }
-    Ok(None)
+    Ok(other)
 }
 
 /// Builds the rescue image and puts it under its stable names, and into the tree of a boot server.

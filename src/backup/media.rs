@@ -11,7 +11,7 @@ use super::preflight::Job;
 use crate::config::TargetUrl;
 use crate::rescue::stored::{self, FILES, IMAGES};
 use crate::rescue::{self, Image};
-use crate::store::catalog;
+use crate::store::catalog::{self, Subject};
 use crate::store::lock::LockGuard;
 use crate::store::{Store, StoreError};
 
@@ -40,11 +40,20 @@ pub(super) fn menu(job: &Job<'_>, guard: &LockGuard) -> Result<()> {
         return Ok(());
     }
     point(guard, |dir, size_bytes| {
-        let generations = catalog::generations(guard.store())?;
+        let generations = recoverable(guard.store())?;
         let size_mib = size_bytes.div_ceil(1 << 20);
         let info = job.rescue_info()?;
         Ok(rescue::menu::of_node(job.config, &info, &generations, (dir, size_mib)))
     })
+}
+
+/// The generations of the whole machine; those that can't be read, too, as they may be some.
+fn recoverable(store: &dyn Store) -> Result<Vec<String>> {
+    let mut generations = catalog::generations(store)?;
+    generations.retain(|generation| {
+        catalog::manifest(store, generation).map_or(true, |m| m.subject() == Subject::Machine)
+    });
+    Ok(generations)
 }
 
 /// Puts the menu that leads to the newest image, and deletes what none leads to any more. `text`

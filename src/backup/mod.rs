@@ -90,8 +90,8 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     retain::sweep(&guard, ui).context("removing what runs left that did not end")?;
     if job.options.archive {
         let generation = catalog::new_generation(&*store)?;
-        let manifest = halves::archive(job, &guard, &generation, ui)?;
-        report.archived(&manifest);
+        let (manifest, unread) = halves::archive(job, &guard, &generation, ui)?;
+        report.archived(&manifest, unread);
     }
     if job.options.rescue {
         match halves::rescue(job, &guard, ui) {

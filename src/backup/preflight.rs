@@ -13,6 +13,7 @@ use crate::config::{Config, TargetUrl};
 use crate::layout::{BytesPath, Layout};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
+use crate::store::catalog::Subject;
 use crate::store::{self, Access, Store, StoreError, object, usb};
 use crate::sys::{fs, tools};
 use crate::ui::Ui;
@@ -67,7 +68,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         layout: None,
         place: None,
         coverage: Coverage::default(),
-        exclude: options.exclude.clone(),
+        exclude: Vec::new(),
         plan: None,
         rescue_lacks: Vec::new(),
         problems: Vec::new(),
@@ -84,8 +85,15 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     } else {
         coverage::of_trees(&include, &mounts)
     };
+    let mut unwanted = options.exclude.clone();
+    unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
+    let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
+    job.coverage.unprotected.extend(emptied.trees);
+    if whole_machine && options.archive {
+        job.problems.extend(emptied.problems);
+    }
     job.exclude.extend(job.coverage.exclude.iter().cloned());
-    job.exclude.extend(coverage::excludes_for(&include, &config.backup.exclude));
+    job.exclude.extend(unwanted);
     if options.rescue {
         job.check_rescue();
     }
@@ -103,11 +111,25 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     }
 }
 
-/// The trees of `--include` as absolute paths.
+/// The trees of `--include`, where they really are: the walk follows no links.
 fn included(include: &[PathBuf], fatal: &mut Vec<String>) -> Vec<PathBuf> {
+    let real = |path: &Path| {
+        let path = std::path::absolute(path)?;
+        path.symlink_metadata()?;
+        // The last part is looked at by the caller; what leads there may be links.
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+            _ => path.canonicalize(),
+        }
+    };
     let mut trees = Vec::new();
     for path in include {
-        match std::path::absolute(path).and_then(|path| path.symlink_metadata().map(|_| path)) {
+        match real(path) {
+            Ok(path) if path.is_symlink() && path.is_dir() => fatal.push(format!(
+                "{} is a symbolic link\nhint: --include {}",
+                path.display(),
+                path.canonicalize().unwrap_or_default().display()
+            )),
             Ok(path) => trees.push(path),
             Err(error) => {
                 fatal.push(format!("{} can't be included: {error}", path.display()));
@@ -153,6 +175,14 @@ fn opened(
 impl Job<'_> {
     pub(super) fn store(&self) -> Result<&Arc<dyn Store>> {
         self.store.as_ref().context("the target is not open")
+    }
+
+    /// What the archive is of.
+    pub(super) fn subject(&self) -> Subject {
+        match &self.layout {
+            Some(_) => Subject::Machine,
+            None => Subject::of_trees(&self.tree_names()),
+        }
     }
 
     pub(super) fn tree_names(&self) -> Vec<String> {

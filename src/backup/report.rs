@@ -57,6 +57,8 @@ pub struct Report {
     pub pruned: Vec<String>,
     pub unprotected: Vec<Unprotected>,
     pub warnings: Vec<String>,
+    /// What is in the trees and could not be read.
+    pub unread: Option<String>,
     /// Why the run has failed, though it may have done a part: then the exit code is not 0.
     pub failed: Option<String>,
 }
@@ -90,11 +92,13 @@ impl Report {
             pruned: Vec::new(),
             unprotected: job.coverage.unprotected.clone(),
             warnings: Vec::new(),
+            unread: None,
             failed: None,
         }
     }
 
-    pub(super) fn archived(&mut self, manifest: &Manifest) {
+    pub(super) fn archived(&mut self, manifest: &Manifest, unread: Option<String>) {
+        self.unread = unread;
         self.archive = Half::Done;
         self.generation = Some(manifest.generation.clone());
         self.entries = manifest.archive.entries;
@@ -118,6 +122,11 @@ impl Report {
             if let Half::Failed { why } = half {
                 lines.push(format!("no {name}: {why}"));
             }
+        }
+        if let Some(unread) = &self.unread {
+            lines.push(format!(
+                "not everything could be read: {unread}\nhint: the last generation of which all could be is kept until another one is; exclude = [...] in rr.toml names what is not wanted"
+            ));
         }
         lines.extend(self.problems.iter().cloned());
         self.failed = (!lines.is_empty()).then(|| lines.join("\n"));

@@ -3,24 +3,15 @@
 use anyhow::Result;
 
 use crate::backup::{self, Options};
-use crate::cli::BackupArgs;
+use crate::cli::{BackupArgs, MkrescueArgs};
+use crate::config::Output;
 
 use super::{Exit, Session, print_json, usage};
 
-pub(super) fn run(
-    session: &Session<'_>,
-    args: BackupArgs,
-    archive: bool,
-    rescue: bool,
-) -> Result<Exit> {
-    let mut config = session.config.clone();
-    if !args.output.is_empty() {
-        config.rescue.output = args.output;
-    }
-    config.target_url().map_err(usage)?;
-    config.node_name().map_err(usage)?;
+/// `rescue` is whether a rescue image is wanted as well.
+pub(super) fn archive(session: &Session<'_>, args: BackupArgs, rescue: bool) -> Result<Exit> {
     let options = Options {
-        archive,
+        archive: true,
         // A backup of some trees has no machine to rescue.
         rescue: rescue && args.include.is_empty(),
         full: args.full,
@@ -29,7 +20,22 @@ pub(super) fn run(
         exclude: args.exclude,
         dry_run: args.dry_run,
     };
-    let report = backup::backup(&config, &options, session.ui)?;
+    run(session, args.output, &options)
+}
+
+pub(super) fn rescue(session: &Session<'_>, args: MkrescueArgs) -> Result<Exit> {
+    let options = Options { rescue: true, dry_run: args.dry_run, ..Options::default() };
+    run(session, args.output, &options)
+}
+
+fn run(session: &Session<'_>, output: Vec<Output>, options: &Options) -> Result<Exit> {
+    let mut config = session.config.clone();
+    if !output.is_empty() {
+        config.rescue.output = output;
+    }
+    config.target_url().map_err(usage)?;
+    config.node_name().map_err(usage)?;
+    let report = backup::backup(&config, options, session.ui)?;
     if session.global.json {
         print_json(&report)?;
     }

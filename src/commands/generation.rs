@@ -5,18 +5,21 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
 use crate::archive::{self, Change, Entry, Kind};
 use crate::cli::{PruneArgs, RestoreArgs, VerifyArgs};
 use crate::layout::mount::escape;
-use crate::layout::units::size;
+use crate::layout::units::{shown_time, size};
 use crate::rescue::menu::{self, MENU};
+use crate::rescue::stored::{self, FILES};
+use crate::store::catalog::Subject;
 use crate::store::keep::{Keep, Verdict};
 use crate::store::lock::LockGuard;
-use crate::store::{Access, Manifest, Store, StoreError, catalog, lock, retain};
+use crate::store::{self, Access, Manifest, Store, StoreError, catalog, lock, retain};
 
-use super::{Exit, Session, answer, print, print_json};
+use super::{Exit, Session, answer, print, print_json, usage};
 
 pub(super) fn list(session: &Session<'_>) -> Result<Exit> {
     let store = session.store(Access::Read)?;
@@ -35,27 +38,143 @@ pub(super) fn list(session: &Session<'_>) -> Result<Exit> {
         print(&format!("{} holds no generation yet\n", store.url()))?;
         return Ok(Exit::Done);
     }
-    let mut text = format!(
-        "{:<18} {:>10} {:>11} {:>11}  {}\n",
-        "GENERATION", "FILES", "SIZE", "STORED", "NODE"
-    );
+    let mut text =
+        format!("{:<18} {:>10} {:>11} {:>11}  {}\n", "GENERATION", "FILES", "SIZE", "STORED", "OF");
     for m in &manifests {
         text += &format!(
-            "{:<18} {:>10} {:>11} {:>11}  {}\n",
+            "{:<18} {:>10} {:>11} {:>11}  {}{}\n",
             m.generation,
             m.archive.files,
             size(m.archive.stream_bytes),
             size(m.archive.stored_bytes),
-            m.node
+            subject(m),
+            if m.is_complete() { "" } else { " (not all could be read)" },
         );
     }
     print(&text)?;
     Ok(Exit::Done)
 }
 
+fn subject(manifest: &Manifest) -> String {
+    match manifest.subject() {
+        Subject::Machine => "the machine".to_owned(),
+        Subject::Trees(trees) => format!("just {}", trees.join(" ")),
+    }
+}
+
+/// What `rr list --all` says of a node.
+#[derive(Debug, Serialize)]
+struct NodeState {
+    node: String,
+    /// The newest generation of the whole machine.
+    generation: Option<String>,
+    finished: Option<String>,
+    age_seconds: Option<i64>,
+    stream_bytes: u64,
+    warnings: usize,
+    /// Whether a rescue image lies beside it.
+    rescue: bool,
+    /// What is wrong with it.
+    problem: Option<String>,
+}
+
+/// `rr list --all`: a line for each node.
+pub(super) fn overview(
+    session: &Session<'_>,
+    older_than: Option<jiff::SignedDuration>,
+) -> Result<Exit> {
+    let url = session.config.target_url().map_err(usage)?;
+    let stores = store::open_all(&url, &session.config.target_options)?;
+    let now = jiff::Timestamp::now();
+    let states: Vec<NodeState> =
+        stores.into_iter().map(|(node, store)| state_of(node, &*store, now, older_than)).collect();
+    let late = states.iter().any(|state| state.problem.is_some());
+    if session.global.json {
+        print_json(&states)?;
+    } else {
+        print(&table(&states))?;
+    }
+    Ok(if late { Exit::Failed } else { Exit::Done })
+}
+
+fn state_of(
+    node: String,
+    store: &dyn Store,
+    now: jiff::Timestamp,
+    older_than: Option<jiff::SignedDuration>,
+) -> NodeState {
+    let rescue = stored::newest(store)
+        .and_then(|dir| Ok(store.size_bytes(&format!("{dir}{}", FILES[0]))?))
+        .is_ok();
+    let mut state = NodeState {
+        node,
+        generation: None,
+        finished: None,
+        age_seconds: None,
+        stream_bytes: 0,
+        warnings: 0,
+        rescue,
+        problem: None,
+    };
+    let manifest = match catalog::find_machine(store, None) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let text = format!("{error:#}");
+            state.problem = text.lines().next().map(str::to_owned);
+            return state;
+        }
+    };
+    let age = manifest.finished.parse().ok().map(|at| now.duration_since(at));
+    let late =
+        older_than.is_some_and(|most| age.is_none_or(|age: jiff::SignedDuration| age > most));
+    state.problem = match (late, manifest.is_complete(), rescue) {
+        (true, ..) => Some("late".to_owned()),
+        (_, false, _) => Some("not everything could be read".to_owned()),
+        (_, _, false) => Some("no rescue image".to_owned()),
+        _ => None,
+    };
+    state.age_seconds = age.map(|age| age.as_secs());
+    state.stream_bytes = manifest.archive.stream_bytes;
+    state.warnings = manifest.warning.len();
+    state.generation = Some(manifest.generation);
+    state.finished = Some(manifest.finished);
+    state
+}
+
+fn table(states: &[NodeState]) -> String {
+    let width = states.iter().map(|state| state.node.len()).max().unwrap_or(0).max(4);
+    let mut text = format!(
+        "{:<width$} {:<16} {:>6} {:>11} {:>8}  {}\n",
+        "NODE", "GENERATION", "AGE", "SIZE", "WARNINGS", "PROBLEM"
+    );
+    for state in states {
+        let age = state.age_seconds.map_or_else(String::new, shown_age);
+        text += format!(
+            "{:<width$} {:<16} {:>6} {:>11} {:>8}  {}",
+            state.node,
+            state.generation.as_deref().unwrap_or("-"),
+            age,
+            size(state.stream_bytes),
+            state.warnings,
+            state.problem.as_deref().unwrap_or_default()
+        )
+        .trim_end();
+        text += "\n";
+    }
+    text
+}
+
+/// In hours, and in days where it is more than two.
+fn shown_age(seconds: i64) -> String {
+    match seconds / 3600 {
+        hours @ ..48 => format!("{hours} h"),
+        hours => format!("{} d", hours / 24),
+    }
+}
+
 pub(super) fn show(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, generation)?;
+    let manifest = catalog::find(&*store, generation)?;
     if session.global.json {
         print_json(&manifest)?;
     } else {
@@ -67,11 +186,12 @@ pub(super) fn show(session: &Session<'_>, generation: Option<&str>) -> Result<Ex
 fn describe(m: &Manifest) -> String {
     let packs: u64 = m.pack.iter().map(|p| p.size_bytes).sum();
     let mut text = format!(
-        "generation  {}\nnode        {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} packs in all\n",
+        "generation  {}\nnode        {}\nof          {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} packs in all\n",
         m.generation,
         m.node,
+        subject(m),
         m.rr,
-        m.finished,
+        shown_time(&m.finished),
         m.archive.files,
         size(m.archive.stream_bytes),
         size(m.archive.stored_bytes),
@@ -92,7 +212,7 @@ fn describe(m: &Manifest) -> String {
 
 pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, args.generation.as_deref())?;
+    let manifest = catalog::find(&*store, args.generation.as_deref())?;
     if let Some(root) = &args.root {
         let verified = archive::verify_root(&manifest, &*store, root, session.ui)?;
         return answer(session, &verified.differences);
@@ -111,12 +231,19 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
         monthly: args.keep_monthly.unwrap_or(configured.monthly),
         min_age_days: args.keep_min_age_days.unwrap_or(configured.min_age_days),
     };
+    ensure!(
+        args.drop.is_empty() || !args.dry_run,
+        "--drop deletes just what it names: there is nothing to try\nhint: leave --dry-run out"
+    );
     let pruned = if args.dry_run {
         retain::forecast(&*session.store(Access::Read)?, &keep, session.ui)?
     } else {
         let store: Arc<dyn Store> = session.store(Access::Write)?.into();
         let guard = lock::lock(&store, session.ui)?;
-        let pruned = retain::prune(&guard, &keep, session.ui)?;
+        let pruned = match args.drop.as_slice() {
+            [] => retain::prune(&guard, &keep, session.ui)?,
+            names => retain::drop_generations(&guard, names, session.ui)?,
+        };
         refresh_menu(&guard)?;
         pruned
     };
@@ -165,7 +292,7 @@ pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> 
         archive::restore_tar(&options, session.ui)?
     } else {
         let store = session.store(Access::Read)?;
-        let manifest = Session::generation(&*store, args.generation.as_deref())?;
+        let manifest = catalog::find(&*store, args.generation.as_deref())?;
         make_root()?;
         let options = archive::ExtractOptions {
             root: args.to,
@@ -187,7 +314,7 @@ pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> 
 /// `rr list GEN [PATH]...`: a line a file, as `ls -l` would say it.
 pub(super) fn files(session: &Session<'_>, generation: &str, paths: &[PathBuf]) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, Some(generation))?;
+    let manifest = catalog::find(&*store, Some(generation))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     unless_reader_left(archive::list(&manifest, &*store, paths, |entry| {
         writeln!(out, "{}", line(entry)).context("writing the list")
@@ -198,8 +325,8 @@ pub(super) fn files(session: &Session<'_>, generation: &str, paths: &[PathBuf]) 
 
 pub(super) fn diff(session: &Session<'_>, old: &str, new: &str) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let old = Session::generation(&*store, Some(old))?;
-    let new = Session::generation(&*store, Some(new))?;
+    let old = catalog::find(&*store, Some(old))?;
+    let new = catalog::find(&*store, Some(new))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     unless_reader_left(archive::diff(&old, &new, &*store, |change, entry| {
         writeln!(out, "{} {}", sign(change), entry.shown()).context("writing the differences")
@@ -210,7 +337,7 @@ pub(super) fn diff(session: &Session<'_>, old: &str, new: &str) -> Result<Exit> 
 
 pub(super) fn export(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, generation)?;
+    let manifest = catalog::find(&*store, generation)?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
     archive::export(&manifest, &*store, &mut out)?;
     out.flush().context("writing the tar stream to standard output")?;

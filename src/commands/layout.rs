@@ -86,13 +86,6 @@ fn recorded(session: &Session<'_>, source: &LayoutSource) -> Result<Layout> {
         return schema::parse(&text).with_context(|| format!("reading {}", file.display()));
     }
     let store = session.store(Access::Read)?;
-    let manifest = Session::generation(&*store, source.generation.as_deref())?;
-    let record = manifest
-        .file
-        .iter()
-        .find(|f| f.name.ends_with("/layout.toml"))
-        .with_context(|| format!("generation {} holds no layout", manifest.generation))?;
-    let text = String::from_utf8(catalog::fetch(&*store, record)?)
-        .with_context(|| format!("reading {}", record.name))?;
-    schema::parse(&text).with_context(|| format!("reading {}", record.name))
+    let manifest = catalog::find_machine(&*store, source.generation.as_deref())?;
+    catalog::layout(&*store, &manifest)
 }

@@ -92,11 +92,12 @@ fn load(global: &Global) -> Result<Loaded> {
 
 fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> {
     match verb {
-        Verb::Mkbackup(args) => backup::run(session, args, true, true),
-        Verb::Mkbackuponly(args) => backup::run(session, args, true, false),
-        Verb::Mkrescue(args) => backup::run(session, args, false, true),
+        Verb::Mkbackup(args) => backup::archive(session, args, true),
+        Verb::Mkbackuponly(args) => backup::archive(session, args, false),
+        Verb::Mkrescue(args) => backup::rescue(session, args),
+        Verb::List { all: true, older_than, .. } => generation::overview(session, older_than),
         Verb::List { generation: None, .. } => generation::list(session),
-        Verb::List { generation: Some(generation), paths } => {
+        Verb::List { generation: Some(generation), paths, .. } => {
             generation::files(session, &generation, &paths)
         }
         Verb::Show(arg) => generation::show(session, arg.generation.as_deref()),
@@ -130,16 +131,6 @@ impl Session<'_> {
         let url = self.config.target_url().map_err(usage)?;
         let node = self.config.node_name().map_err(usage)?;
         store::open(&url, &node, access, &self.config.target_options)
-    }
-
-    /// The generation that is named, or the newest.
-    fn generation(store: &dyn Store, named: Option<&str>) -> Result<store::Manifest> {
-        let generation = match named {
-            Some(named) if named != "latest" => named.to_owned(),
-            _ => store::catalog::latest(store)?
-                .with_context(|| format!("{} holds no generation yet", store.url()))?,
-        };
-        store::catalog::manifest(store, &generation)
     }
 }
 

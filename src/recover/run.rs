@@ -41,6 +41,17 @@ pub(super) struct Run<'a> {
     not_restored: Option<String>,
 }
 
+/// The disks of the system that runs, where that is no rescue system.
+fn running_system() -> Result<Vec<KeptDisk>> {
+    let mounts = crate::sys::mount::mounts()?;
+    let Some(root) = mounts::at(&mounts, Path::new("/")) else { return Ok(Vec::new()) };
+    // A live system's root is no device.
+    let Ok(name) = kernel_name(&root.source) else { return Ok(Vec::new()) };
+    let why = "the running system is on it: a machine is rebuilt from its rescue system";
+    let kept = |name| KeptDisk { name, why: why.to_owned() };
+    Ok(Sysfs::default().disks_below(&name)?.into_iter().map(kept).collect())
+}
+
 impl<'a> Run<'a> {
     pub fn new(
         config: &'a Config,
@@ -213,6 +224,9 @@ impl<'a> Run<'a> {
         let mut kept = Vec::new();
         for name in self.target.iter().flat_map(|target| &target.disks) {
             kept.push(KeptDisk { name: name.clone(), why: "holds the backup".into() });
+        }
+        if self.info.is_none() && !self.options.dry_run {
+            kept.extend(running_system()?);
         }
         // Those of other nodes, too, and what the machine may have been started from.
         for device in Devices::read()?.with("PARTLABEL", usb::PARTITION) {

@@ -15,6 +15,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
+use crate::layout::{Layout, schema};
+
+/// The file of a generation that says what could not be read; there is none where all could be.
+pub const UNREAD: &str = "unread.txt";
+
+/// What to do about a damaged object. Other generations may need it as well.
+pub const MENDED_BY: &str = "hint: rr list shows other generations, rr verify reads one in full; rr mkbackup --full on the node makes one that needs nothing of the earlier ones";
 
 /// The version of `manifest.json` that this program writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -79,6 +86,56 @@ pub struct ArchiveStats {
     pub stream_blake3: String,
 }
 
+/// What a generation is a backup of. One of the whole machine is not replaced by one of some trees,
+/// nor the other way round.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// With its layout: what can be recovered.
+    Machine,
+    /// Just these trees, as [`Manifest::tree`] names them, without what is mounted below them.
+    Trees(Vec<String>),
+}
+
+impl Subject {
+    pub fn of_trees(trees: &[String]) -> Subject {
+        let is_below = |tree: &str, other: &str| {
+            tree != other
+                && tree
+                    .strip_prefix(other.trim_end_matches('/'))
+                    .is_some_and(|r| r.starts_with('/'))
+        };
+        let mut top: Vec<String> =
+            trees.iter().filter(|tree| !trees.iter().any(|o| is_below(tree, o))).cloned().collect();
+        top.sort();
+        Subject::Trees(top)
+    }
+}
+
+impl Manifest {
+    pub fn subject(&self) -> Subject {
+        match self.layout() {
+            Some(_) => Subject::Machine,
+            None => Subject::of_trees(&self.tree),
+        }
+    }
+
+    /// The layout of the machine, where the generation has it.
+    pub fn layout(&self) -> Option<&FileRecord> {
+        self.named("layout.toml")
+    }
+
+    /// Whether all that was selected could be read. Where it could not, something is missing that an
+    /// earlier generation may still have.
+    pub fn is_complete(&self) -> bool {
+        self.named(UNREAD).is_none()
+    }
+
+    fn named(&self, file: &str) -> Option<&FileRecord> {
+        let name = object(&self.generation, file);
+        self.file.iter().find(|file| file.name == name)
+    }
+}
+
 /// Between a manifest and the hash of it.
 const SEAL: &str = ",\n  \"self_blake3\": \"";
 const SEAL_END: &str = "\"\n}\n";
@@ -127,6 +184,54 @@ pub fn latest(store: &dyn Store) -> Result<Option<String>> {
     Ok(generations(store)?.pop())
 }
 
+/// The generation that is named; `latest` or no name is the newest.
+pub fn find(store: &dyn Store, named: Option<&str>) -> Result<Manifest> {
+    let all = generations(store)?;
+    let newest = all.last().with_context(|| {
+        format!(
+            "{} holds no complete backup of this node\nhint: --node NAME takes another one",
+            store.url()
+        )
+    })?;
+    match named {
+        None | Some("latest") => manifest(store, newest),
+        Some(named) if all.iter().any(|generation| generation == named) => manifest(store, named),
+        Some(named) => {
+            bail!("{} has no generation {named}\nhint: it has {}", store.url(), all.join(", "))
+        }
+    }
+}
+
+/// As [`find`], of those with a layout: what a machine can be recovered from.
+///
+/// # Errors
+/// Also when one that can't be read is newer: which of them is wanted is then for the admin to say.
+pub fn find_machine(store: &dyn Store, named: Option<&str>) -> Result<Manifest> {
+    if named.is_some_and(|named| named != "latest") {
+        let manifest = find(store, named)?;
+        ensure!(
+            manifest.subject() == Subject::Machine,
+            "the generation {} has no layout: it holds files only\nhint: rr restore; rr list shows which ones are of the machine",
+            manifest.generation
+        );
+        return Ok(manifest);
+    }
+    let newest = find(store, None)?;
+    if newest.subject() == Subject::Machine {
+        return Ok(newest);
+    }
+    for older in generations(store)?.iter().rev().filter(|older| **older < newest.generation) {
+        let manifest = manifest(store, older)?;
+        if manifest.subject() == Subject::Machine {
+            return Ok(manifest);
+        }
+    }
+    bail!(
+        "{} holds files of this node, and no layout to recover it from\nhint: rr restore brings files back; rr mkbackup on the node backs up the whole machine",
+        store.url()
+    )
+}
+
 /// The manifest of a generation, whole and understood.
 pub fn manifest(store: &dyn Store, generation: &str) -> Result<Manifest> {
     let name = object(generation, "manifest.json");
@@ -144,6 +249,16 @@ pub fn manifest(store: &dyn Store, generation: &str) -> Result<Manifest> {
         manifest.generation
     );
     Ok(manifest)
+}
+
+/// The layout of the machine that a generation is of.
+pub fn layout(store: &dyn Store, manifest: &Manifest) -> Result<Layout> {
+    let record = manifest
+        .layout()
+        .with_context(|| format!("the generation {} has no layout", manifest.generation))?;
+    let reading = || format!("reading {}", record.name);
+    let text = String::from_utf8(fetch(store, record)?).with_context(reading)?;
+    schema::parse(&text).with_context(reading)
 }
 
 /// Publishes a generation all of whose objects are stored.
@@ -220,11 +335,7 @@ pub(super) fn lacks(manifest: &Manifest, there: &HashMap<String, u64>) -> Vec<St
 pub fn fetch(store: &dyn Store, record: &FileRecord) -> Result<Vec<u8>> {
     let bytes = store.get(&record.name)?;
     let damaged = |what: String| {
-        anyhow!(
-            "{} of {} is damaged: {what}\nhint: rr list shows other generations; rr verify reads one in full",
-            record.name,
-            store.url()
-        )
+        anyhow!("{} of {} is damaged: {what}\n{MENDED_BY}", record.name, store.url())
     };
     if bytes.len() as u64 != record.size_bytes {
         return Err(damaged(format!("{} bytes instead of {}", bytes.len(), record.size_bytes)));
@@ -260,7 +371,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest> {
     struct Versioned {
         version: u32,
     }
-    let damaged = "it is damaged or cut off: its own hash does not fit\nhint: rr list shows other generations";
+    let damaged = "it is damaged or cut off: its own hash does not fit\nhint: rr list shows other generations; rr prune --drop deletes this one";
     let text = std::str::from_utf8(bytes).map_err(|_| anyhow!(damaged))?;
     let (body, hash) = text
         .strip_suffix(SEAL_END)
@@ -318,6 +429,56 @@ pub(super) mod tests {
         assert_eq!(fetch(store, &first.file[0]).unwrap(), b"x");
         assert!(publish(store, &first).is_err(), "a manifest never changes");
         assert!(manifest(store, "20261121T013509Z").is_err());
+    }
+
+    /// Of the whole machine, or of these trees.
+    pub fn published(store: &dyn Store, generation: &str, trees: &[&str]) -> Manifest {
+        let mut made = example(generation);
+        if trees.is_empty() {
+            made.file.push(put(store, generation, "layout.toml", b"x").unwrap());
+        } else {
+            made.tree = trees.iter().map(|&tree| tree.to_owned()).collect();
+        }
+        publish(store, &made).unwrap();
+        made
+    }
+
+    #[test]
+    fn a_machine_is_recovered_from_the_newest_that_has_its_layout() {
+        let (_dir, store) = test_store();
+        let store = &*store;
+        let find_machine = |named: Option<&str>| {
+            find_machine(store, named).map(|found| found.generation).map_err(|e| e.to_string())
+        };
+        assert!(find_machine(None).unwrap_err().contains("no complete backup"));
+        published(store, "20261120T013500Z", &["/etc"]);
+        assert!(find_machine(None).unwrap_err().contains("no layout to recover it from"));
+        for day in ["20261121T013500Z", "20261122T013500Z"] {
+            published(store, day, &[]);
+        }
+        published(store, "20261123T013500Z", &["/etc"]);
+        assert_eq!(find_machine(None).unwrap(), "20261122T013500Z");
+        assert_eq!(find_machine(Some("latest")).unwrap(), "20261122T013500Z");
+        assert_eq!(find_machine(Some("20261121T013500Z")).unwrap(), "20261121T013500Z");
+        assert!(find_machine(Some("20261123T013500Z")).unwrap_err().contains("holds files only"));
+        let text = find_machine(Some("2026")).unwrap_err();
+        assert!(text.contains("it has 20261120T013500Z, 20261121T013500Z"), "{text}");
+        assert_eq!(find(store, None).unwrap().generation, "20261123T013500Z");
+        // Which one is wanted is not guessed.
+        store.put(&object("20261124T013500Z", "manifest.json"), b"{}").unwrap();
+        assert!(find_machine(None).is_err());
+        assert_eq!(find_machine(Some("20261121T013500Z")).unwrap(), "20261121T013500Z");
+    }
+
+    #[test]
+    fn trees_are_told_apart_without_what_is_mounted_below_them() {
+        let of = |trees: &[&str]| {
+            Subject::of_trees(&trees.iter().map(|&tree| tree.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&["/srv", "/srv/data", "/etc"]), of(&["/etc", "/srv"]));
+        assert_eq!(of(&["/", "/data"]), of(&["/"]));
+        assert_ne!(of(&["/srv", "/srvx"]), of(&["/srv"]));
+        assert_ne!(of(&["/etc"]), of(&["/srv"]));
     }
 
     #[test]

@@ -35,6 +35,26 @@ const RESERVE_BYTES: u64 = 16 << 20;
 /// What may go into the reserve.
 const SMALL_BYTES: u64 = 4 << 20;
 
+/// The nodes that have a tree with generations in the directory `base`.
+pub fn trees(base: &OwnedFd) -> nix::Result<Vec<String>> {
+    let dir = openat(base, ".", DIR_FLAGS, Mode::empty())?;
+    let mut nodes = Vec::new();
+    for entry in Dir::from_fd(dir)?.iter() {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        let has_generations = |node: &str| {
+            let inside = format!("{node}/generations");
+            fstatat(base, inside.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+        };
+        if is_part_of_name(name) && has_generations(name) {
+            nodes.push(name.to_owned());
+        }
+    }
+    nodes.sort();
+    Ok(nodes)
+}
+
 /// One node's tree in a directory.
 #[derive(Debug)]
 pub struct DirStore {

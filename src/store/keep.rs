@@ -7,6 +7,12 @@
 //! node has something to grow a history from. What is younger than `keep_min_age_days` is kept
 //! whatever the others say. The newest is always kept.
 //!
+//! The rules are for each [`Subject`] on its own: hourly backups of one directory use up no place of
+//! the nightly ones of the machine.
+//!
+//! Of what was not read in full (a disk with bad sectors), any number is worth less than one that
+//! was: the newest generation that is complete is kept as well, however old.
+//!
 //! Clocks are wrong at times, and a wrong one must not cost a backup:
 //!
 //! * The order is that of the names, which rises whatever the clock says ([`super::catalog`]).
@@ -22,7 +28,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::catalog::{self, Manifest};
+use super::catalog::{self, Manifest, Subject};
 use crate::config::BackupConfig;
 
 /// The rules. 0 switches one off, except that the newest generation stays.
@@ -53,6 +59,9 @@ pub struct Made {
     pub generation: String,
     /// When it was begun, as the clock of then told.
     pub at: Timestamp,
+    pub subject: Subject,
+    /// All that was selected could be read.
+    pub complete: bool,
 }
 
 impl Made {
@@ -60,7 +69,7 @@ impl Made {
         let generation = manifest.generation.clone();
         let told = manifest.started.parse().ok();
         let at = told.or_else(|| catalog::time_of(&generation)).unwrap_or(Timestamp::MIN);
-        Made { generation, at }
+        Made { generation, at, subject: manifest.subject(), complete: manifest.is_complete() }
     }
 }
 
@@ -83,12 +92,30 @@ type PeriodOf = fn(Timestamp) -> String;
 
 /// Judges all generations, which are in the order in which they were made.
 pub fn judge(made: &[Made], keep: &Keep, now: Timestamp) -> Vec<Verdict> {
+    let subjects: BTreeSet<&Subject> = made.iter().map(|made| &made.subject).collect();
+    let of = |subject: &Subject| {
+        let alike: Vec<&Made> = made.iter().filter(|made| made.subject == *subject).collect();
+        judge_alike(&alike, keep, now)
+    };
+    let mut verdicts: Vec<Verdict> = subjects.into_iter().flat_map(of).collect();
+    // Names rise in the order in which generations were made.
+    verdicts.sort_by(|a, b| a.generation.cmp(&b.generation));
+    verdicts
+}
+
+/// Judges all generations of one subject.
+fn judge_alike(made: &[&Made], keep: &Keep, now: Timestamp) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = made
         .iter()
         .map(|made| Verdict { generation: made.generation.clone(), kept: Vec::new() })
         .collect();
     for verdict in verdicts.iter_mut().rev().take(keep.last.max(1)) {
         verdict.kept.push("last".to_owned());
+    }
+    if let Some((verdict, _)) = verdicts.iter_mut().zip(made).rev().find(|(_, made)| made.complete)
+        && verdict.kept.is_empty()
+    {
+        verdict.kept.push("the newest of which all could be read".to_owned());
     }
     let rules: [(&str, usize, PeriodOf); 3] = [
         ("daily", keep.daily, day),
@@ -123,7 +150,7 @@ pub fn judge(made: &[Made], keep: &Keep, now: Timestamp) -> Vec<Verdict> {
 }
 
 /// When each was made at the latest, going by the times that can be believed.
-fn latest_possible(made: &[Made], now: Timestamp) -> Vec<Timestamp> {
+fn latest_possible(made: &[&Made], now: Timestamp) -> Vec<Timestamp> {
     let mut believed = Timestamp::MIN;
     let mut times: Vec<Option<Timestamp>> = Vec::new();
     for made in made {
@@ -169,6 +196,8 @@ mod tests {
         let name = |(number, at): (usize, &Timestamp)| Made {
             generation: format!("{number:05}"),
             at: *at,
+            subject: Subject::Machine,
+            complete: true,
         };
         times.iter().enumerate().map(name).collect()
     }
@@ -191,7 +220,8 @@ mod tests {
         let mut left: Vec<Made> = Vec::new();
         for night in 0..365 {
             let now = at(start + NIGHT * clock(night));
-            left.push(Made { generation: format!("{night:05}"), at: now });
+            let generation = format!("{night:05}");
+            left.push(Made { generation, at: now, subject: Subject::Machine, complete: true });
             let verdicts = judge(&left, &keep, now);
             left = left
                 .into_iter()
@@ -242,6 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn backups_of_some_trees_use_up_no_place_of_the_machine() {
+        let mut all = made(&["2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04"].map(date));
+        let etc = Subject::of_trees(&["/etc".to_owned()]);
+        all[2].subject = etc.clone();
+        all[3].subject = etc;
+        let keep = Keep { last: 1, ..Keep::default() };
+        assert_eq!(kept(&judge(&all, &keep, date("2026-11-05"))), ["00001", "00003"]);
+    }
+
+    #[test]
+    fn what_could_not_be_read_does_not_cost_the_last_that_could() {
+        let mut all = made(&["2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04"].map(date));
+        all[2].complete = false;
+        all[3].complete = false;
+        let keep = Keep { last: 2, ..Keep::default() };
+        let verdicts = judge(&all, &keep, date("2026-11-05"));
+        assert_eq!(kept(&verdicts), ["00001", "00002", "00003"]);
+        assert_eq!(verdicts[1].kept, ["the newest of which all could be read"]);
+    }
+
+    #[test]
     fn a_clock_that_was_wrong_for_a_time_costs_no_month() {
         let keep = Keep { last: 3, daily: 7, weekly: 4, monthly: 12, min_age_days: 0 };
         let months =
@@ -263,7 +314,9 @@ mod tests {
         let now = at(100);
         let latest = |times: &[i64]| -> Vec<i64> {
             let times: Vec<_> = times.iter().map(|t| at(*t)).collect();
-            latest_possible(&made(&times), now).into_iter().map(Timestamp::as_second).collect()
+            let made = made(&times);
+            let made: Vec<&Made> = made.iter().collect();
+            latest_possible(&made, now).into_iter().map(Timestamp::as_second).collect()
         };
         assert_eq!(latest(&[10, 20, 30]), [10, 20, 30]);
         assert_eq!(latest(&[10, 5, 30]), [10, 30, 30], "set back");

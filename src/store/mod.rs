@@ -94,6 +94,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// How many nodes are named where one is not there.
+const NAMED: usize = 10;
+
 /// Opens the tree of `node` at the target. For writing it is made where it is missing, and a file
 /// is written to see that one can be.
 ///
@@ -105,29 +108,62 @@ pub fn open(
     access: Access,
     options: &TargetOptions,
 ) -> Result<Box<dyn Store>> {
-    let base = match url {
-        TargetUrl::File { dir } => open_dir(dir)?,
-        TargetUrl::Nfs { host, path } => nfs::open(host, path, options)?,
-        TargetUrl::Usb(stick) => usb::open(stick, access)?,
-        TargetUrl::Http { .. } | TargetUrl::S3 { .. } => {
-            let store = object::ObjectStore::open(url, node, access, options)
-                .with_context(|| format!("opening the target {url} for the node {node}"))?;
-            return Ok(Box::new(store));
-        }
+    let opening = || format!("opening the target {url} for the node {node}");
+    let Some(base) = base(url, access, options)? else {
+        let store = object::ObjectStore::open(url, node, access, options).with_context(opening)?;
+        return Ok(Box::new(store));
     };
-    let store = dir::DirStore::open(&base, &url.to_string(), node, access)
-        .with_context(|| format!("opening the target {url} for the node {node}"))?;
-    let store: Box<dyn Store> = Box::new(store);
+    match dir::DirStore::open(&base, &url.to_string(), node, access) {
+        Ok(store) => Ok(with_patience(store, url, options)),
+        Err(error @ StoreError::NotFound { .. }) => {
+            let others = dir::trees(&base).unwrap_or_default();
+            let hint = match others.len() {
+                0 => "hint: there is no backup of any node".to_owned(),
+                count => format!(
+                    "hint: --node NAME; there are {count} nodes: {}{}",
+                    others[..count.min(NAMED)].join(", "),
+                    if count > NAMED { ", ..." } else { "" }
+                ),
+            };
+            Err(anyhow::Error::new(error).context(format!("{url} has no backup of {node}\n{hint}")))
+        }
+        Err(error) => Err(error).with_context(opening),
+    }
+}
+
+/// The trees of all nodes at the target, for reading, with the nodes' names.
+pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, Box<dyn Store>)>> {
+    let base = base(url, Access::Read, options)?.with_context(|| {
+        format!("{url} can't be asked for its nodes\nhint: rr --node NAME list shows one of them")
+    })?;
+    let nodes = dir::trees(&base).with_context(|| format!("reading {url}"))?.into_iter();
+    nodes
+        .map(|node| {
+            let store = dir::DirStore::open(&base, &url.to_string(), &node, Access::Read)
+                .with_context(|| format!("opening the tree of {node}"))?;
+            Ok((node, with_patience(store, url, options)))
+        })
+        .collect()
+}
+
+/// The directory that holds the trees of the nodes; None where it is on a server of objects.
+fn base(url: &TargetUrl, access: Access, options: &TargetOptions) -> Result<Option<OwnedFd>> {
     Ok(match url {
-        TargetUrl::File { .. }
-        | TargetUrl::Usb(_)
-        | TargetUrl::Http { .. }
-        | TargetUrl::S3 { .. } => store,
+        TargetUrl::File { dir } => Some(open_dir(dir)?),
+        TargetUrl::Nfs { host, path } => Some(nfs::open(host, path, options)?),
+        TargetUrl::Usb(stick) => Some(usb::open(stick, access)?),
+        TargetUrl::Http { .. } | TargetUrl::S3 { .. } => None,
+    })
+}
+
+fn with_patience(store: dir::DirStore, url: &TargetUrl, options: &TargetOptions) -> Box<dyn Store> {
+    match url {
         TargetUrl::Nfs { .. } => {
             let patience = Duration::from_secs(options.patience_seconds);
-            Box::new(patient::PatientStore::new(store, patience))
+            Box::new(patient::PatientStore::new(Box::new(store), patience))
         }
-    })
+        _ => Box::new(store),
+    }
 }
 
 /// The directory must be there: when the disk that should be mounted on it is not, its making would

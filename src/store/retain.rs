@@ -16,12 +16,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::catalog::{self, Manifest};
 use super::keep::{self, Keep, Made, Verdict};
 use super::lock::LockGuard;
 use super::{Object, Store};
+use crate::layout::units::size;
 use crate::ui::Ui;
 
 /// What [`prune`] did, or would do.
@@ -49,6 +50,26 @@ pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
     Ok(pruned)
 }
 
+/// Deletes just these generations, whole or damaged, and what no other one needs.
+///
+/// # Errors
+/// One is not there, or is the last of its subject that is whole; nothing is deleted then.
+pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<Pruned> {
+    let mut survey = Survey::of(guard.store(), ui)?;
+    let mut pruned = Pruned::default();
+    for name in names {
+        survey.take_out(name)?;
+        pruned.generations.push(name.clone());
+    }
+    for name in names {
+        guard.check()?;
+        guard.store().delete(&catalog::object(name, "manifest.json"))?;
+        pruned.objects += 1;
+    }
+    collect(guard, &survey.all(), &mut pruned)?;
+    Ok(pruned)
+}
+
 /// Says what [`prune`] would do. Needs no lock: a backup that runs at the same time makes it
 /// imprecise, and harms nothing.
 pub fn forecast(store: &dyn Store, keep: &Keep, ui: &Ui) -> Result<Pruned> {
@@ -68,9 +89,9 @@ pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     collect(guard, &survey.all(), &mut pruned)?;
     if pruned.objects > 0 {
         ui.info(format!(
-            "removed {} objects ({} MiB) of runs that did not end",
+            "removed {} objects ({}) of runs that did not end",
             pruned.objects,
-            pruned.freed_bytes >> 20
+            size(pruned.freed_bytes)
         ));
     }
     Ok(pruned)
@@ -125,7 +146,7 @@ impl Survey {
                 },
                 Err(error) => {
                     ui.warn(format!(
-                        "the generation {generation} can't be read, so no packs are deleted: {error:#}"
+                        "the generation {generation} can't be read, so no packs are deleted (rr prune --drop {generation} gives it up): {error:#}"
                     ));
                     survey.strange.push(generation);
                 }
@@ -142,6 +163,25 @@ impl Survey {
         let left = self.left(kept.collect());
         let gone = verdicts.iter().filter(|v| !v.is_kept()).map(|v| v.generation.clone());
         (Pruned { generations: gone.collect(), verdicts, ..Pruned::default() }, left)
+    }
+
+    /// Forgets a generation that is to be deleted.
+    fn take_out(&mut self, name: &str) -> Result<()> {
+        if let Some(at) = self.strange.iter().position(|strange| strange == name) {
+            self.strange.remove(at);
+        } else if let Some(at) = self.torn.iter().position(|torn| torn.generation == name) {
+            self.torn.remove(at);
+        } else {
+            let at = self.whole.iter().position(|whole| whole.generation == name);
+            let at = at.with_context(|| format!("there is no generation {name}\nhint: rr list"))?;
+            let gone = self.whole.remove(at);
+            let alike = |other: &Manifest| other.subject() == gone.subject();
+            ensure!(
+                self.whole.iter().any(alike),
+                "{name} is the last whole backup of what it is of: it is not deleted\nhint: delete its directory at the target by hand, if that is really wanted"
+            );
+        }
+        Ok(())
     }
 
     fn all(&self) -> Left<'_> {
@@ -286,6 +326,26 @@ mod tests {
         let guard = lock::lock(&store, &ui).unwrap();
         prune(&guard, &last(1), &ui).unwrap();
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[2..]);
+    }
+
+    #[test]
+    fn a_damaged_generation_can_be_given_up_and_the_last_whole_one_can_not() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        store.put("generations/20261104T000000Z/manifest.json", b"").unwrap();
+        let guard = lock::lock(&store, &ui).unwrap();
+        let drop = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            drop_generations(&guard, &names, &ui).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert!(drop(&["20261101T000000Z", "20291101T000000Z"]).unwrap_err().contains("no gen"));
+        assert_eq!(catalog::generations(&*store).unwrap(), DAYS, "all or none");
+        assert!(drop(&DAYS[..3]).unwrap_err().contains("last whole backup"));
+        drop(&[DAYS[3], DAYS[0]]).unwrap();
+        assert_eq!(catalog::generations(&*store).unwrap(), DAYS[1..3]);
+        let packs = names(&store, "packs/");
+        assert_eq!(packs, [pack(DAYS[0], 1), pack(DAYS[1], 1), pack(DAYS[2], 1)]);
     }
 
     #[test]
