@@ -146,7 +146,10 @@ pub struct BackupArgs {
     /// Archive just this tree (can be given again); no layout, no rescue image
     #[arg(long, value_name = "PATH")]
     pub include: Vec<PathBuf>,
-    /// Leave out what matches this glob of absolute paths (can be given again)
+    /// Leave out what matches this glob (can be given again)
+    ///
+    /// One that starts with a slash is an absolute path, another one matches at any
+    /// depth.
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// Read and store every file, also those unchanged since the last generation

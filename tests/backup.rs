@@ -231,7 +231,7 @@ fn each_set_of_trees_has_a_history_of_its_own() {
     }
     // And it is built upon, though it is not the newest.
     let report = back_up("a");
-    assert_eq!(report.pruned, [first_of_a.clone()]);
+    assert_eq!(report.pruned, std::slice::from_ref(&first_of_a));
     let manifest = catalog::manifest(&*open(target.path()), &report.generation.unwrap()).unwrap();
     assert_eq!(manifest.parent, Some(first_of_a));
 }

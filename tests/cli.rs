@@ -116,3 +116,35 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
     assert!(said.contains("has no backup of node1"), "{said}");
     assert!(said.contains("there are 2 nodes: node001, node002"), "{said}");
 }
+
+#[test]
+#[allow(clippy::disallowed_methods)] // the tests stand outside
+fn what_is_installed_is_what_the_units_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let install = || {
+        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install"))
+            .env("DESTDIR", dir.path())
+            .env("RR_BIN", env!("CARGO_BIN_EXE_rr"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    install();
+    let config = dir.path().join("etc/rr/rr.toml");
+    assert_eq!(config.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let units = dir.path().join("usr/lib/systemd/system");
+    for verb in ["mkbackup", "verify"] {
+        assert!(units.join(format!("rr-{verb}.timer")).exists());
+        let unit = std::fs::read_to_string(units.join(format!("rr-{verb}.service"))).unwrap();
+        let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/")).unwrap();
+        let (program, arguments) = start.split_once(' ').unwrap();
+        assert!(dir.path().join(program).exists(), "{program}");
+        assert_eq!(arguments, verb);
+        assert!(rr(&[arguments, "--help"]).status.success());
+    }
+    // A second time it keeps what the admin wrote.
+    std::fs::write(&config, "node = \"n1\"\n").unwrap();
+    install();
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), "node = \"n1\"\n");
+}

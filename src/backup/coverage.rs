@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::place::{Place, PlaceKind};
 use crate::archive::exclude_glob;
-use crate::layout::{BytesPath, Layout, Unprotected};
+use crate::layout::{BytesPath, Firmware, Layout, Unprotected};
 use crate::probe::mounts::MountInfo;
 
 /// The answer for a whole machine.
@@ -146,6 +146,55 @@ pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
 
 /// Directories without whose content a machine does not start, or not as what it was.
 const ESSENTIAL: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/etc", "/usr", "/var"];
+
+/// Patterns that leave out every kernel, or every initramfs, of those in `/boot`.
+pub fn without_kernels(boot: &[String], exclude: &[String]) -> Vec<String> {
+    let globs: Vec<_> = exclude
+        .iter()
+        .filter_map(|pattern| Some((pattern, exclude_glob(pattern).ok()?.compile_matcher())))
+        .collect();
+    let mut problems = Vec::new();
+    for (start, what) in [("vmlinuz", "kernel"), ("init", "initramfs")] {
+        let patterns: Vec<_> = boot
+            .iter()
+            .filter(|name| name.starts_with(start))
+            .map(|name| {
+                let path = Path::new("/boot").join(name);
+                globs.iter().find(|(_, glob)| glob.is_match(&path)).map(|(pattern, _)| *pattern)
+            })
+            .collect();
+        if let Some(Some(pattern)) = patterns.first()
+            && patterns.iter().all(Option::is_some)
+        {
+            problems.push(format!(
+                "no {what} of /boot is in the backup, as exclude = {pattern:?} says: a machine that is recovered from it does not start"
+            ));
+        }
+    }
+    problems
+}
+
+/// What the boot loader needs and is not mounted, and so not in the backup.
+pub fn unmounted_boot(layout: &Layout, in_fstab: impl Fn(&Path) -> bool) -> Vec<String> {
+    let mounted = |path: &Path| layout.mount.iter().any(|m| m.path.as_path() == path);
+    let mut problems: Vec<String> = ["/boot", "/boot/efi", "/efi"]
+        .map(Path::new)
+        .into_iter()
+        .filter(|path| in_fstab(path) && !mounted(path))
+        .map(|path| {
+            let path = path.display();
+            format!("{path} is not mounted: what the machine boots from is not in the backup\nhint: mount {path}, and back up again")
+        })
+        .collect();
+    let esp_mounted = layout.mount.iter().any(|m| layout.boot.esp.contains(&m.fs));
+    if problems.is_empty() && layout.boot.firmware == Firmware::Uefi && !esp_mounted {
+        problems.push(
+            "no EFI system partition is mounted: what the machine boots from is not in the backup\nhint: mount it on /boot/efi, by a line in /etc/fstab, and back up again"
+                .to_owned(),
+        );
+    }
+    problems
+}
 
 /// What patterns leave nothing of: those of `trees` and of the essential directories.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -301,6 +350,24 @@ mod tests {
         assert!(of(&["/boot/*"]).1 >= 1);
         assert_eq!(of(&["/usr"]), (String::new(), 1));
         assert_eq!(of(&["/*"]), ("/ /boot /srv /tmp".into(), 1));
+    }
+
+    #[test]
+    fn what_the_machine_boots_from_has_to_be_there() {
+        let boot = ["vmlinuz-5.14", "initramfs-5.14.img", "grub2"].map(String::from);
+        let of = |pattern: &str| without_kernels(&boot, &[pattern.to_owned()]);
+        assert!(of("*.iso").is_empty());
+        assert!(of("*.img")[0].starts_with("no initramfs of /boot"), "{:?}", of("*.img"));
+        assert_eq!(of("/boot/*").len(), 2);
+
+        let mut layout = testing::layout();
+        assert_eq!(unmounted_boot(&layout, |_| false), [""; 0]);
+        let problems = unmounted_boot(&layout, |path| path == Path::new("/boot"));
+        assert!(problems[0].starts_with("/boot is not mounted"), "{problems:?}");
+        layout.boot.firmware = Firmware::Uefi;
+        assert!(unmounted_boot(&layout, |_| false)[0].starts_with("no EFI system partition"));
+        layout.boot.esp = vec![layout.mount[0].fs.clone()];
+        assert_eq!(unmounted_boot(&layout, |_| false), [""; 0]);
     }
 
     #[test]

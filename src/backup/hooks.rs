@@ -32,8 +32,9 @@ impl Hooks {
             AtEnd::new(&config.post, &env, timeout)
         });
         let hooks = Hooks { post: post.transpose().context("preparing backup.post")? };
-        for command in &config.pre {
-            ui.info(format!("Running {command}"));
+        for (at, command) in config.pre.iter().enumerate() {
+            // Not its words, which may hold a password: the log goes to the target.
+            ui.info(format!("Running backup.pre ({} of {})", at + 1, config.pre.len()));
             let mut shell = Cmd::new("sh")
                 .args(["-c", command])
                 .env("RR_NODE", node)

@@ -50,6 +50,10 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     let node = config.node_name()?;
     let mut fatal = Vec::new();
     let include = included(&options.include, &mut fatal);
+    // What systemd mounts when somebody looks at it is mounted by that.
+    for dir in ["/boot/efi/.", "/efi/.", "/boot/."] {
+        let _ = std::fs::read_dir(dir);
+    }
     let mounts = mounts::read()?;
     let store = match unmounted(&url, &mounts) {
         Some(problem) => {
@@ -91,6 +95,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     job.coverage.unprotected.extend(emptied.trees);
     if whole_machine && options.archive {
         job.problems.extend(emptied.problems);
+        job.check_boot(&mounts, &unwanted);
     }
     job.exclude.extend(job.coverage.exclude.iter().cloned());
     job.exclude.extend(unwanted);
@@ -202,6 +207,18 @@ impl Job<'_> {
                 }
             }
         }
+    }
+
+    /// What the machine boots from must be in the archive: a recovery would only find out at its end.
+    fn check_boot(&mut self, mounts: &[mounts::MountInfo], exclude: &[String]) {
+        let Some(layout) = &self.layout else { return };
+        let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+        let in_fstab =
+            |path: &Path| place::missing_mount(path, &fstab, mounts).is_some_and(|at| at == path);
+        self.problems.extend(coverage::unmounted_boot(layout, in_fstab));
+        let names = std::fs::read_dir("/boot").into_iter().flatten().flatten();
+        let names: Vec<_> = names.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        self.problems.extend(coverage::without_kernels(&names, exclude));
     }
 
     fn find_place(&mut self, mounts: &[mounts::MountInfo], ui: &Ui) {

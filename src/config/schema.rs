@@ -323,7 +323,9 @@ impl Config {
 
     /// As it is put into the rescue image: without what has to stay on the node.
     pub fn for_rescue(&self) -> Config {
-        Config { target_options: self.target_options.for_rescue(), ..self.clone() }
+        // The admin's commands may hold passwords, and everybody can read what a PXE server serves.
+        let backup = BackupConfig { pre: Vec::new(), post: Vec::new(), ..self.backup.clone() };
+        Config { target_options: self.target_options.for_rescue(), backup, ..self.clone() }
     }
 
     /// The name of this node's directory at the target.
@@ -336,6 +338,11 @@ impl Config {
         let host = host.to_string_lossy();
         let node = host.split('.').next().unwrap_or_default().to_owned();
         check_node(&node).context("using the host name as the node's name")?;
+        if node == "localhost" {
+            bail!(
+                "this machine has no name of its own, and would share the backups of all others that have none\nhint: node = \"NAME\" in rr.toml, --node NAME, or hostnamectl hostname NAME"
+            );
+        }
         Ok(node)
     }
 }

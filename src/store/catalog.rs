@@ -284,20 +284,25 @@ pub fn publish(store: &dyn Store, manifest: &Manifest) -> Result<()> {
 
 /// The generations that `latest.json` names; those that were deleted since are among them. For a
 /// store that can't list.
-pub(super) fn named_in_latest(bytes: &[u8]) -> Vec<String> {
+///
+/// # Errors
+/// It is damaged. Taken for empty, all generations would be forgotten by the next that is published.
+pub(super) fn named_in_latest(bytes: &[u8]) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Latest {
         generation: String,
         #[serde(default)]
         generations: Vec<String>,
     }
-    let Ok(latest) = serde_json::from_slice::<Latest>(bytes) else { return Vec::new() };
+    let latest: Latest = serde_json::from_slice(bytes).context(
+        "latest.json is damaged: it tells which generations there are\nhint: write {\"generation\": \"NEWEST\", \"generations\": [\"ALL\", \"OF\", \"THEM\"]} into it, as the directories in generations/ are called",
+    )?;
     let mut found = latest.generations;
     found.push(latest.generation);
     found.retain(|generation| time_of(generation).is_some());
     found.sort();
     found.dedup();
-    found
+    Ok(found)
 }
 
 fn check_present(store: &dyn Store, manifest: &Manifest) -> Result<()> {

@@ -117,6 +117,10 @@ pub fn lock(store: &Arc<dyn Store>, ui: &Ui) -> Result<LockGuard> {
     lock_as(store, Owner::me(), (BEAT, DEAD_AFTER), ui).context("locking the node's tree")
 }
 
+/// The highest number of a lock: it is 1 where none was there, and one more than that of a dead run
+/// whose lock is taken over. A server that can't list is asked for each.
+pub const MOST: u64 = 8;
+
 fn lock_as(
     store: &Arc<dyn Store>,
     me: Owner,
@@ -129,6 +133,13 @@ fn lock_as(
             wait_until_dead(&**store, highest, &me, (beat, dead_after), ui)?;
         }
         let number = found.last().map_or(1, |n| n + 1);
+        if number > MOST {
+            // All of them are dead.
+            for dead in found {
+                store.delete(&name(dead))?;
+            }
+            continue;
+        }
         match store.put_new(&name(number), &render(&me)?) {
             Err(StoreError::Exists { .. }) => continue,
             other => other?,

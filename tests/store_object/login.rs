@@ -37,7 +37,7 @@ fn a_login_that_is_typed_in_at_a_recovery_is_used_and_not_shown() {
         format!("version = 1\nnode = \"node001\"\nrr = \"test\"\nasks_login = true\n{target}");
     std::fs::write(etc.join("rescue.toml"), info).unwrap();
     let said = recover(dir.path(), PASSWORD);
-    assert!(said.contains("has no layout: it holds files only"), "{said}");
+    assert!(said.contains("no layout to recover it from"), "{said}");
     assert!(said.contains(USER) && !said.contains(PASSWORD), "{said}");
     let said = recover(dir.path(), "poppy");
     assert!(said.contains("401") && !said.contains("poppy"), "{said}");

@@ -333,6 +333,9 @@ impl ObjectStore {
 }
 
 impl plain::Ask for ObjectStore {
+    fn label(&self) -> String {
+        self.client.label().to_owned()
+    }
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         Store::get(self, name)
     }

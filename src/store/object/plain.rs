@@ -8,12 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::catalog;
+use super::super::{catalog, lock};
 use super::{Object, StoreError};
-
-/// A lock is number 1 where none was there, and one more than a dead one that it takes over. So
-/// many runs that are killed one after the other are still seen.
-const LOCKS: u64 = 8;
 
 /// What is known to be there.
 #[derive(Debug, Default)]
@@ -27,6 +23,8 @@ pub(super) struct Known {
 
 /// What [`Known`] asks the server.
 pub(super) trait Ask {
+    /// The server's, for people.
+    fn label(&self) -> String;
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError>;
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError>;
 }
@@ -58,7 +56,11 @@ impl Known {
 
     fn read_published(&mut self, server: &dyn Ask) -> Result<(), StoreError> {
         let Some(latest) = there(server.get("latest.json"))? else { return Ok(()) };
-        for generation in catalog::named_in_latest(&latest) {
+        let named = catalog::named_in_latest(&latest).map_err(|error| StoreError::Other {
+            store: server.label(),
+            detail: format!("{error:#}"),
+        })?;
+        for generation in named {
             if self.read.contains(&generation) {
                 continue;
             }
@@ -92,7 +94,7 @@ impl Known {
 
 fn locks(server: &dyn Ask) -> Result<Vec<Object>, StoreError> {
     let mut found = Vec::new();
-    for number in 1..=LOCKS {
+    for number in 1..=lock::MOST {
         let name = format!("lock-{number}.json");
         if let Some(size_bytes) = there(server.size_bytes(&name))? {
             found.push(Object { name, size_bytes });
