@@ -161,7 +161,7 @@ fn a_whole_journey(toml: &str) {
     let gone = |line: &str| line.starts_with("delete") && line.contains(first);
     assert!(pruned.lines().any(gone), "{pruned}");
     let list = rr_ok(&config, &["list"]);
-    assert!(!list.contains(first) && list.contains("node002"), "{list}");
+    assert!(!list.contains(first) && list.contains(" just /"), "{list}");
     rr_ok(&config, &["verify"]);
 }
 
