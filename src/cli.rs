@@ -187,7 +187,8 @@ pub struct MkrescueArgs {
 pub struct PruneArgs {
     /// Delete just this generation, whatever the rules say (can be given again)
     ///
-    /// For one that is damaged. The last one that is whole is never deleted.
+    /// For one that is damaged, or of trees that are backed up no more. The last
+    /// whole one of the machine is never deleted.
     #[arg(long, value_name = "GEN")]
     pub drop: Vec<String>,
     /// Keep this many of the newest generations

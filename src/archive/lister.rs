@@ -42,10 +42,7 @@ impl<'a> Lister<'a> {
             Err(error) => {
                 let path = shown(&task.path);
                 let text = format!("what is in the directory {path} is not archived: {error}");
-                match error.kind() {
-                    io::ErrorKind::NotFound => self.warnings.add(text),
-                    _ => self.warnings.unread(&path, text),
-                }
+                self.warnings.passed_by(&path, text, &error);
                 return Default::default();
             }
         };
@@ -70,11 +67,9 @@ impl<'a> Lister<'a> {
         let stat = match self.dirs.stat(&path) {
             Ok(stat) => stat,
             Err(error) => {
-                let text = format!("{} is not archived: {error}", shown(&path));
-                match error.kind() {
-                    io::ErrorKind::NotFound => self.warnings.add(text),
-                    _ => self.warnings.unread(&shown(&path), text),
-                }
+                let path = shown(&path);
+                let text = format!("{path} is not archived: {error}");
+                self.warnings.passed_by(&path, text, &error);
                 return None;
             }
         };

@@ -70,7 +70,7 @@ pub fn warn_not_archived(warnings: &Warnings, entry: &Entry, error: &io::Error) 
     if error.kind() == io::ErrorKind::NotFound {
         warnings.add(format!("{path} vanished before it was read"));
     } else {
-        warnings.unread(&path, format!("{path} is not archived: {error}"));
+        warnings.passed_by(&path, format!("{path} is not archived: {error}"), error);
     }
 }
 

@@ -1,7 +1,10 @@
 //! What went other than expected while many threads read or write files.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
 
 /// More than these are counted and not kept: a list that nobody reads must not fill the memory.
 const KEPT: usize = 1000;
@@ -72,6 +75,25 @@ impl Warnings {
         self.lock().unread.add(shortened(path.to_owned()));
     }
 
+    /// Something that `error` keeps out of the archive, as `text` says. Where the disk can't be read
+    /// it is as good as lost; what vanished or became another file meanwhile is not, nor what is
+    /// nobody's to read: another user's FUSE mount, a locked encrypted directory.
+    pub fn passed_by(&self, path: &str, text: impl Into<String>, error: &io::Error) {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(
+                Errno::EIO
+                | Errno::EUCLEAN
+                | Errno::EBADMSG
+                | Errno::ENODATA
+                | Errno::EREMOTEIO
+                | Errno::EILSEQ
+                | Errno::ENXIO
+                | Errno::ETIMEDOUT,
+            ) => self.unread(path, text),
+            _ => self.add(text),
+        }
+    }
+
     /// How much could not be read, and the names of some. None: all could be.
     pub fn not_read(&self) -> Option<String> {
         let unread = std::mem::take(&mut self.lock().unread);
@@ -119,6 +141,18 @@ fn shortened(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_disk_does_not_give_is_unread() {
+        let warnings = Warnings::default();
+        for errno in [Errno::ENOENT, Errno::EACCES, Errno::ELOOP, Errno::ENOTDIR, Errno::ENOKEY] {
+            warnings.passed_by("/a", "a", &errno.into());
+        }
+        assert_eq!(warnings.not_read(), None);
+        warnings.passed_by("/b", "b", &Errno::EIO.into());
+        assert_eq!(warnings.not_read().as_deref(), Some("1 (/b)"));
+        assert_eq!(warnings.into_vec().len(), 6);
+    }
 
     #[test]
     fn what_many_lose_is_one_warning() {

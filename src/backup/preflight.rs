@@ -212,6 +212,11 @@ impl Job<'_> {
     /// What the machine boots from must be in the archive: a recovery would only find out at its end.
     fn check_boot(&mut self, mounts: &[mounts::MountInfo], exclude: &[String]) {
         let Some(layout) = &self.layout else { return };
+        // In a container, which shows the firmware of its host.
+        let root = layout.mount.iter().find(|mount| mount.path.as_path() == Path::new("/"));
+        if root.is_none_or(|root| layout.disks_below(&root.fs).is_empty()) {
+            return;
+        }
         let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
         let in_fstab =
             |path: &Path| place::missing_mount(path, &fstab, mounts).is_some_and(|at| at == path);

@@ -266,10 +266,17 @@ fn marks(layout: &Layout, disk: &Disk) -> BTreeSet<String> {
     let parts = layout.partition.iter().filter(|p| has_mbr && p.disk == disk.id).map(|p| &p.id);
     let places: BTreeSet<&Id> = parts.chain([&disk.id]).collect();
     let on_it = |fs: &&Fs| fs.devices().iter().any(|id| places.contains(id));
-    for fs in layout.fs.iter().filter(on_it).filter(|fs| fs.uuid.len() > 16) {
+    for fs in layout.fs.iter().filter(on_it) {
         let kind = if fs.devices().len() > 1 { "multi" } else { "fs" };
-        marks.insert(format!("{kind} {}", fs.uuid));
+        if fs.uuid.len() > 16 {
+            marks.insert(format!("{kind} {}", fs.uuid));
+        } else if !fs.uuid.is_empty() {
+            // The few bits of FAT: with the disk's size, they are enough.
+            marks.insert(format!("{kind} {} of {}", fs.uuid, disk.size_bytes));
+        }
     }
+    let swap = layout.swap.iter().filter(|swap| places.contains(&swap.on));
+    marks.extend(swap.filter(|swap| !swap.uuid.is_empty()).map(|s| format!("swap {}", s.uuid)));
     marks
 }
 
@@ -369,6 +376,38 @@ mod tests {
 
     fn auto() -> Answers {
         Answers { auto: true, ..Answers::default() }
+    }
+
+    #[test]
+    fn a_whole_disk_of_swap_or_fat_is_known_by_what_is_on_it() {
+        let mut node = raid_node();
+        for name in ["sdx", "sdy"] {
+            let mut disk = node.disk[0].clone();
+            (disk.id, disk.name) = (Id::disk(name), name.to_owned());
+            (disk.table, disk.wwn, disk.path) = (None, None, Some(format!("pci-{name}")));
+            disk.serial = Some("drive-scsi1".to_owned());
+            disk.signatures = vec!["x".to_owned()];
+            node.disk.push(disk);
+        }
+        let swap =
+            "id = \"swap:sdx\"\non = \"disk:sdx\"\nuuid = \"0b10a11e-0004-4000-8000-000000000001\"";
+        node.swap.push(toml::from_str(swap).unwrap());
+        let fat = "id = \"fs:sdy\"\non = \"disk:sdy\"\nkind = \"vfat\"\nuuid = \"ABCD-0001\"";
+        node.fs.push(toml::from_str(fat).unwrap());
+        let content = Content::of(&node, &node);
+        let own: Vec<bool> = node.disk.iter().map(|disk| content.is_own(disk)).collect();
+        assert!(own.iter().all(|own| *own), "{own:?}");
+        let other = |change: fn(&mut Layout)| {
+            let mut here = node.clone();
+            change(&mut here);
+            let content = Content::of(&node, &here);
+            here.disk[node.disk.len() - 2..].iter().map(|d| content.is_own(d)).collect::<Vec<_>>()
+        };
+        let renumbered =
+            |here: &mut Layout| here.swap.last_mut().unwrap().uuid.replace_range(..1, "1");
+        assert_eq!(other(renumbered), [false, true]);
+        let smaller = |here: &mut Layout| here.disk.last_mut().unwrap().size_bytes -= 512;
+        assert_eq!(other(smaller), [true, false]);
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! All that can go wrong without disks is tried before the first of them is touched. After that,
-//! the same command can be given again over whatever was left half done.
+//! the same command can be given again over whatever was left half done. (On another machine than
+//! the node was, an automatic one only until that is started anew: it could be a clone. Then
+//! `--erase` names its disks.)
 //!
 //! * [`target`] where the backup is, and the disks that it is on     [`fetch`] the generation
 //! * [`trees`] which files have a filesystem to go to

@@ -45,6 +45,12 @@ pub fn add(tree: &mut Tree, wanted: &Keymap) -> Result<Option<String>> {
 /// What the console of the system below `root` has, as loadkeys takes it. None: what every kernel has.
 fn of_node(root: &Path) -> Result<Option<String>> {
     let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
+    let keyboard = read("etc/default/keyboard");
+    let is_set = |key: &str| value(&keyboard, key).is_some();
+    let plain = value(&keyboard, "XKBLAYOUT").is_some_and(|layout| layout == BUILT_IN);
+    if plain && !is_set("XKBVARIANT") && !is_set("XKBOPTIONS") {
+        return Ok(None);
+    }
     if let Some(cached) = cached(&root.join(CACHE)) {
         return Ok(Some(cached.to_string_lossy().into_owned()));
     }
@@ -52,7 +58,7 @@ fn of_node(root: &Path) -> Result<Option<String>> {
     if let Some(name) = value(&console, "KEYMAP") {
         return Ok(Some(name).filter(|name| name != BUILT_IN));
     }
-    match value(&read("etc/default/keyboard"), "XKBLAYOUT") {
+    match value(&keyboard, "XKBLAYOUT") {
         Some(layout) if layout != BUILT_IN => Err(anyhow!(
             "its layout is {layout:?}, and /{CACHE} has no keymap made of that (`setupcon --save-only` makes it)"
         )),

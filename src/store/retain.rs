@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, ensure};
 
-use super::catalog::{self, Manifest};
+use super::catalog::{self, Manifest, Subject};
 use super::keep::{self, Keep, Made, Verdict};
 use super::lock::LockGuard;
 use super::{Object, Store};
@@ -53,7 +53,7 @@ pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// Deletes just these generations, whole or damaged, and what no other one needs.
 ///
 /// # Errors
-/// One is not there, or is the last of its subject that is whole; nothing is deleted then.
+/// One is not there, or is the last whole one of the machine, or of all; nothing is deleted then.
 pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<Pruned> {
     let mut survey = Survey::of(guard.store(), ui)?;
     let mut pruned = Pruned::default();
@@ -175,10 +175,12 @@ impl Survey {
             let at = self.whole.iter().position(|whole| whole.generation == name);
             let at = at.with_context(|| format!("there is no generation {name}\nhint: rr list"))?;
             let gone = self.whole.remove(at);
+            // Of trees that are backed up no more, this is the way to be rid of them.
             let alike = |other: &Manifest| other.subject() == gone.subject();
             ensure!(
-                self.whole.iter().any(alike),
-                "{name} is the last whole backup of what it is of: it is not deleted\nhint: delete its directory at the target by hand, if that is really wanted"
+                gone.subject() != Subject::Machine && !self.whole.is_empty()
+                    || self.whole.iter().any(alike),
+                "{name} is the last whole backup of the node: it is not deleted\nhint: delete its directory at the target by hand, if that is really wanted"
             );
         }
         Ok(())

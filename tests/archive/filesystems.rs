@@ -216,11 +216,12 @@ fn loop_a_read_error_is_not_inherited() {
     let (created, first) = target.create(&options(&source, FIRST), None);
     let said = &created.warnings;
     assert!(said.len() == 1 && said[0].starts_with("/big can't be read at byte "), "{said:?}");
+    assert_eq!(created.unread.as_deref(), Some("1 (/big)"));
 
     disk.set_len(len).unwrap();
     disk.write_all_at(&end, block * 4096).unwrap();
     let (created, second) = target.create(&options(&source, SECOND), Some(&first));
-    assert_eq!(created.warnings, Vec::<String>::new());
+    assert_eq!((created.warnings, created.unread), (Vec::new(), None));
     let (to, _) = target.extract(&second, &[]);
     assert!(std::fs::read(to.path().join("big")).unwrap() == big);
     let third = CreateOptions { generation: "20261121T013502Z".into(), ..options(&source, FIRST) };

@@ -67,8 +67,9 @@ pub fn add_missing(tree: &Tree, http: Option<&str>) -> Result<Vec<String>> {
     }
     if let Some(http) = http
         && !tree.has(HTTP_FIRST)
+        && let Err(error) = put_http(tree, http)
     {
-        put_http(tree, http)?;
+        log::info!("no loader for UEFI HTTP boot: {error:#}");
     }
     Ok(warnings)
 }
