@@ -1,10 +1,10 @@
 //! Whether QEMU still runs what is in it.
 //!
 //! Under emulation QEMU now and then stands still for good, the guest in the middle of its kernel's
-//! start and no thread of QEMU with anything to do. Nothing that the guest did caused that, and
-//! waiting for it to speak would take all the time that a slow guest is given. So it is told apart
-//! by the processor time that QEMU uses: a guest that waits for something still has its clock
-//! tick, a few hundredths of a second in each second.
+//! start. Nothing that the guest did caused that, and waiting for it to speak would take all the
+//! time that a slow guest is given. So it is told apart: by the processor time that QEMU uses, as a
+//! guest that waits for something still has its clock tick, a few hundredths of a second in each
+//! second; and while it boots, by a console that says no more ([`super::Vm::wait_boot`]).
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -19,8 +19,9 @@ const NOTHING_TICKS: u64 = 5;
 
 /// QEMU stands still: not the guest's fault, and the same may be tried again.
 #[derive(Debug, thiserror::Error)]
-#[error("QEMU stands still: no processor time used in {} s; its threads: {threads}", SPAN.as_secs())]
+#[error("QEMU stands still: {why}; its threads: {threads}")]
 pub struct StandsStill {
+    why: String,
     threads: String,
 }
 
@@ -48,9 +49,14 @@ impl Pulse {
         };
         let ticks = ticks_used(&stat).with_context(|| format!("parsing {stat:?}"))?;
         if self.stands_still(Instant::now(), ticks) {
-            return Err(StandsStill { threads: self.threads() }.into());
+            let why = format!("no processor time used in {} s", SPAN.as_secs());
+            return Err(self.stopped(why).into());
         }
         Ok(())
+    }
+
+    pub(super) fn stopped(&self, why: String) -> StandsStill {
+        StandsStill { why, threads: self.threads() }
     }
 
     fn stands_still(&mut self, now: Instant, ticks: u64) -> bool {

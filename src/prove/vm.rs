@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::agent::Agent;
-use super::pulse::Pulse;
+use super::pulse::{Pulse, StandsStill};
 use super::qmp::Qmp;
 
+/// How long an answer of a guest that boots is waited for, before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// QEMU opens its sockets before it starts the firmware.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,6 +125,39 @@ impl Vm {
     /// The guest's command channel. There is one; a second connection gets no answers.
     pub fn agent(&self) -> Result<Agent> {
         Agent::connect(&self.sockets.agent(), self.pulse.clone())
+    }
+
+    /// Waits until the guest's agent answers.
+    ///
+    /// # Errors
+    /// [`super::StandsStill`] where the console has said nothing for `silence` as well.
+    pub fn wait_boot(
+        &mut self,
+        agent: &mut Agent,
+        timeout: Duration,
+        silence: Duration,
+    ) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut heard = (0, Instant::now());
+        loop {
+            let Err(error) = agent.check("true", ASK_AGAIN) else { return Ok(()) };
+            if self.child.try_wait()?.is_some() || error.is::<StandsStill>() {
+                return Err(error.context(self.console_tail()));
+            }
+            let said = self.console()?.len();
+            if said != heard.0 {
+                heard = (said, Instant::now());
+            }
+            if heard.1.elapsed() > silence {
+                let why = format!("its console is silent for {} s", silence.as_secs());
+                return Err(
+                    anyhow::Error::from(self.pulse.stopped(why)).context(self.console_tail())
+                );
+            }
+            if Instant::now() > deadline {
+                return Err(error.context(self.console_tail()));
+            }
+        }
     }
 
     /// Takes a picture of the screen, as PNG.

@@ -41,6 +41,11 @@ pub fn boot_timeout() -> Duration {
     lab::seconds(300)
 }
 
+/// How long nothing is said at most while a guest boots.
+pub fn boot_silence() -> Duration {
+    lab::seconds(90)
+}
+
 pub fn command_timeout() -> Duration {
     lab::seconds(180)
 }
@@ -169,7 +174,7 @@ impl Node {
         });
         let mut vm = machine.start()?;
         let mut agent = vm.agent()?;
-        agent.check("true", boot_timeout()).with_context(|| vm.console_tail())?;
+        vm.wait_boot(&mut agent, boot_timeout(), boot_silence())?;
         agent.check(&self.install_loader(), command_timeout())?;
         agent.check(POWER_OFF, command_timeout())?;
         vm.wait_off(command_timeout())

@@ -19,7 +19,7 @@ use crate::compare::{
 use crate::day::Desk;
 use crate::lab::{self, Phases};
 use crate::matrix::{Medium, NewDisks, Scenario, Target};
-use crate::nodes::{EMULATED, Node, POWER_OFF, boot_timeout, command_timeout};
+use crate::nodes::{EMULATED, Node, POWER_OFF, boot_silence, boot_timeout, command_timeout};
 use crate::peers::{Peer, READER, WRITER};
 use crate::pxe::{self, BootServer, Loader};
 use crate::servers;
@@ -315,7 +315,7 @@ impl Stage<'_> {
         machine.ssh_port = Some(port);
         let mut vm = machine.start()?;
         let mut agent = vm.agent()?;
-        phases.run("boot the node", || agent.check("true", boot_timeout()))?;
+        phases.run("boot the node", || vm.wait_boot(&mut agent, boot_timeout(), boot_silence()))?;
         phases.run("rr rescue boot", || {
             agent.check(KEXEC, command_timeout())?;
             vm.wait_token("ready", lab::seconds(240))
@@ -493,7 +493,7 @@ impl Stage<'_> {
 fn visit<T>(machine: &Machine, body: impl FnOnce(&mut Vm, &mut Agent) -> Result<T>) -> Result<T> {
     let mut vm = machine.start()?;
     let mut agent = vm.agent()?;
-    agent.check("true", boot_timeout()).with_context(|| vm.console_tail())?;
+    vm.wait_boot(&mut agent, boot_timeout(), boot_silence())?;
     let result = body(&mut vm, &mut agent)?;
     agent.check(POWER_OFF, command_timeout())?;
     vm.wait_off(command_timeout())?;
