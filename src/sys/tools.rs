@@ -49,12 +49,6 @@ pub const TOOLS: &[Tool] = &[
         debian: "grub-common",
         rhel: "grub2-tools-extra",
     },
-    Tool {
-        name: "grub-mkimage",
-        also: &["grub2-mkimage"],
-        debian: "grub-common",
-        rhel: "grub2-tools",
-    },
     tool("ip", "iproute2", "iproute"),
     tool("loadkeys", "kbd", "kbd"),
     tool("lvm", "lvm2", "lvm2"),
