@@ -11,9 +11,9 @@ use super::preflight::Job;
 use crate::config::TargetUrl;
 use crate::rescue::stored::{self, FILES, IMAGES};
 use crate::rescue::{self, Image};
+use crate::store::Store;
 use crate::store::catalog::{self, Subject};
 use crate::store::lock::LockGuard;
-use crate::store::{Store, StoreError};
 
 /// Stores the image. Gives the size of the ISO, where one was made.
 pub(super) fn put(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Option<u64>> {
@@ -62,7 +62,7 @@ fn point(guard: &LockGuard, text: impl FnOnce(&str, u64) -> Result<String>) -> R
     let store = guard.store();
     // Without a directory: as rr put them before each image had one.
     let dir = stored::newest(store)?;
-    let Some(size_bytes) = size_bytes(store, &dir)? else { return Ok(()) };
+    let Some(size_bytes) = stored::size_bytes(store, &dir)? else { return Ok(()) };
     let text = text(&dir, size_bytes)?;
     guard.check()?;
     store.put(rescue::menu::MENU, text.as_bytes())?;
@@ -73,19 +73,6 @@ fn point(guard: &LockGuard, text: impl FnOnce(&str, u64) -> Result<String>) -> R
         old.chain(FILES).try_for_each(|name| store.delete(name))?;
     }
     Ok(())
-}
-
-/// None where the image is not there.
-fn size_bytes(store: &dyn Store, dir: &str) -> Result<Option<u64>> {
-    let mut bytes = 0;
-    for file in FILES {
-        match store.size_bytes(&format!("{dir}{file}")) {
-            Ok(size) => bytes += size,
-            Err(StoreError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(Some(bytes))
 }
 
 #[cfg(test)]

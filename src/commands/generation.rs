@@ -13,7 +13,7 @@ use crate::cli::{PruneArgs, RestoreArgs, VerifyArgs};
 use crate::layout::mount::escape;
 use crate::layout::units::{shown_time, size};
 use crate::rescue::menu::{self, MENU};
-use crate::rescue::stored::{self, FILES};
+use crate::rescue::stored;
 use crate::store::catalog::Subject;
 use crate::store::keep::{Keep, Verdict};
 use crate::store::lock::LockGuard;
@@ -63,7 +63,7 @@ fn subject(manifest: &Manifest) -> String {
 }
 
 /// What `rr list --all` says of a node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct NodeState {
     node: String,
     /// The newest generation of the whole machine.
@@ -103,19 +103,9 @@ fn state_of(
     now: jiff::Timestamp,
     older_than: Option<jiff::SignedDuration>,
 ) -> NodeState {
-    let rescue = stored::newest(store)
-        .and_then(|dir| Ok(store.size_bytes(&format!("{dir}{}", FILES[0]))?))
-        .is_ok();
-    let mut state = NodeState {
-        node,
-        generation: None,
-        finished: None,
-        age_seconds: None,
-        stream_bytes: 0,
-        warnings: 0,
-        rescue,
-        problem: None,
-    };
+    let image = stored::newest(store).and_then(|dir| stored::size_bytes(store, &dir));
+    let rescue = matches!(image, Ok(Some(_)));
+    let mut state = NodeState { node, rescue, ..NodeState::default() };
     let manifest = match catalog::find_machine(store, None) {
         Ok(manifest) => manifest,
         Err(error) => {

@@ -270,8 +270,8 @@ fn marks(layout: &Layout, disk: &Disk) -> BTreeSet<String> {
         let kind = if fs.devices().len() > 1 { "multi" } else { "fs" };
         if fs.uuid.len() > 16 {
             marks.insert(format!("{kind} {}", fs.uuid));
-        } else if !fs.uuid.is_empty() {
-            // The few bits of FAT: with the disk's size, they are enough.
+        } else if !fs.uuid.is_empty() && fs.on == disk.id {
+            // The few bits of FAT: of a whole disk of that size, they are enough.
             marks.insert(format!("{kind} {} of {}", fs.uuid, disk.size_bytes));
         }
     }

@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 
-use crate::store::{Object, Store};
+use crate::store::{Object, Store, StoreError};
 
 pub const IMAGES: &str = "rescue/";
 /// What an image consists of. Where the last one is, the others are, too.
@@ -16,6 +16,19 @@ pub const FILES: [&str; 2] = ["kernel", "initrd"];
 /// none.
 pub fn newest(store: &dyn Store) -> Result<String> {
     Ok(newest_whole(&store.list(IMAGES)?).unwrap_or_default())
+}
+
+/// How much the image in `dir` takes; None where it is not there, or not whole.
+pub fn size_bytes(store: &dyn Store, dir: &str) -> Result<Option<u64>> {
+    let mut bytes = 0;
+    for file in FILES {
+        match store.size_bytes(&format!("{dir}{file}")) {
+            Ok(size) => bytes += size,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(bytes))
 }
 
 /// The directory of the image that comes next.
