@@ -1,4 +1,5 @@
-//! The command line. Doc comments here are the help, so keep lines within 80 columns. Types only; what a verb does is in [`crate::commands`].
+//! The command line. Doc comments here are the help, so keep lines within 80 columns. Types only;
+//! what a verb does is in [`crate::commands`].
 
 use std::path::PathBuf;
 

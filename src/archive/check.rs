@@ -6,8 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::index::Index;
-use crate::store::catalog::FileRecord;
-use crate::store::catalog::MENDED_BY;
+use crate::store::catalog::{FileRecord, MENDED_BY};
 use crate::store::{Manifest, Store, StoreError};
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::{Uid, ftruncate};
@@ -26,6 +26,7 @@ use super::tar::{self, Head};
 use super::warnings::Warnings;
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
+use crate::sys::sync::lock;
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};
 
@@ -453,8 +454,4 @@ fn write_slice(big: &Big, start: u64, data: &[u8]) -> io::Result<u64> {
         written += len;
     }
     Ok(written)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

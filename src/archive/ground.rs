@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -23,6 +23,7 @@ use super::entry::shown;
 use super::flags;
 use super::warnings::Warnings;
 use crate::sys::fs::{self, XattrOf};
+use crate::sys::sync::lock;
 use crate::ui::Ui;
 
 /// Flags that make a file refuse changes, hard links too: they are set when all else is done.
@@ -195,8 +196,4 @@ fn is_no_dir(error: &io::Error) -> bool {
 pub fn open_dir(dir: BorrowedFd<'_>) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok(File::from(openat(dir, c".", flags, Mode::empty())?))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use super::pace::Pace;
 use super::spare::Spare;
 use crate::store::catalog::FileRecord;
 use crate::store::{Store, StoreError};
+use crate::sys::sync::lock;
 
 /// A pack is put when it has this much. Four of them are in memory at a time: with 64 MiB a backup
 /// takes 160 MiB, with 16 MiB 65 MiB, and none is faster.
@@ -184,8 +185,4 @@ impl<'a> Putter<'a> {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::codec::Id;
-use super::create::{Shared, Work, lock};
+use super::create::{Shared, Work};
 use super::dirs::Dirs;
 use super::feed::Job;
 use super::fetch::{check_plain_bytes, compress, compressor};
@@ -16,6 +16,7 @@ use super::index::Frame;
 use super::pax;
 use super::read::Item;
 use super::run::{self, Slice};
+use crate::sys::sync::lock;
 
 /// Tables are small and read often.
 const TABLE_LEVEL: i32 = 3;

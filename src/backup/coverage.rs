@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use globset::GlobMatcher;
+
 use super::place::{Place, PlaceKind};
 use crate::archive::exclude_glob;
 use crate::layout::{BytesPath, Firmware, Layout, Unprotected};
@@ -147,12 +149,17 @@ pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
 /// Directories without whose content a machine does not start, or not as what it was.
 const ESSENTIAL: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/etc", "/usr", "/var"];
 
-/// Patterns that leave out every kernel, or every initramfs, of those in `/boot`.
-pub fn without_kernels(boot: &[String], exclude: &[String]) -> Vec<String> {
-    let globs: Vec<_> = exclude
+/// The patterns, ready to be matched. One that can't be read is told when files are selected.
+fn matchers(exclude: &[String]) -> Vec<(&String, GlobMatcher)> {
+    exclude
         .iter()
         .filter_map(|pattern| Some((pattern, exclude_glob(pattern).ok()?.compile_matcher())))
-        .collect();
+        .collect()
+}
+
+/// Patterns that leave out every kernel, or every initramfs, of those in `/boot`.
+pub fn without_kernels(boot: &[String], exclude: &[String]) -> Vec<String> {
+    let globs = matchers(exclude);
     let mut problems = Vec::new();
     for (start, what) in [("vmlinuz", "kernel"), ("init", "initramfs")] {
         let patterns: Vec<_> = boot
@@ -206,16 +213,15 @@ pub struct Emptied {
 
 /// Looks for patterns that leave out all that can be in a directory, whatever its name is.
 pub fn emptied(trees: &[PathBuf], exclude: &[String]) -> Emptied {
-    // No two directories have just these.
+    // A pattern that takes all of these takes whatever is there.
     const ANY: [&str; 3] = [".a", "zz9", "b.c-d"];
+    let globs = matchers(exclude);
     let pattern_of = |dir: &Path| {
-        exclude.iter().find(|pattern| {
-            exclude_glob(pattern).is_ok_and(|glob| {
-                let matcher = glob.compile_matcher();
-                dir.ancestors().any(|dir| matcher.is_match(dir))
-                    || ANY.iter().all(|name| matcher.is_match(dir.join(name)))
-            })
-        })
+        let empties = |glob: &GlobMatcher| {
+            dir.ancestors().any(|dir| glob.is_match(dir))
+                || ANY.iter().all(|name| glob.is_match(dir.join(name)))
+        };
+        globs.iter().find(|(_, glob)| empties(glob)).map(|(pattern, _)| *pattern)
     };
     let mut found = Emptied::default();
     for tree in trees {

@@ -50,9 +50,12 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     let node = config.node_name()?;
     let mut fatal = Vec::new();
     let include = included(&options.include, &mut fatal);
-    // What systemd mounts when somebody looks at it is mounted by that.
-    for dir in ["/boot/efi/.", "/efi/.", "/boot/."] {
-        let _ = std::fs::read_dir(dir);
+    let whole_machine = options.include.is_empty();
+    if whole_machine {
+        // What systemd mounts when somebody looks at it is mounted by that.
+        for dir in ["/boot/efi/.", "/efi/.", "/boot/."] {
+            let _ = std::fs::read_dir(dir);
+        }
     }
     let mounts = mounts::read()?;
     let store = match unmounted(&url, &mounts) {
@@ -62,7 +65,6 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         }
         None => opened(&url, &node, config, options, &mut fatal),
     };
-    let whole_machine = options.include.is_empty();
     let mut job = Job {
         config,
         options,

@@ -1,6 +1,6 @@
 //! What is on a device, as libblkid sees it: `blkid -p` for contents, `wipefs` for all signatures.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::sys::run::Cmd;
 
@@ -64,15 +64,14 @@ pub fn unescape(value: &str) -> String {
 
 /// The types of all signatures on `device`, without those of its partitions. Empty: it is blank.
 pub fn signatures(device: &str) -> Result<Vec<String>> {
-    let output = Cmd::new("wipefs").args(["--json", "--no-act", device]).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    // Before util-linux 2.31 (RHEL 7) it knows no JSON.
-    if output.code() != Some(0) && said.contains("unrecognized option") {
-        let text = Cmd::new("wipefs").args(["--parsable", "--no-act", device]).text()?;
-        return Ok(parse_parsable(&text));
+    match Cmd::new("wipefs").args(["--json", "--no-act", device]).text() {
+        // Before util-linux 2.31 (RHEL 7) it knows no JSON.
+        Err(error) if format!("{error:#}").contains("unrecognized option") => {
+            let text = Cmd::new("wipefs").args(["--parsable", "--no-act", device]).text()?;
+            Ok(parse_parsable(&text))
+        }
+        text => parse_signatures(&text?),
     }
-    ensure!(output.code() == Some(0), "asking wipefs about {device}: {}", said.trim());
-    parse_signatures(&output.text())
 }
 
 /// Parses `wipefs --parsable --no-act DEVICE`: offset, UUID, label and, behind the last comma, type.

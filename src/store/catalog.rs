@@ -186,20 +186,8 @@ pub fn latest(store: &dyn Store) -> Result<Option<String>> {
 
 /// The generation that is named; `latest` or no name is the newest.
 pub fn find(store: &dyn Store, named: Option<&str>) -> Result<Manifest> {
-    let all = generations(store)?;
-    let newest = all.last().with_context(|| {
-        format!(
-            "{} holds no complete backup of this node\nhint: --node NAME takes another one",
-            store.url()
-        )
-    })?;
-    match named {
-        None | Some("latest") => manifest(store, newest),
-        Some(named) if all.iter().any(|generation| generation == named) => manifest(store, named),
-        Some(named) => {
-            bail!("{} has no generation {named}\nhint: it has {}", store.url(), all.join(", "))
-        }
-    }
+    let all = some_generations(store)?;
+    manifest(store, choose(store, &all, named)?)
 }
 
 /// As [`find`], of those with a layout: what a machine can be recovered from.
@@ -216,12 +204,8 @@ pub fn find_machine(store: &dyn Store, named: Option<&str>) -> Result<Manifest> 
         );
         return Ok(manifest);
     }
-    let newest = find(store, None)?;
-    if newest.subject() == Subject::Machine {
-        return Ok(newest);
-    }
-    for older in generations(store)?.iter().rev().filter(|older| **older < newest.generation) {
-        let manifest = manifest(store, older)?;
+    for generation in some_generations(store)?.iter().rev() {
+        let manifest = manifest(store, generation)?;
         if manifest.subject() == Subject::Machine {
             return Ok(manifest);
         }
@@ -230,6 +214,31 @@ pub fn find_machine(store: &dyn Store, named: Option<&str>) -> Result<Manifest> 
         "{} holds files of this node, and no layout to recover it from\nhint: rr restore brings files back; rr mkbackup on the node backs up the whole machine",
         store.url()
     )
+}
+
+/// The published generations, oldest first.
+///
+/// # Errors
+/// There is none.
+fn some_generations(store: &dyn Store) -> Result<Vec<String>> {
+    let all = generations(store)?;
+    ensure!(
+        !all.is_empty(),
+        "{} holds no complete backup of this node\nhint: --node NAME takes another one",
+        store.url()
+    );
+    Ok(all)
+}
+
+fn choose<'a>(store: &dyn Store, all: &'a [String], named: Option<&str>) -> Result<&'a str> {
+    let found = match named {
+        None | Some("latest") => all.last(),
+        Some(named) => all.iter().find(|generation| *generation == named),
+    };
+    found.map(String::as_str).with_context(|| {
+        let named = named.unwrap_or("latest");
+        format!("{} has no generation {named}\nhint: it has {}", store.url(), all.join(", "))
+    })
 }
 
 /// The manifest of a generation, whole and understood.

@@ -40,14 +40,8 @@ pub struct Pruned {
 /// Deletes the generations that `keep` does not keep, and what no generation needs.
 pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
     let survey = Survey::of(guard.store(), ui)?;
-    let (mut pruned, left) = survey.judge(keep);
-    for old in pruned.generations.clone() {
-        guard.check()?;
-        guard.store().delete(&catalog::object(&old, "manifest.json"))?;
-        pruned.objects += 1;
-    }
-    collect(guard, &left, &mut pruned)?;
-    Ok(pruned)
+    let (pruned, left) = survey.judge(keep);
+    delete(guard, pruned, &left)
 }
 
 /// Deletes just these generations, whole or damaged, and what no other one needs.
@@ -56,18 +50,9 @@ pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// One is not there, or is the last whole one of the machine, or of all; nothing is deleted then.
 pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<Pruned> {
     let mut survey = Survey::of(guard.store(), ui)?;
-    let mut pruned = Pruned::default();
-    for name in names {
-        survey.take_out(name)?;
-        pruned.generations.push(name.clone());
-    }
-    for name in names {
-        guard.check()?;
-        guard.store().delete(&catalog::object(name, "manifest.json"))?;
-        pruned.objects += 1;
-    }
-    collect(guard, &survey.all(), &mut pruned)?;
-    Ok(pruned)
+    names.iter().try_for_each(|name| survey.take_out(name))?;
+    let pruned = Pruned { generations: names.to_vec(), ..Pruned::default() };
+    delete(guard, pruned, &survey.all())
 }
 
 /// Says what [`prune`] would do. Needs no lock: a backup that runs at the same time makes it
@@ -176,10 +161,12 @@ impl Survey {
             let at = at.with_context(|| format!("there is no generation {name}\nhint: rr list"))?;
             let gone = self.whole.remove(at);
             // Of trees that are backed up no more, this is the way to be rid of them.
-            let alike = |other: &Manifest| other.subject() == gone.subject();
+            let stays = match gone.subject() {
+                Subject::Machine => self.whole.iter().any(|m| m.subject() == Subject::Machine),
+                Subject::Trees(_) => !self.whole.is_empty(),
+            };
             ensure!(
-                gone.subject() != Subject::Machine && !self.whole.is_empty()
-                    || self.whole.iter().any(alike),
+                stays,
                 "{name} is the last whole backup of the node: it is not deleted\nhint: delete its directory at the target by hand, if that is really wanted"
             );
         }
@@ -217,6 +204,17 @@ impl Left<'_> {
         }
         Ok(doomed)
     }
+}
+
+/// Unpublishes the generations that `pruned` names, and deletes all that does not stay.
+fn delete(guard: &LockGuard, mut pruned: Pruned, left: &Left<'_>) -> Result<Pruned> {
+    for old in &pruned.generations {
+        guard.check()?;
+        guard.store().delete(&catalog::object(old, "manifest.json"))?;
+        pruned.objects += 1;
+    }
+    collect(guard, left, &mut pruned)?;
+    Ok(pruned)
 }
 
 fn collect(guard: &LockGuard, left: &Left<'_>, pruned: &mut Pruned) -> Result<()> {

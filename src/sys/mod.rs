@@ -15,6 +15,7 @@
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`names`] the addresses of hosts
 //! * [`priority`] letting others go first
+//! * [`sync`] what threads share
 //! * [`udev`] waiting for and asking udev
 
 pub mod at_end;
@@ -29,5 +30,6 @@ pub mod names;
 pub mod priority;
 pub mod run;
 pub mod secret;
+pub mod sync;
 pub mod tools;
 pub mod udev;

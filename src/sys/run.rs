@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::secret::Secret;
+use super::sync::lock;
 use super::tools;
 
 /// Where programs are looked for; the caller's `PATH` is not trusted.
@@ -348,7 +349,7 @@ struct Reader {
 
 impl Reader {
     fn of(mut pipe: impl Read + Send + 'static) -> Reader {
-        let bytes = Arc::default();
+        let bytes = Arc::<Mutex<Vec<u8>>>::default();
         let shared = Arc::clone(&bytes);
         let (end, ended) = mpsc::channel();
         std::thread::spawn(move || {
@@ -356,7 +357,7 @@ impl Reader {
             let result = loop {
                 match pipe.read(&mut buffer) {
                     Ok(0) => break Ok(()),
-                    Ok(count) => locked(&shared).extend_from_slice(&buffer[..count]),
+                    Ok(count) => lock(&shared).extend_from_slice(&buffer[..count]),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => break Err(error),
                 }
@@ -376,12 +377,8 @@ impl Reader {
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => bail!("a reader of output panicked"),
         }
-        Ok(std::mem::take(&mut *locked(&self.bytes)))
+        Ok(std::mem::take(&mut *lock(&self.bytes)))
     }
-}
-
-fn locked(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
-    bytes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Kills a process and all that it has started, as far as they have not been left to PID 1.

@@ -16,6 +16,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::sys::sync::lock;
+
 pub use progress::Progress;
 
 /// How many columns a line may have: 80 where no terminal says more. A serial console says none.
@@ -187,8 +189,4 @@ impl<'a> Paint<'a> {
     fn yellow(text: &'a str) -> Self {
         Self::new(text, "33")
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
