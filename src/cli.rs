@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{MenuDefault, Output};
+use crate::store::catalog::names_generation;
 
 /// Bare-metal recovery for Linux
 ///
@@ -137,6 +138,17 @@ pub enum Verb {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Print the completions of a shell: rr completions bash
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one a verb
+    Manpages {
+        /// The directory for them
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Run as PID 1 of the rescue system
     #[command(hide = true)]
     Init,
@@ -230,6 +242,7 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "rr restore [OPTIONS] --to <DIR> [GEN] [PATH]...")]
 pub struct RestoreArgs {
     /// Restore below this directory
     #[arg(long, value_name = "DIR")]
@@ -246,8 +259,24 @@ pub struct RestoreArgs {
     #[arg(long = "gen", value_name = "GEN")]
     pub generation: Option<String>,
     /// Restore just these (with all below them); default: everything
+    ///
+    /// A first word that `rr list` names a generation by, or `latest`, is the generation.
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+}
+
+impl RestoreArgs {
+    /// Takes the generation out of the words where it stands before the paths: `restore GEN PATH`.
+    /// A file of that name is meant where `--gen` names a generation, or as `./NAME`.
+    pub fn take_generation(&mut self) {
+        let first = self.paths.first().and_then(|path| path.to_str());
+        if self.generation.is_none()
+            && self.from_tar.is_none()
+            && first.is_some_and(names_generation)
+        {
+            self.generation = self.paths.remove(0).into_os_string().into_string().ok();
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

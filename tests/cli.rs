@@ -148,3 +148,43 @@ fn what_is_installed_is_what_the_units_start() {
     install();
     assert_eq!(std::fs::read_to_string(&config).unwrap(), "node = \"n1\"\n");
 }
+
+#[test]
+fn every_verb_has_a_manual_page_and_a_completion() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = rr(&["manpages", dir.path().to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output));
+    let completions = rr(&["completions", "bash"]);
+    assert!(completions.status.success(), "{}", text(&completions));
+    let completions = text(&completions);
+    for verb in verbs() {
+        let page =
+            dir.path().join(format!("{}.1", [&["rr".to_owned()], &*verb].concat().join("-")));
+        let page = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{page:?}: {e}"));
+        assert!(page.contains(".SH SYNOPSIS"), "{page}");
+        for word in verb {
+            assert!(completions.contains(&word), "{word}");
+        }
+    }
+}
+
+#[test]
+fn restore_takes_a_generation_before_the_paths() {
+    use clap::Parser as _;
+    let taken = |words: &[&str]| {
+        let words = [&["rr", "restore", "--to", "/mnt"], words].concat();
+        let rr::cli::Verb::Restore(mut args) = rr::cli::Cli::parse_from(words).verb else {
+            panic!()
+        };
+        args.take_generation();
+        let paths: Vec<_> =
+            args.paths.iter().map(|path| path.to_str().unwrap().to_owned()).collect();
+        (args.generation, paths.join(" "))
+    };
+    let named = |generation: &str, paths: &str| (Some(generation.to_owned()), paths.to_owned());
+    assert_eq!(taken(&["latest", "/etc"]), named("latest", "/etc"));
+    assert_eq!(taken(&["20261122T051009Z"]), named("20261122T051009Z", ""));
+    assert_eq!(taken(&["/latest", "etc"]), (None, "/latest etc".to_owned()));
+    assert_eq!(taken(&["--gen", "latest", "latest"]), named("latest", "latest"));
+    assert_eq!(taken(&["--from-tar", "a.tar", "latest"]), (None, "latest".to_owned()));
+}

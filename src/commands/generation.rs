@@ -272,7 +272,8 @@ fn refresh_menu(guard: &LockGuard) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn restore(session: &Session<'_>, args: RestoreArgs) -> Result<Exit> {
+pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Exit> {
+    args.take_generation();
     let make_root = || {
         std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))
     };

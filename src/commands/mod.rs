@@ -7,6 +7,7 @@ mod config;
 mod format;
 mod generation;
 mod layout;
+mod manual;
 mod pxe;
 mod recover;
 mod rescue;
@@ -118,6 +119,8 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Rescue(verb) => rescue::run(session, &verb),
         Verb::Pxe(verb) => pxe::run(session, &verb),
         Verb::Config(verb) => config::run(loaded, &verb),
+        Verb::Completions { shell } => manual::completions(shell),
+        Verb::Manpages { dir } => manual::pages(&dir),
         Verb::Init => match crate::rescue::RescueInfo::read() {
             Ok(Some(_)) => crate::init::run(),
             _ => Err(usage(anyhow::anyhow!("`rr init` runs only in a rescue system"))),

@@ -167,6 +167,11 @@ pub fn time_of(generation: &str) -> Option<jiff::Timestamp> {
     (time.strftime("%Y%m%dT%H%M%SZ").to_string() == generation).then_some(time)
 }
 
+/// Whether a word names a generation, whichever there are.
+pub fn names_generation(word: &str) -> bool {
+    word == "latest" || time_of(word).is_some()
+}
+
 /// The published generations, oldest first.
 pub fn generations(store: &dyn Store) -> Result<Vec<String>> {
     let published = |name: &str| {
