@@ -12,7 +12,7 @@ use crate::ui::{Ui, ask};
 /// The admin did not type `yes`.
 pub fn confirm(plan: &Plan, ui: &Ui) -> Result<()> {
     ui.info("");
-    ui.info("ALL DATA ON THESE DISKS WILL BE LOST:");
+    ui.alarm("ALL DATA ON THESE DISKS WILL BE LOST:");
     for disk in plan.erases() {
         let model = disk.model.as_deref().unwrap_or("unknown model");
         let serial = disk.serial.as_deref().unwrap_or("none");

@@ -258,9 +258,7 @@ impl<'a> Run<'a> {
         } else {
             plan.render_text()
         };
-        for line in text.lines() {
-            self.ui.info(line);
-        }
+        self.ui.sections(&text);
         self.report.identity_changes = plan.identity_changes().to_vec();
         let taken = plan.disks.iter().map(|found| DiskTaken {
             recorded: found.old.name.clone(),

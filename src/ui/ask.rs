@@ -46,6 +46,7 @@ fn line_from(
     output: &mut dyn Write,
     prompt: &str,
 ) -> Result<Option<String>> {
+    super::wrote();
     write!(output, "{prompt}").and_then(|()| output.flush()).context("asking a question")?;
     let mut bytes = Vec::new();
     input.read_until(b'\n', &mut bytes).context("reading the answer")?;

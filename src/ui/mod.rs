@@ -10,7 +10,7 @@ pub mod progress;
 pub mod verdict;
 
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -32,6 +32,12 @@ pub enum Style {
     Plain,
     Json,
 }
+
+/// What was written to the terminal so far: lines of ours, questions and their answers.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// A line of at most this many columns is one line on every terminal.
+const ONE_LINE: usize = 79;
 
 /// A handle to the one place that output goes through; clones are cheap.
 #[derive(Debug, Clone)]
@@ -76,17 +82,24 @@ impl Ui {
         self.inner.style
     }
 
-    /// Announces a step, runs it, and says how long it took. Steps nest.
+    /// Announces a step, runs it, and says how long it took. Steps nest. On a terminal the second line
+    /// takes the place of the first where nothing was said in between.
     pub fn step<T>(&self, name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let started = Instant::now();
         self.say("step", &Paint::bold(name));
+        let announced = WRITTEN.load(Ordering::Relaxed);
         self.inner.depth.fetch_add(1, Ordering::Relaxed);
         let result = body();
         self.inner.depth.fetch_sub(1, Ordering::Relaxed);
         let seconds = started.elapsed().as_secs_f64();
         match &result {
             Ok(_) if seconds >= 0.1 => {
-                self.say("done", &Paint::dim(&format!("{name}: done in {seconds:.1} s")));
+                let done = format!("{name}: done in {seconds:.1} s");
+                if self.takes_back(announced, &done) {
+                    self.say("done", &Paint::again(&done));
+                } else {
+                    self.say("done", &Paint::dim(&done));
+                }
             }
             Ok(_) => {}
             Err(_) => {
@@ -94,6 +107,28 @@ impl Ui {
             }
         }
         result
+    }
+
+    /// Whether the last line can be written anew, as `line`: it is the one that was written when
+    /// `announced` were.
+    fn takes_back(&self, announced: u64, line: &str) -> bool {
+        let columns = self.inner.depth.load(Ordering::Relaxed) * 2 + line.chars().count();
+        self.inner.style == Style::Terminal
+            && WRITTEN.load(Ordering::Relaxed) == announced
+            && columns <= ONE_LINE
+    }
+
+    /// Lines of which those that are not indented are headings.
+    pub fn sections(&self, text: &str) {
+        for line in text.lines() {
+            let is_heading = line.starts_with(|first: char| first != ' ');
+            self.say("info", &if is_heading { Paint::bold(line) } else { Paint::plain(line) });
+        }
+    }
+
+    /// What must not be overlooked.
+    pub fn alarm(&self, text: impl AsRef<str>) {
+        self.say("alarm", &Paint::red(text.as_ref()));
     }
 
     pub fn info(&self, text: impl AsRef<str>) {
@@ -135,7 +170,8 @@ impl Ui {
             }
             Style::Plain => self.write(&format!("{:indent$}{}", "", text.text, indent = depth * 2)),
             Style::Terminal => self.write(&format!(
-                "{:indent$}\x1b[{}m{}\x1b[0m",
+                "{}{:indent$}\x1b[{}m{}\x1b[0m",
+                if text.again { ONE_UP } else { "" },
                 "",
                 text.code,
                 text.text,
@@ -145,6 +181,7 @@ impl Ui {
     }
 
     pub(crate) fn write(&self, line: &str) {
+        wrote();
         let write = || {
             let mut err = std::io::stderr().lock();
             // Nobody is left to be told when standard error is gone.
@@ -161,15 +198,28 @@ impl Ui {
     }
 }
 
+/// Something was written to the terminal.
+fn wrote() {
+    WRITTEN.fetch_add(1, Ordering::Relaxed);
+}
+
+/// To the line above, and erases it: CUU and EL of ECMA-48.
+const ONE_UP: &str = "\x1b[1A\r\x1b[2K";
+
 /// A text and the SGR code (ECMA-48) that colours it on a terminal.
 pub(crate) struct Paint<'a> {
     text: std::borrow::Cow<'a, str>,
     code: &'static str,
+    /// In the place of the line above.
+    again: bool,
 }
 
 impl<'a> Paint<'a> {
     fn new(text: &'a str, code: &'static str) -> Self {
-        Paint { text: text.into(), code }
+        Paint { text: text.into(), code, again: false }
+    }
+    fn again(text: &'a str) -> Self {
+        Paint { again: true, ..Self::plain(text) }
     }
     pub(crate) fn plain(text: &'a str) -> Self {
         Self::new(text, "0")
@@ -188,5 +238,25 @@ impl<'a> Paint<'a> {
     }
     fn yellow(text: &'a str) -> Self {
         Self::new(text, "33")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_written_anew_only_where_it_is_the_last_one() {
+        let ui = Ui::new(Style::Terminal);
+        // Other tests write as well.
+        let lasts =
+            |line: &str| (0..1000).any(|_| ui.takes_back(WRITTEN.load(Ordering::Relaxed), line));
+        assert!(lasts("erase sda: done in 0.2 s"));
+        assert!(!lasts(&"long ".repeat(20)), "it may be two lines");
+        let announced = WRITTEN.load(Ordering::Relaxed);
+        ui.info("something else");
+        assert!(!ui.takes_back(announced, "erase sda"));
+        let plain = Ui::new(Style::Plain);
+        assert!(!plain.takes_back(WRITTEN.load(Ordering::Relaxed), "erase sda"));
     }
 }

@@ -105,7 +105,8 @@ impl Progress {
             let line = serde_json::json!({
                 "event": "progress", "name": self.name, "done": done, "total": total,
                 "unit": if self.unit == Unit::Bytes { "bytes" } else { "items" },
-                "seconds": seconds, "current": current,
+                "seconds": seconds, "per_second": rate(done, seconds),
+                "seconds_left": seconds_left(done, total, seconds), "current": current,
             });
             self.ui.write(&line.to_string());
         } else {
@@ -119,7 +120,6 @@ impl Progress {
 
     #[allow(clippy::cast_precision_loss)] // for people
     fn line(&self, done: u64, total: u64, seconds: f64) -> String {
-        let rate = done as f64 / seconds;
         let show = |amount: f64| match self.unit {
             Unit::Bytes => format!("{:.1} MiB", amount / 1_048_576.0),
             Unit::Items => format!("{amount:.0}"),
@@ -128,12 +128,24 @@ impl Progress {
         if total > 0 {
             line += &format!(" of {} ({} %)", show(total as f64), done * 100 / total);
         }
-        line += &format!(", {}/s", show(rate));
-        if total > done && rate > 0.0 {
-            line += &format!(", {:.0} s left", (total - done) as f64 / rate);
+        line += &format!(", {}/s", show(rate(done, seconds)));
+        if let Some(left) = seconds_left(done, total, seconds) {
+            line += &format!(", {left:.0} s left");
         }
         line
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // for people
+fn rate(done: u64, seconds: f64) -> f64 {
+    done as f64 / seconds
+}
+
+/// At the rate so far; None where nothing tells.
+#[allow(clippy::cast_precision_loss)] // for people
+fn seconds_left(done: u64, total: u64, seconds: f64) -> Option<f64> {
+    let left = total.checked_sub(done).filter(|left| *left > 0)?;
+    (done > 0).then(|| left as f64 / rate(done, seconds))
 }
 
 /// Fits 80 columns. Nothing said of a bar is worth an error.
@@ -158,5 +170,18 @@ impl Drop for Progress {
             bar.finish_and_clear();
             self.ui.set_bar(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_where_there_is_a_rate() {
+        assert_eq!(seconds_left(25, 100, 5.0), Some(15.0));
+        assert_eq!(seconds_left(0, 100, 5.0), None);
+        assert_eq!(seconds_left(100, 100, 5.0), None);
+        assert_eq!(seconds_left(7, 0, 5.0), None, "the total is not known");
     }
 }
