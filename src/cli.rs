@@ -149,6 +149,9 @@ pub enum Verb {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Do what a recovery begins with, inside a rescue image on the day of the backup
+    #[command(hide = true)]
+    Rehearse,
     /// Run as PID 1 of the rescue system
     #[command(hide = true)]
     Init,

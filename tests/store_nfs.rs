@@ -13,6 +13,9 @@ use rr::store::{self, Access, Store, StoreError, lock};
 use rr::sys::run::Cmd;
 use rr::ui::{Style, Ui};
 
+#[path = "node/image.rs"]
+mod image;
+
 const CHILD: &str = "RR_TEST_NFS_CHILD";
 
 /// PID 1 of the user-mode Linux. An NFSv4 server needs a root directory that can be exported, which
@@ -153,6 +156,7 @@ fn child_in_uml() {
     }
     only_part_of_the_path_is_exported();
     refusals_say_what_to_do();
+    an_image_mounts_it_with_its_own_programs();
     a_full_server_is_told();
     a_server_that_goes_away_ends_in_an_error();
     a_dead_mount_elsewhere_does_not_hang_a_backup();
@@ -236,6 +240,27 @@ fn refusals_say_what_to_do() {
         assert!(format!("{error:#}").contains("no_root_squash"), "{error:#}");
         export("rw,no_root_squash");
     }
+}
+
+fn an_image_mounts_it_with_its_own_programs() {
+    eprintln!("== rehearsal");
+    let rr = format!("/host{}", env!("CARGO_BIN_EXE_rr"));
+    let image = |options: &str| {
+        let mut info = image::info("node001", "nfs://127.0.0.1/export");
+        info.target_options.nfs = options.into();
+        image::image(&info, Path::new(&rr))
+    };
+    for options in ["", "vers=3"] {
+        let rehearsed = image::rehearse(&image(options)).unwrap();
+        assert_eq!((rehearsed.generation, rehearsed.left_out), (None, None));
+    }
+    // As where it lacks what it runs by.
+    let mut lacks = image("");
+    let program = rr::sys::tools::find("mount.nfs".as_ref()).unwrap().canonicalize().unwrap();
+    lacks.text(program.to_str().unwrap(), 0o755, "#!/bin/none\n");
+    let text = format!("{:#}", image::rehearse(&lacks).unwrap_err());
+    eprintln!("{text}");
+    assert!(text.contains("mount.nfs") && text.contains("no recovery would begin"), "{text}");
 }
 
 fn names(dir: &Path) -> Vec<String> {

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::fetch::Sequential;
 use super::index::Index;
 use crate::store::catalog::{FileRecord, MENDED_BY};
 use crate::store::{Manifest, Store, StoreError};
@@ -16,6 +18,11 @@ const READ_BYTES: u64 = 4 << 20;
 const THREADS: usize = 4;
 /// How many wrong objects are named.
 const NAMED: usize = 20;
+
+/// From how many places of the stream a sample is taken at most.
+const SAMPLES: usize = 32;
+const SAMPLE_BYTES: u64 = 64 << 20;
+const SAMPLE_TIME: Duration = Duration::from_secs(60);
 
 /// Checks that every file and pack of a generation is there, as long as it was written, and has the
 /// BLAKE3 that it was written with.
@@ -67,6 +74,26 @@ pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
     }
     // That it says only what can be, too.
     Index::open(manifest, store).map(drop)
+}
+
+/// Reads chunks from all over a generation, some MiB at most, and checks them against their BLAKE3.
+/// Gives how many bytes they have.
+///
+/// # Errors
+/// One of them is missing or damaged.
+pub fn check_sample(manifest: &Manifest, store: &dyn Store) -> Result<u64> {
+    let index = Index::open(manifest, store)?;
+    let started = Instant::now();
+    let mut reader = Sequential::new(&index, store);
+    let step = index.chunks.len().div_ceil(SAMPLES).max(1);
+    let mut bytes = 0;
+    for chunk in index.chunks.iter().step_by(step) {
+        bytes += reader.read(&chunk.frame)?.len() as u64;
+        if bytes >= SAMPLE_BYTES || started.elapsed() >= SAMPLE_TIME {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 fn check_object(record: &FileRecord, store: &dyn Store, progress: &Progress) -> Result<()> {

@@ -122,7 +122,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 
-pub use check::check;
+pub use check::{check, check_sample};
 pub use create::create;
 pub use entry::{Entry, Kind, Time};
 pub use extract::{ExtractOptions, Extracted};

@@ -121,6 +121,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Config(verb) => config::run(loaded, &verb),
         Verb::Completions { shell } => manual::completions(shell),
         Verb::Manpages { dir } => manual::pages(&dir),
+        Verb::Rehearse => recover::rehearse(session),
         Verb::Init => match crate::rescue::RescueInfo::read() {
             Ok(Some(_)) => crate::init::run(),
             _ => Err(usage(anyhow::anyhow!("`rr init` runs only in a rescue system"))),

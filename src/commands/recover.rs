@@ -2,15 +2,28 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use crate::cli::RecoverArgs;
 use crate::recover::{self, Options, Outcome, Phase};
-use crate::rescue::RescueInfo;
 use crate::rescue::info::{CODE_VARIABLE, RECOVER_LOG};
+use crate::rescue::{RescueInfo, rehearsal};
 use crate::ui;
 
-use super::{Exit, Session, print_json};
+use super::{Exit, Session, print_json, usage};
+
+/// `rr rehearse`, in the chroot of a rescue image that is being made.
+pub(super) fn rehearse(session: &Session<'_>) -> Result<Exit> {
+    let Some(info) = RescueInfo::read()? else {
+        return Err(usage(anyhow!("`rr {}` runs only in a rescue image", rehearsal::VERB)));
+    };
+    // Nobody needs the answer of a backup that was killed.
+    set_pdeathsig(Signal::SIGKILL).context("asking to end with the backup")?;
+    print_json(&recover::rehearse::rehearse(&info, session.ui)?)?;
+    Ok(Exit::Done)
+}
 
 pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Result<Exit> {
     let info = RescueInfo::read()?;

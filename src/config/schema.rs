@@ -152,6 +152,8 @@ pub struct RescueConfig {
     /// Files with the public keys that may log into the rescue system as root over ssh. None: no
     /// ssh.
     pub ssh_keys: Vec<PathBuf>,
+    /// Whether a new image has to read the target, in a chroot, before it is published.
+    pub rehearse: bool,
 }
 
 /// Who may log into the node as root may log into its rescue system.
@@ -171,6 +173,7 @@ impl Default for RescueConfig {
             default: MenuDefault::default(),
             keymap: Keymap::default(),
             ssh_keys: default_ssh_keys(),
+            rehearse: true,
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod inside;
 pub mod login;
 pub mod machine;
 pub mod mounts;
+pub mod rehearse;
 pub mod report;
 mod run;
 pub mod sysfs;

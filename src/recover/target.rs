@@ -61,7 +61,7 @@ impl Target {
         mounts::unmount_all(point)?;
         std::fs::create_dir_all(point).with_context(|| format!("creating {MOUNT_POINT}"))?;
         let source = dev.to_string_lossy();
-        let mount = MountGuard::mount(&["-o", "ro", "-t", &device.fs_kind, &source], point)?;
+        let mount = mount_read_only(&source, &device.fs_kind, point)?;
         let subdir = device.subdir.as_path();
         let dir = point.join(subdir.strip_prefix("/").unwrap_or(subdir));
         Ok(Target { url: TargetUrl::File { dir }, disks, shown, mount: Some(mount) })
@@ -98,6 +98,25 @@ impl Target {
     /// The target's URL as it was given.
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+}
+
+/// Fails where the device is not here, without bringing anything up.
+pub(super) fn expect(device: &TargetDevice) -> Result<()> {
+    look(device)?.with_context(|| absent(device)).map(drop)
+}
+
+/// A filesystem that somebody has mounted for writing can't be mounted read-only beside: then it is
+/// this one mount that can't be written to.
+fn mount_read_only(source: &str, kind: &str, point: &Path) -> Result<MountGuard> {
+    match MountGuard::mount(&["-o", "ro", "-t", kind, source], point) {
+        Err(error) if error.to_string().contains("busy") => {
+            log::info!("{error:#}");
+            let mount = MountGuard::mount(&["-t", kind, source], point)?;
+            Cmd::new("mount").args(["-o", "remount,bind,ro"]).arg(point).run()?;
+            Ok(mount)
+        }
+        mounted => mounted,
     }
 }
 

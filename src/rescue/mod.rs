@@ -13,7 +13,7 @@
 //! * [`tree`] the file tree in memory, [`elf`] what programs need
 //! * [`stored`] where the image is at the target, [`boot`] the rescue system started from the one
 //!   that runs
-//! * [`selftest`] the programs run inside the tree
+//! * [`selftest`] the programs run inside the tree, [`rehearsal`] and what a recovery begins with
 //! * [`initrd`] the tree as an archive that the kernel unpacks
 //! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server, [`signed`]
 //!   boot loaders for Secure Boot
@@ -29,6 +29,7 @@ pub mod menu;
 pub mod modules;
 pub mod programs;
 pub mod pxe;
+pub mod rehearsal;
 pub mod selftest;
 pub mod signed;
 pub mod ssh;
@@ -86,7 +87,7 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         warnings.extend(keymap::add(&mut tree, &request.config.rescue.keymap)?);
         Ok(tree)
     })?;
-    ui.step("Testing the rescue system", || selftest::run(&tree, request.out))?;
+    selftest::unpacked(&tree, request.out, |root| test(&tree, root, request, ui))?;
     let initrd_path = request.out.join("initrd");
     let compression = kernel.compression(request.config.rescue.drivers);
     ui.step("Packing the initrd", || initrd::write(&tree, &initrd_path, compression))?;
@@ -121,6 +122,18 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         }
     ));
     Ok(Image { iso, kernel: kernel_path, initrd: initrd_path, warnings })
+}
+
+/// Tests the image that is unpacked below `root`.
+fn test(tree: &Tree, root: &Path, request: &BuildRequest<'_>, ui: &Ui) -> Result<()> {
+    ui.step("Testing the rescue system", || selftest::run(tree, root))?;
+    if !request.config.rescue.rehearse {
+        ui.info("no recovery is rehearsed: rescue.rehearse is false");
+        return Ok(());
+    }
+    let rehearsed = ui.step("Rehearsing a recovery", || rehearsal::run(root))?;
+    ui.info(rehearsed.shown());
+    Ok(())
 }
 
 fn platforms(layout: &Layout, config: &Config) -> iso::Platforms {

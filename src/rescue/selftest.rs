@@ -42,16 +42,17 @@ const CALLS: &[(&str, &[&str])] = &[
 /// The exit status of a program that could not be run, or whose libraries were not found.
 const NOT_STARTED: [i32; 3] = [125, 126, 127];
 
-/// Unpacks the programs of `tree` below `dir`, runs them, and removes them again.
-pub fn run(tree: &Tree, dir: &Path) -> Result<()> {
+/// Unpacks the programs of `tree` below `dir`, tests them, and removes them again.
+pub fn unpacked(tree: &Tree, dir: &Path, test: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let root = dir.join("selftest");
     unpack(tree, &root)?;
-    let result = run_in(tree, &root);
+    let result = test(&root);
     std::fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
     result
 }
 
-fn run_in(tree: &Tree, root: &Path) -> Result<()> {
+/// Runs the programs of `tree`, which is unpacked below `root`.
+pub fn run(tree: &Tree, root: &Path) -> Result<()> {
     let mut failed = Vec::new();
     for (name, args) in CALLS {
         let Some(path) = tools::find(name.as_ref()).filter(|path| tree.resolve(path).is_some())
@@ -114,10 +115,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = Tree::new();
         tree.add_program(&tools::find("sh".as_ref()).unwrap()).unwrap();
-        run(&tree, dir.path()).unwrap();
+        let run = |tree: &Tree| unpacked(tree, dir.path(), |root| run(tree, root));
+        run(&tree).unwrap();
         // mount without the libraries that it needs besides the shell's
         tree.add(&tools::find("mount".as_ref()).unwrap()).unwrap();
-        let error = run(&tree, dir.path()).unwrap_err().to_string();
+        let error = run(&tree).unwrap_err().to_string();
         assert!(error.contains("mount") && error.contains("libmount"), "{error}");
         assert!(!dir.path().join("selftest").exists());
     }

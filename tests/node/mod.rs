@@ -1,6 +1,8 @@
 //! A node with a small tree that is backed up by the program itself.
 #![allow(dead_code)] // each test takes what it needs
 
+pub mod image;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

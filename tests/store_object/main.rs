@@ -8,6 +8,7 @@ mod login;
 #[path = "../node/mod.rs"]
 mod node;
 mod proxy;
+mod rehearsal;
 #[path = "../servers/mod.rs"]
 mod servers;
 

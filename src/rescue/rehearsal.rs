@@ -1,0 +1,100 @@
+//! A recovery is rehearsed on the day of the backup, as far as it only reads: the image's own
+//! programs, in a chroot, find and mount the target, fetch the newest generation and check a part of
+//! it. What that needs and the image lacks (a library of mount.nfs, a certificate, a login, a name
+//! that only the node's /etc/hosts knows) would otherwise be found on the day of the disaster.
+//!
+//! All mounts are made in a mount namespace of its own, which ends with the programs in it: whatever
+//! happens, nothing is left mounted. What is the system's (`/dev`, `/sys`) is bound read-only.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::mount;
+use crate::sys::run::Cmd;
+
+/// The hidden verb that the image's rr is run with.
+pub const VERB: &str = "rehearse";
+/// A target that takes longer for so little is no target.
+const LIMIT: Duration = Duration::from_secs(600);
+const RESOLVER: &str = "/etc/resolv.conf";
+const HINT: &str = "hint: rr mkrescue tries again; where only the rescue system's own network reaches the target: rehearse = false in [rescue] of rr.toml";
+
+/// What the image's rr says that it has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// The generation that was opened; None where there is none of the machine yet.
+    pub generation: Option<String>,
+    /// How much of its data was read and checked.
+    pub checked_bytes: u64,
+    /// Why nothing could be read, where that is no fault of the image.
+    pub left_out: Option<String>,
+}
+
+impl Rehearsed {
+    /// For people.
+    pub fn shown(&self) -> String {
+        match (&self.left_out, &self.generation) {
+            (Some(why), _) => format!("not all of a recovery was rehearsed: {why}"),
+            (None, Some(generation)) => format!(
+                "the rescue system itself fetched {generation}, and checked {} MiB of it",
+                self.checked_bytes.div_ceil(1 << 20)
+            ),
+            (None, None) => {
+                "the rescue system itself reached the target; there is no backup of the machine to read yet".to_owned()
+            }
+        }
+    }
+}
+
+/// Rehearses with the image that is unpacked below `root`.
+///
+/// # Errors
+/// What a recovery would begin with can't be done with this image.
+pub fn run(root: &Path) -> Result<Rehearsed> {
+    let root = root.canonicalize().with_context(|| format!("looking for {}", root.display()))?;
+    // Its network writes it at every start; here it is the node's.
+    if let Ok(text) = std::fs::read(RESOLVER) {
+        let file = root.join(RESOLVER.trim_start_matches('/'));
+        std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    let rehearse = Cmd::new("/usr/bin/rr").arg(VERB).chroot(&root).timeout(LIMIT);
+    let output = mount::in_private_namespace(|| {
+        mount_below(&root)?;
+        rehearse.output()
+    });
+    let left = clear(&root);
+    let output = output.context("rehearsing a recovery inside the rescue system")?;
+    left?;
+    if !output.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("with this rescue image no recovery would begin:\n{}\n{HINT}", said.trim());
+    }
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| anyhow!("rr inside the rescue system says {:?}: {error}", output.text()))
+}
+
+/// What PID 1 of the rescue system mounts, as far as reading a target needs it.
+fn mount_below(root: &Path) -> Result<()> {
+    let mount =
+        |args: &[&str], point: &str| Cmd::new("mount").args(args).arg(root.join(point)).run();
+    // The image's programs take their root for a mount point.
+    let own = root.to_string_lossy();
+    mount(&["--bind", &own], "")?;
+    mount(&["--make-private"], "")?;
+    mount(&["-t", "proc", "proc"], "proc")?;
+    mount(&["-o", "bind,ro", "/dev"], "dev")?;
+    mount(&["-o", "bind,ro", "/sys"], "sys")?;
+    mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"], "run")
+}
+
+/// Takes away what others may see of [`mount_below`]: the first mount, where rr itself runs in a chroot
+/// whose mounts are shared. All others are below that one, and so private.
+fn clear(root: &Path) -> Result<()> {
+    for mount in mount::mounts()?.iter().rev().filter(|mount| mount.path.starts_with(root)) {
+        mount::detach(&mount.path)?;
+    }
+    Ok(())
+}
