@@ -3,10 +3,10 @@
 use anyhow::{Context, Result};
 
 use super::hooks::Hooks;
-use super::media;
 use super::preflight::Job;
 use super::report::Media;
 use super::snapshot::Snapshots;
+use super::{local, media};
 use crate::archive::{self, CreateOptions, Settled};
 use crate::config::Output;
 use crate::config::schema::SnapshotMode;
@@ -169,6 +169,7 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media>
     } else {
         None
     };
+    local::keep(job, &image, ui)?;
     Ok(Media { iso_bytes, pxe_tree })
 }
 

@@ -58,7 +58,10 @@ fn recoverable(store: &dyn Store) -> Result<Vec<String>> {
 
 /// Puts the menu that leads to the newest image, and deletes what none leads to any more. `text`
 /// gets the image's directory and its size in bytes.
-fn point(guard: &LockGuard, text: impl FnOnce(&str, u64) -> Result<String>) -> Result<()> {
+pub(super) fn point(
+    guard: &LockGuard,
+    text: impl FnOnce(&str, u64) -> Result<String>,
+) -> Result<()> {
     let store = guard.store();
     // Without a directory: as rr put them before each image had one.
     let dir = stored::newest(store)?;

@@ -16,12 +16,14 @@
 //! * [`preflight`] what has to be known before
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
 //! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
-//!   [`snapshot`] what the files are read from, [`media`] the rescue image at the target
+//!   [`snapshot`] what the files are read from, [`media`] the rescue image at the target,
+//!   [`local`] and in the node's own boot menu
 //! * [`report`] what was done
 
 pub mod coverage;
 mod halves;
 mod hooks;
+mod local;
 mod media;
 pub mod place;
 mod preflight;

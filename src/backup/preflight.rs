@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
 use super::coverage::{self, Coverage};
+use super::local;
 use super::place::{self, Place, PlaceKind};
 use super::report::size;
 use crate::config::{Config, TargetUrl};
@@ -95,6 +96,9 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
     job.coverage.unprotected.extend(emptied.trees);
+    if whole_machine {
+        job.exclude.push(local::EXCLUDE.to_owned());
+    }
     if whole_machine && options.archive {
         job.problems.extend(emptied.problems);
         job.check_boot(&mounts, &unwanted);
@@ -258,6 +262,9 @@ impl Job<'_> {
     fn check_rescue(&mut self) {
         let Some(layout) = &self.layout else { return };
         self.rescue_lacks.extend(crate::rescue::missing(layout, self.config));
+        if self.config.rescue.local_entry {
+            self.rescue_lacks.extend(local::lacks());
+        }
         let answers = Answers { auto: true, ..Answers::default() };
         match plan::plan(layout, layout, &answers) {
             Ok(plan) => {

@@ -152,6 +152,8 @@ pub struct RescueConfig {
     /// Files with the public keys that may log into the rescue system as root over ssh. None: no
     /// ssh.
     pub ssh_keys: Vec<PathBuf>,
+    /// Keep the rescue system in /boot/rr too, and an entry for it in the node's own GRUB menu.
+    pub local_entry: bool,
     /// Whether a new image has to read the target, in a chroot, before it is published.
     pub rehearse: bool,
 }
@@ -173,6 +175,7 @@ impl Default for RescueConfig {
             default: MenuDefault::default(),
             keymap: Keymap::default(),
             ssh_keys: default_ssh_keys(),
+            local_entry: false,
             rehearse: true,
         }
     }

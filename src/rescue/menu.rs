@@ -1,5 +1,7 @@
 //! The boot menu: what GRUB shows and with which parameters it starts the rescue system.
 
+use std::path::Path;
+
 use crate::config::schema::MenuDefault;
 use crate::config::{Config, RescueConfig};
 use crate::layout::units::shown_time;
@@ -14,6 +16,7 @@ const IMAGE: &str = include_str!("../../bootloader-assets/grub.cfg");
 const DISK: &str = include_str!("../../bootloader-assets/disk.cfg");
 const NODE: &str = include_str!("../../bootloader-assets/node.cfg");
 const GENERATION: &str = include_str!("../../bootloader-assets/generation.cfg");
+const LOCAL: &str = include_str!("../../bootloader-assets/local.cfg");
 const THEME: &str = include_str!("../../bootloader-assets/theme.txt");
 
 /// How an entry of [`GENERATION`] begins and ends.
@@ -131,6 +134,28 @@ pub fn of_node(
     };
     let generations: String = generations.iter().rev().map(entry).collect();
     fill(&fill(NODE, &[("GENERATIONS", &generations)]), &common)
+}
+
+/// The rescue system's submenu in the menu of the node itself. The image lies in a directory of a
+/// filesystem: its UUID, and the path there.
+pub fn local(
+    config: &Config,
+    info: &RescueInfo,
+    (uuid, dir): (&str, &Path),
+    size_mib: u64,
+) -> String {
+    let cmdline = cmdline(config, info, &running_cmdline());
+    let (dir, size_mib) = (format!("{}/", dir.display()), size_mib.to_string());
+    let dir = dir.replace("//", "/");
+    let node = plain(&info.node);
+    let common = [
+        ("NODE", &*node),
+        ("SIZE", &size_mib),
+        ("UUID", uuid),
+        ("DIR", &dir),
+        ("CMDLINE", &cmdline),
+    ];
+    fill(LOCAL, &common)
 }
 
 /// Such entries without those of generations that are not there any more. All else was written on
@@ -350,10 +375,13 @@ pub(crate) mod tests {
         let disk = DiskMenu { label: "RR-BACKUP", id: "abc", font: "Unifont Regular 16" };
         let generations = ["20261120T013500Z", "20261121T013500Z"].map(String::from);
         let node = of_node(&config, &info, &generations, ("rescue/000001/", 40));
-        for text in [disk.grub_cfg(), disk.theme(), node.clone()] {
+        let local = local(&config, &info, ("1-2", Path::new("/boot/rr/rescue/000001/")), 40);
+        for text in [disk.grub_cfg(), disk.theme(), node.clone(), local.clone()] {
             let left = text.lines().find(|line| line.contains('@') && !line.starts_with('#'));
             assert_eq!(left, None);
         }
+        assert!(local.contains("linux /boot/rr/rescue/000001/kernel rr.recover=$1 "), "{local}");
+        assert!(local.contains("--set=root 1-2\n") && local.contains("default=rr-ask"), "{local}");
         let newest = node.find("rr.gen=20261121T013500Z").unwrap();
         assert!(newest < node.find("rr.gen=20261120T013500Z").unwrap(), "{node}");
         assert!(node.contains("2026-11-20"), "{node}");
@@ -373,7 +401,8 @@ pub(crate) mod tests {
             eprintln!("skipped: no grub-script-check here");
             return;
         }
-        for text in [menu.grub_cfg(), disk.grub_cfg(), node] {
+        let local = local(&config, &info, ("1-2", Path::new("/boot/rr/rescue/000001/")), 40);
+        for text in [menu.grub_cfg(), disk.grub_cfg(), node, local] {
             crate::sys::run::Cmd::new("grub-script-check").stdin(text).run().unwrap();
         }
     }
