@@ -36,8 +36,8 @@ pub struct Disk {
     pub read_only: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<Table>,
-    /// What libblkid finds on the bare disk (`gpt`, `dos`, `LVM2_member`, `ext4` ...), besides
-    /// what its partitions hold. Empty means that the disk is blank.
+    /// What libblkid finds on the bare disk (`gpt`, `dos`, `LVM2_member`, `ext4` ...), and of an
+    /// unused disk what its partitions hold and no object here tells. Empty: the disk is blank.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<String>,
     /// Nothing that the node mounts, swaps to or boots from is on it. Such a disk is recorded and

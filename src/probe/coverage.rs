@@ -36,8 +36,12 @@ pub fn complete(
         let disks = layout.disks_below(id);
         !disks.is_empty() && disks.is_disjoint(&used)
     };
-    let contents = contents.into_iter().filter(|(on, _)| !all_unused(on));
-    let mut notes: Vec<Unprotected> = contents.map(|(_, note)| note).collect();
+    let (idle, contents): (Vec<_>, Vec<_>) =
+        contents.into_iter().partition(|(on, _)| all_unused(on));
+    for (on, _) in &idle {
+        name_content(layout, machine, on);
+    }
+    let mut notes: Vec<Unprotected> = contents.into_iter().map(|(_, note)| note).collect();
     notes.extend(unmounted(layout));
     notes.extend(lost_subvolumes(layout));
     notes.extend(lost_keys(layout));
@@ -47,6 +51,21 @@ pub fn complete(
     layout.unprotected.extend(notes);
     let mut seen = BTreeSet::new();
     layout.unprotected.retain(|u| seen.insert((u.what.clone(), u.why.clone())));
+}
+
+/// What is on a partition of a disk that nothing uses, and is no object of the layout: a member of an
+/// array that does not run, a ZFS. Who is to agree that it is erased has to know.
+fn name_content(layout: &mut Layout, machine: &Machine, on: &Id) {
+    let Some(partition) = layout.partition.iter().find(|partition| partition.id == *on) else {
+        return;
+    };
+    let content = machine.content(&partition.name);
+    let label = if content.label.is_empty() { "" } else { &format!(" {:?}", content.label) };
+    let words = format!("{}{label} on {}", content.kind, partition.name);
+    let mut disks = layout.disk.iter_mut();
+    if let Some(disk) = disks.find(|disk| disk.id == partition.disk && !content.kind.is_empty()) {
+        disk.signatures.push(words);
+    }
 }
 
 /// The disks that something mounted or swapped to is on. An array or volume group that has a part
@@ -239,6 +258,7 @@ fn unused_with_data(layout: &Layout) -> Vec<Unprotected> {
 mod tests {
     use super::*;
     use crate::layout::{EfiEntry, schema};
+    use crate::probe::blkid::Content;
 
     /// Two disks with md RAID 1, one of them below LVM, and a group over both; one disk of MBR
     /// partitions, one not in use, one filesystem on a whole disk, one blank disk.
@@ -290,6 +310,23 @@ mod tests {
         complete(&mut layout, &Machine::default(), contents, &|_| false);
         let named = |what: &str| layout.unprotected.iter().any(|u| u.what == what);
         assert!(named("/dev/ubdd5") && !named("/dev/ubde5"));
+    }
+
+    #[test]
+    fn what_is_on_partitions_of_unused_disks_is_named_with_the_disk() {
+        let mut layout = node();
+        let mut partition = layout.partition[0].clone();
+        (partition.id, partition.name) = (Id::partition("ubde1"), "ubde1".to_owned());
+        partition.disk = Id::disk("ubde");
+        layout.partition.push(partition);
+        let member =
+            Content { kind: "zfs_member".into(), label: "tank".into(), ..Content::default() };
+        let contents = [("ubde1".to_owned(), member)].into();
+        let machine = Machine { contents, ..Machine::default() };
+        let note = Unprotected { what: "/dev/ubde1".to_owned(), why: "ZFS".to_owned() };
+        complete(&mut layout, &machine, vec![(Id::partition("ubde1"), note)], &|_| false);
+        let ubde = layout.disk.iter().find(|disk| disk.name == "ubde").unwrap();
+        assert_eq!(ubde.signatures.last().unwrap(), "zfs_member \"tank\" on ubde1");
     }
 
     #[test]
