@@ -318,7 +318,7 @@ pub struct LayoutSource {
 #[derive(Debug, Args, Default)]
 pub struct DiskArgs {
     /// Put the recorded disk OLD on the present disk NEW, or leave it out (OLD=none);
-    /// can be given again
+    /// can be given again, also to put several recorded disks on one
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_map)]
     pub map: Vec<(String, String)>,
     /// Allow this disk, which holds other data, to be erased: its serial or name

@@ -11,8 +11,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::consent::{self, Content};
-use super::scope::Scope;
-use super::{Answers, KeptDisk, Problem, disk_of, fit, is_called, leave};
+use super::{Answers, KeptDisk, Problem, disk_of, fit, is_called, join, leave};
 use crate::layout::units::size;
 use crate::layout::{Disk, Id, Layout, Table};
 
@@ -51,6 +50,8 @@ pub fn kept_disks(
 struct Mapper<'a> {
     present: &'a Layout,
     recorded: &'a Layout,
+    /// What of it comes back.
+    scope: &'a Layout,
     /// What is not matched yet, each list in the order of places.
     lost: Vec<&'a Disk>,
     free: Vec<&'a Disk>,
@@ -65,27 +66,37 @@ struct Mapper<'a> {
 /// Finds a disk for each disk of the scope; the result is in the order of the recorded layout.
 pub fn map(
     recorded: &Layout,
-    scope: &Scope,
+    scope: &Layout,
     present: &Layout,
     answers: &Answers,
     kept: &[KeptDisk],
     problems: &mut Vec<Problem>,
 ) -> Vec<DiskMatch> {
-    let lost = by_place(scope.layout.disk.iter());
+    let lost = by_place(scope.disk.iter());
     let is_kept = |d: &Disk| kept.iter().any(|k| k.name == d.name);
     let free = by_place(present.disk.iter().filter(|d| !is_kept(d) && !d.read_only));
-    let needs = scope.layout.disk.iter().map(|d| (d.id.clone(), need(&scope.layout, d))).collect();
+    let needs = scope.disk.iter().map(|d| (d.id.clone(), need(scope, d))).collect();
     let content = Content::of(recorded, present);
     let (pairs, any_sectors) = (BTreeMap::new(), false);
-    let mut mapper =
-        Mapper { present, recorded, lost, free, pairs, needs, content, answers, any_sectors };
+    let mut mapper = Mapper {
+        present,
+        recorded,
+        scope,
+        lost,
+        free,
+        pairs,
+        needs,
+        content,
+        answers,
+        any_sectors,
+    };
     mapper.by_answer(kept, problems);
     mapper.by_key("the same WWN", consent::wwn);
     mapper.by_key("the same serial number", consent::serial);
     mapper.by_likeness();
     // Where no disk is large enough, one that the files fit on will do.
-    let least = |d: &Disk| (d.id.clone(), fit::least_bytes(&scope.layout, d));
-    mapper.needs = scope.layout.disk.iter().map(least).collect();
+    let least = |d: &Disk| (d.id.clone(), fit::least_bytes(scope, d));
+    mapper.needs = scope.disk.iter().map(least).collect();
     mapper.by_likeness();
     // And where all have other sectors, what can be made with these.
     mapper.any_sectors = true;
@@ -271,11 +282,25 @@ impl<'a> Mapper<'a> {
                 Some(new) => format!("choose with --map {}={}", old.name, new.name),
                 None => format!("attach a disk of at least {}", size(need)),
             };
+            if let Some((other, new)) = self.shared(old).filter(|_| candidate.is_none()) {
+                let (a, b) = (&old.name, &other.name);
+                let _ =
+                    write!(hint, ", or have both on one: --map {b}={0} --map {a}={0}", new.name);
+            }
             if leave::can_do_without(self.recorded, self.answers, old) {
                 let _ = write!(hint, ", or do without it: --map {}={}", old.name, leave::NONE);
             }
             problems.push(Problem::new(lines.join("\n"), hint));
         }
+    }
+
+    /// The disk that has room for this recorded disk and for the one that it was taken for.
+    fn shared(&self, old: &Disk) -> Option<(&Disk, &Disk)> {
+        let mut pairs = self.pairs.values().map(|(other, new, _)| (*other, *new));
+        pairs.find(|(other, new)| {
+            let least = join::least_bytes(self.scope, other, old);
+            least.is_some_and(|least| new.size_bytes >= least)
+        })
     }
 
     fn why_not(&self, old: &Disk, disk: &Disk, kept: &[KeptDisk]) -> String {
@@ -376,7 +401,7 @@ pub fn gpt_tail_bytes(entries: u32, sector_bytes: u32) -> u64 {
     ((u64::from(entries) * 128).div_ceil(sector) + 1) * sector
 }
 
-fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+pub fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     let first = items.next();
     if items.next().is_some() { None } else { first }
 }

@@ -2,7 +2,7 @@
 //! that is here, and what the admin said.
 //!
 //! ```text
-//! recorded -> leave, scope: what comes back -----+
+//! recorded -> leave, scope, join: what comes back +
 //! present ---> map: recorded disk -> disk here -+-> consent: may it be erased? -> fit: to their sizes
 //! answers ---------------------------------------+                                 -> build: steps -> validate
 //! ```
@@ -13,6 +13,7 @@
 //!
 //! * [`leave`] the machine without disks that are left out
 //! * [`scope`] which parts of the recorded layout come back
+//! * [`join`] several recorded disks on one
 //! * [`map`] which disk takes the place of which
 //! * [`consent`] which disks may be erased
 //! * [`fit`] the layout for disks of other sizes
@@ -29,6 +30,7 @@ pub mod build;
 pub mod consent;
 pub mod fit;
 pub mod fscmd;
+pub mod join;
 pub mod leave;
 pub mod lvmtext;
 pub mod map;
@@ -152,9 +154,12 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     let (rest, left) = leave::out(recorded, answers, &mut problems);
     let scope = scope::of(&rest, &mut problems);
     let kept = map::kept_disks(present, answers, &mut problems);
-    let disks = map::map(recorded, &scope, present, answers, &kept, &mut problems);
-    consent::check(recorded, present, answers, &disks, &mut problems);
-    let (layout, with_sectors, told) = fit::sectors::convert(&scope.layout, &disks, &mut problems);
+    let joined = join::join(&scope.layout, present, answers, &mut problems);
+    let mut disks =
+        map::map(recorded, &joined.layout, present, &joined.answers, &kept, &mut problems);
+    joined.tell(&mut disks);
+    consent::check(recorded, present, answers, &joined.claims(&disks), &mut problems);
+    let (layout, with_sectors, told) = fit::sectors::convert(&joined.layout, &disks, &mut problems);
     let (layout, resized) = fit::fit(&layout, &with_sectors, answers.grow);
     map::check_sizes(&layout, present, &with_sectors, &mut problems);
     if !problems.is_empty() {
@@ -166,8 +171,8 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
         disks,
         kept,
         steps: built.steps,
-        identity_changes: built.identity_changes,
-        notes: [left, scope.notes, told, resized].concat(),
+        identity_changes: [joined.identity_changes, built.identity_changes].concat(),
+        notes: [left, scope.notes, joined.notes, told, resized].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

@@ -71,7 +71,7 @@ proptest! {
         new in seeds(5),
         kept in prop::collection::vec(0..5_usize, 0..2),
         erase in prop::collection::vec(0..6_u8, 0..2),
-        mapped in prop::collection::vec((0..3_usize, 0..5_usize), 0..2),
+        mapped in prop::collection::vec((0..3_usize, 0..5_usize), 0..4),
         grow in any::<bool>(),
     ) {
         let recorded = machine(&old, "sd");
@@ -95,12 +95,18 @@ proptest! {
             prop_assert!(text.contains("hint: "), "{}", text);
             return Ok(());
         };
-        // Each recorded disk has a disk of its own.
+        // Each recorded disk has a disk of its own, if nobody gave it that of another.
         let mut names: Vec<_> = planned.erases().into_iter().map(|d| d.name).collect();
-        prop_assert_eq!(names.len(), recorded.disk.len());
+        let places: std::collections::BTreeSet<_> = mapped.iter().map(|(_, new)| new).collect();
+        let disks = recorded.disk.len() - (mapped.len() - places.len());
+        prop_assert_eq!(names.len(), disks);
         names.sort();
         names.dedup();
-        prop_assert_eq!(names.len(), recorded.disk.len());
+        prop_assert_eq!(names.len(), disks);
+        let filesystems = |layout: &Layout| {
+            layout.fs.iter().map(|fs| fs.uuid.clone()).collect::<std::collections::BTreeSet<_>>()
+        };
+        prop_assert_eq!(filesystems(&planned.layout), filesystems(&recorded));
         for found in &planned.disks {
             let consented = found.holds.is_empty()
                 || recorded.disk.iter().any(|d| d.table.is_some() && guid(d) == guid(&found.new))

@@ -1,13 +1,13 @@
 //! What runs inside the machine: one phase of a case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use rr::layout::{Layout, schema};
+use rr::layout::{Layout, Partition, schema};
 use rr::plan::Answers;
 use rr::sys::run::Cmd;
 use rr::sys::secret::Secret;
@@ -91,6 +91,10 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let grow = resized == Some("larger");
     let map = match case.expect {
         Expect::Without(disk) => vec![(disk.to_owned(), plan::leave::NONE.to_owned())],
+        Expect::Joined(_) => {
+            let disks = recorded.disk.iter().filter(|disk| !disk.unused);
+            disks.map(|disk| (disk.name.clone(), "ubdb".to_owned())).collect()
+        }
         _ => Vec::new(),
     };
     let answers = Answers {
@@ -132,6 +136,7 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
     let told = |what: &str| {
         (anew || resized.is_some()) && what.starts_with("UUID of logical volume")
             || resized.is_some() && what.starts_with("UUID of volume group")
+            || matches!(case.expect, Expect::Joined(_)) && what.starts_with("PARTUUID of ubdd")
     };
     let changes = planned.identity_changes();
     ensure!(changes.iter().all(|change| told(&change.what)), "{changes:?}");
@@ -146,6 +151,9 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
         write_files(&planned)?;
         if resized.is_some() || case.expect == Expect::Sectors {
             is_as_planned(&planned, &probe::read(&ui)?)?;
+        }
+        if matches!(case.expect, Expect::Joined(_)) {
+            has_partitions(&planned.layout, &probe::read(&ui)?)?;
         }
         apply::unmount(&planned, Path::new(ROOT))?;
         script("swapoff -a; mdadm --wait-clean --scan 2>/dev/null || true")?;
@@ -176,6 +184,18 @@ fn is_as_planned(plan: &plan::Plan, present: &Layout) -> Result<()> {
         let is = present.get(&here(what));
         ensure!(is == Some(bytes), "{what} has {is:?} bytes, the plan says {bytes}");
     }
+    Ok(())
+}
+
+/// Each has the place, size, type and identity that the plan says.
+fn has_partitions(planned: &Layout, present: &Layout) -> Result<()> {
+    let all = |layout: &Layout| {
+        let told = |p: &Partition| {
+            (p.name.clone(), p.start_bytes, p.size_bytes, p.type_code.clone(), p.uuid)
+        };
+        layout.partition.iter().map(told).collect::<BTreeSet<_>>()
+    };
+    ensure!(all(planned) == all(present), "{:#?}\n{:#?}", planned.partition, present.partition);
     Ok(())
 }
 

@@ -40,6 +40,8 @@ pub enum Expect {
     Sectors,
     /// Without this disk.
     Without(&'static str),
+    /// All on one disk: what is called by the first name then was called by the second one.
+    Joined(&'static [(&'static str, &'static str)]),
     Refused(&'static str),
 }
 

@@ -90,6 +90,30 @@ mdadm --wait /dev/md1 || true
 "#,
 );
 
+/// The system on a GPT, a second group on a whole disk, a third disk with an MBR.
+const TWO_GROUPS: Case = blank(
+    "two_groups",
+    &[200, 160, 150],
+    r#"
+printf 'label: gpt\nsize=2048,type=21686148-6449-6E6F-744E-656564454649\ntype=lvm\n' | sfdisk /dev/ubdb
+printf 'label: dos\nsize=60M,type=82\ntype=5\nsize=80M,type=83\n' | sfdisk /dev/ubdd
+udevadm settle
+lvm vgcreate vg0 /dev/ubdb2
+lvm lvcreate -y -n root -L 100M vg0
+lvm vgcreate --dataalignment 2m vg1 /dev/ubdc
+lvm lvcreate -y -n srv -L 80M vg1
+mke2fs -q -t ext4 -L root /dev/vg0/root
+mke2fs -q -t ext4 -L srv /dev/vg1/srv
+mke2fs -q -t ext4 -L old /dev/ubdd5
+mkswap /dev/ubdd1
+mount /dev/vg0/root /node
+mkdir /node/srv /node/old
+mount /dev/vg1/srv /node/srv
+mount /dev/ubdd5 /node/old
+swapon /dev/ubdd1
+"#,
+);
+
 pub fn elsewhere() -> Vec<Case> {
     let both = &["ubdb", "ubdc"];
     vec![
@@ -139,5 +163,13 @@ pub fn elsewhere() -> Vec<Case> {
         larger(XFS_GROWN, "larger_xfs_grown", &[1500]),
         smaller(LUKS2_LVM, "smaller_luks2_lvm", &[260]),
         larger(LUKS2_LVM, "larger_luks2_lvm", &[400]),
+        Case {
+            expect: Expect::Joined(&[
+                ("/dev/ubdb3", "/dev/ubdc"),
+                ("/dev/ubdb4", "/dev/ubdd1"),
+                ("/dev/ubdb5", "/dev/ubdd5"),
+            ]),
+            ..on(TWO_GROUPS, "two_groups_on_one_disk", Target::Blank(&[520]))
+        },
     ]
 }

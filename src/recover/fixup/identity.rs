@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::fstab::replace_words;
-use crate::layout::{Id, Layout, Lv, Subvolume};
-use crate::plan::Plan;
+use crate::layout::{Id, Layout, Lv, Partition, Subvolume};
+use crate::plan::{DiskMatch, Plan, join};
 
 use super::super::inside;
 
@@ -93,7 +93,8 @@ fn volumes_by_uuid(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
 }
 
 fn renamed(recorded: &Layout, planned: &Layout, id: &Id) -> Option<(String, String)> {
-    Some((recorded.dev(id)?, planned.dev(id)?))
+    let now = planned.dev(&join::whole(id)).or_else(|| planned.dev(id))?;
+    Some((recorded.dev(id)?, now))
 }
 
 /// Rewrites every file that names something that changed; a copy `.rr-orig` stays beside it.
@@ -118,15 +119,22 @@ pub fn rewrite(root: &Path, changes: &[(String, String)]) -> Result<Vec<PathBuf>
 /// lvmdevices(8)): with other disks it finds no volume group. Without the list it takes all.
 ///
 /// Returns the list where it was put aside.
-pub fn forget_lvm_devices(root: &Path, plan: &Plan) -> Result<Option<PathBuf>> {
-    let same = plan.disks.iter().all(|d| {
+pub fn forget_lvm_devices(root: &Path, plan: &Plan, recorded: &Layout) -> Result<Option<PathBuf>> {
+    let stays = |d: &DiskMatch| {
         (d.old.wwn.is_some() && d.old.wwn == d.new.wwn)
             || (d.old.serial.is_some() && d.old.serial == d.new.serial)
-    });
+    };
+    let same = plan.disks.iter().all(stays) && !is_joined(plan, recorded);
     let Some(file) = inside::find(root, LVM_DEVICES).filter(|_| !same) else { return Ok(None) };
     std::fs::rename(&file, beside(&file))
         .with_context(|| format!("putting {} aside", file.display()))?;
     Ok(Some(PathBuf::from(LVM_DEVICES)))
+}
+
+/// Whether partitions are on the disk of others now, by other numbers.
+pub fn is_joined(plan: &Plan, recorded: &Layout) -> bool {
+    let was = |p: &Partition| recorded.partition.iter().any(|w| w.id == p.id && w.disk == p.disk);
+    plan.layout.partition.iter().any(|partition| !was(partition))
 }
 
 /// Whether one of these files is copied into an initramfs.

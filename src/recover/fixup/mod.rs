@@ -105,7 +105,7 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     for file in &rewritten {
         changed.push(format!("{} names devices as they are here", file.display()));
     }
-    if let Some(file) = identity::forget_lvm_devices(tree.root, tree.plan)? {
+    if let Some(file) = identity::forget_lvm_devices(tree.root, tree.plan, tree.recorded)? {
         changed.push(format!("{} listed other disks and is put aside", file.display()));
         rewritten.push(file);
     }
@@ -249,6 +249,7 @@ fn install_grub(
     }
     // The one image of several disks was made for the last of them; on a mirror it fits all.
     let as_recorded = tree.plan.identity_changes().is_empty()
+        && !identity::is_joined(tree.plan, tree.recorded)
         && tree.plan.disks.iter().any(|d| tree.recorded.boot.grub_disk.contains(&d.old.id))
         && (disks.len() == 1 || tree.root_disks().len() > 1);
     let install = |disk: &str| {

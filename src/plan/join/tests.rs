@@ -1,0 +1,160 @@
+//! Plans with several recorded disks on one.
+
+use super::*;
+use crate::plan::testing::{GIB, MIB, blank, disk, empty, fs, gpt, mount, partition, raid_node};
+use crate::plan::{Plan, Step, plan};
+
+/// The system on a GPT, a group on a whole disk, and an MBR with a logical partition.
+fn node() -> Layout {
+    let mut layout = empty();
+    let mut system = disk("sda", 10 * GIB);
+    gpt(&mut system, 1);
+    let group = disk("sdb", 8 * GIB);
+    let mut old = disk("sdc", 4 * GIB);
+    old.table = Some(Table::Mbr { signature: 0xdead_beef });
+    for (n, mut disk) in [system, group, old].into_iter().enumerate() {
+        disk.serial = Some(format!("SER{n}"));
+        layout.disk.push(disk);
+    }
+    layout.partition.push(partition("sda", 1, MIB, 2 * GIB));
+    layout.partition.push(partition("sda", 5, 4 * GIB, 2 * GIB));
+    for (number, kind, start, bytes, ebr) in [
+        (1, PartitionKind::Primary, MIB, GIB, None),
+        (2, PartitionKind::Extended, 2 * GIB, GIB, None),
+        (5, PartitionKind::Logical, 2 * GIB + MIB, GIB - MIB, Some(2 * GIB)),
+    ] {
+        let part = partition("sdc", number, start, bytes);
+        let type_code = if kind == PartitionKind::Extended { "0x05" } else { "0x83" };
+        layout.partition.push(Partition {
+            kind,
+            type_code: type_code.into(),
+            uuid: None,
+            ebr_bytes: ebr,
+            ..part
+        });
+    }
+    let group = raid_node();
+    let mut vg = group.vg[0].clone();
+    vg.pv[0].on = Id::disk("sdb");
+    vg.pv[0].size_bytes = 8 * GIB;
+    vg.pv[0].extents = 2047;
+    layout.vg.push(vg);
+    let mut lv = group.lv[1].clone();
+    lv.segment[0].on = vec!["disk:sdb:2560-2815".into()];
+    layout.lv.push(lv);
+    let volume = layout.lv[0].id.clone();
+    for (path, on) in
+        [("/", Id::partition("sda1")), ("/srv", volume), ("/old", Id::partition("sdc5"))]
+    {
+        let fs = fs(&on, "ext4", GIB / 2);
+        layout.mount.push(mount(path, &fs.id));
+        layout.fs.push(fs);
+    }
+    layout
+}
+
+fn all_on(new: &str) -> Answers {
+    let map = ["sda", "sdb", "sdc"].map(|old| (old.to_owned(), new.to_owned()));
+    Answers { auto: true, map: map.to_vec(), ..Answers::default() }
+}
+
+fn planned(size_bytes: u64) -> Result<Plan, crate::plan::Refusal> {
+    let mut present = empty();
+    present.disk.push(disk("vda", size_bytes));
+    plan(&node(), &present, &all_on("/dev/vda"))
+}
+
+#[test]
+fn what_was_on_several_disks_is_behind_each_other_on_one() {
+    let plan = planned(30 * GIB).unwrap();
+    assert_eq!(plan.erases().len(), 1);
+    assert_eq!(plan.disks[0].why, "you said so; with sdb; with sdc");
+    let parts: Vec<_> = plan
+        .layout
+        .partition
+        .iter()
+        .map(|p| (p.name.as_str(), p.start_bytes / MIB, p.size_bytes / MIB, p.type_code.get(..8)))
+        .collect();
+    let (linux, lvm) = (Some("0fc63daf"), Some("e6d6d379"));
+    assert_eq!(
+        parts,
+        [
+            ("vda1", 1, 2048, linux),
+            ("vda5", 4096, 2048, linux),
+            ("vda6", 6144, 8192, lvm),
+            ("vda7", 14336, 1024, linux),
+            ("vda8", 16384, 1023, linux),
+        ]
+    );
+    // All that had an identity keeps it; what an MBR had none of gets one, and it is told.
+    let was = node();
+    assert_eq!(plan.layout.partition[0].uuid, was.partition[0].uuid);
+    let changes: Vec<_> = plan.identity_changes().iter().map(|c| (&*c.what, &*c.old)).collect();
+    assert_eq!(changes, [("PARTUUID of sdc1", "deadbeef-01"), ("PARTUUID of sdc5", "deadbeef-05")]);
+    assert_eq!(plan, planned(30 * GIB).unwrap());
+    let restored = plan.steps.iter().any(|step| match step {
+        Step::CreateVg(step) => step.restore && step.devices == ["/dev/vda6"],
+        _ => false,
+    });
+    assert!(restored, "{}", plan.render_text());
+    assert!(plan.render_text().contains("becomes:   sda (you said so; with sdb; with sdc)"));
+}
+
+#[test]
+fn they_need_the_room_of_all_and_no_one_else_may_carry_their_data() {
+    let text = planned(9 * GIB).unwrap_err().to_string();
+    assert!(text.contains("vda is too small for recorded sda"), "{text}");
+    // The old disk of the group is still there.
+    let mut present = blank(&node());
+    present.disk.push(disk("vda", 30 * GIB));
+    present.disk[1].signatures = vec!["LVM2_member".into()];
+    present.vg = node().vg;
+    let text = plan(&node(), &present, &all_on("vda")).unwrap_err().to_string();
+    assert!(text.contains("sdb stays and holds a volume group vg0"), "{text}");
+}
+
+#[test]
+fn where_no_disk_is_left_the_answer_is_named() {
+    let mut present = empty();
+    present.disk = vec![disk("vda", 20 * GIB), disk("vdb", 5 * GIB)];
+    let given = ["sda=vda", "sdc=vdb"].map(|pair| pair.split_once('=').unwrap());
+    let map = given.map(|(old, new)| (old.to_owned(), new.to_owned())).to_vec();
+    let text = plan(&node(), &present, &Answers { map, ..Answers::default() });
+    let text = text.unwrap_err().to_string();
+    let hint =
+        "attach a disk of at least 1.0 GiB, or have both on one: --map sda=vda --map sdb=vda";
+    assert!(text.contains(hint), "{text}");
+}
+
+#[test]
+fn members_of_one_array_and_a_table_without_room_are_refused_by_name() {
+    let map = ["sda", "sdb"].map(|old| (old.to_owned(), "sda".to_owned())).to_vec();
+    let node = raid_node();
+    let text = plan(&node, &node, &Answers { map: map.clone(), ..Answers::default() });
+    let text = text.unwrap_err().to_string();
+    assert!(text.contains("md0 (raid1) would have the members of sda and sdb"), "{text}");
+    assert!(text.contains("hint: leave one of them out: --map sdb=none"), "{text}");
+    // Four primary partitions, and no more.
+    let mut node = self::node();
+    node.boot.grub_disk = vec![Id::disk("sdc")];
+    for number in [3, 4] {
+        let start = 3 * GIB + u64::from(number) * 100 * MIB;
+        let part = partition("sdc", number, start, 100 * MIB);
+        let (kind, uuid) = (PartitionKind::Primary, None);
+        node.partition.push(Partition { kind, uuid, type_code: "0x83".into(), ..part });
+    }
+    let map = ["sdc", "sdb"].map(|old| (old.to_owned(), "vda".to_owned())).to_vec();
+    let mut present = blank(&node);
+    present.disk.push(disk("vda", 20 * GIB));
+    let text = plan(&node, &present, &Answers { map, ..Answers::default() });
+    let text = text.unwrap_err().to_string();
+    assert!(text.contains("the partition table of sdc has no place for sdb"), "{text}");
+    node.partition.retain(|p| p.number < 3 || p.disk != Id::disk("sdc"));
+    let map = ["sdc", "sdb"].map(|old| (old.to_owned(), "vda".to_owned())).to_vec();
+    node.partition.retain(|p| p.kind != PartitionKind::Logical);
+    node.fs.retain(|fs| fs.on != Id::partition("sdc5"));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/old"));
+    let plan = plan(&node, &present, &Answers { map, ..Answers::default() }).unwrap();
+    let group = plan.layout.partition.iter().find(|p| p.id == whole(&Id::disk("sdb"))).unwrap();
+    assert_eq!((group.name.as_str(), group.type_code.as_str()), ("vda3", "0x8e"));
+}
