@@ -25,15 +25,27 @@ const FILES: &[&str] = &[
     "/boot/grub/grub.cfg",
     "/boot/grub2/grub.cfg",
     "/boot/loader/entries/*",
-    "/boot/efi/EFI/debian/grub.cfg",
-    "/boot/efi/EFI/ubuntu/grub.cfg",
-    "/boot/efi/EFI/redhat/grub.cfg",
-    "/boot/efi/EFI/centos/grub.cfg",
-    "/boot/efi/EFI/rocky/grub.cfg",
-    "/boot/efi/EFI/almalinux/grub.cfg",
-    "/boot/efi/EFI/fedora/grub.cfg",
-    "/boot/efi/EFI/BOOT/grub.cfg",
+    "/boot/grub/custom.cfg",
+    "/boot/grub2/custom.cfg",
+    "/boot/grub/grubenv",
+    "/boot/grub2/grubenv",
+    "/boot/efi/EFI/*/grub.cfg",
+    "/boot/efi/EFI/*/grubenv",
+    "/boot/efi/loader/entries/*",
+    "/efi/loader/entries/*",
+    "/etc/dracut.conf",
+    "/etc/dracut.conf.d/*",
+    "/etc/cmdline",
+    "/etc/cmdline.d/*",
+    "/etc/multipath.conf",
+    "/etc/multipath/conf.d/*",
+    "/etc/multipath/bindings",
+    "/etc/multipath/wwids",
 ];
+
+/// GRUB's environment is a block of so many bytes, filled with `#`.
+const GRUBENV: &str = "grubenv";
+const GRUBENV_BYTES: usize = 1024;
 
 /// What is copied into an initramfs.
 const IN_INITRAMFS: &[&str] = &[
@@ -43,6 +55,12 @@ const IN_INITRAMFS: &[&str] = &[
     "/etc/mdadm.conf",
     "/etc/initramfs-tools",
     "/etc/lvm",
+    "/etc/dracut.conf",
+    "/etc/dracut.conf.d",
+    "/etc/cmdline",
+    "/etc/cmdline.d",
+    "/etc/multipath.conf",
+    "/etc/multipath",
 ];
 
 const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
@@ -104,15 +122,40 @@ pub fn rewrite(root: &Path, changes: &[(String, String)]) -> Result<Vec<PathBuf>
     if changes.is_empty() {
         return Ok(rewritten);
     }
-    for path in FILES.iter().flat_map(|pattern| expand(root, pattern)) {
-        let Some(file) = inside::find(root, &path).filter(|file| file.is_file()) else { continue };
+    for (path, file) in files(root) {
         let Ok(text) = std::fs::read_to_string(&file) else { continue };
-        if let Some(new) = replace_words(&text, changes) {
+        let new = match path.ends_with(GRUBENV) {
+            true => replace_in_block(&text, changes),
+            false => replace_words(&text, changes),
+        };
+        if let Some(new) = new {
             replace(&file, &new)?;
             rewritten.push(path);
         }
     }
     Ok(rewritten)
+}
+
+/// The files in the tree, as the system calls them and as they are called here.
+fn files(root: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    let paths = FILES.iter().flat_map(move |pattern| expand(root, pattern));
+    paths.filter_map(move |path| {
+        let file = inside::find(root, &path).filter(|file| file.is_file())?;
+        Some((path, file))
+    })
+}
+
+/// What is in them.
+pub fn texts(root: &Path) -> Vec<String> {
+    files(root).filter_map(|(_, file)| std::fs::read_to_string(file).ok()).collect()
+}
+
+/// None also where what it becomes has no room in the block.
+fn replace_in_block(text: &str, changes: &[(String, String)]) -> Option<String> {
+    let mut new = replace_words(text.trim_end_matches('#'), changes)?;
+    let room = GRUBENV_BYTES.checked_sub(new.len())?;
+    new.extend(std::iter::repeat_n('#', room));
+    Some(new)
 }
 
 /// LVM's list of the devices that it may use names disks by what is printed on them (RHEL 9, see
@@ -143,14 +186,9 @@ pub fn in_initramfs(files: &[PathBuf]) -> bool {
 }
 
 fn expand(root: &Path, pattern: &str) -> Vec<PathBuf> {
-    match pattern.strip_suffix("/*") {
-        None => vec![PathBuf::from(pattern)],
-        Some(dir) => inside::names(root, dir)
-            .into_iter()
-            .filter(|name| !name.ends_with(".rr-orig"))
-            .map(|name| Path::new(dir).join(name))
-            .collect(),
-    }
+    let Some((dir, rest)) = pattern.split_once("/*") else { return vec![PathBuf::from(pattern)] };
+    let names = inside::names(root, dir).into_iter().filter(|name| !name.ends_with(".rr-orig"));
+    names.map(|name| PathBuf::from(format!("{dir}/{name}{rest}"))).collect()
 }
 
 /// In place, so that owner, mode, labels and hard links stay; the copy of the first run is kept.
@@ -185,6 +223,32 @@ mod tests {
             text,
             "UUID=1 /home btrfs rw,subvol=/@home,subvol=/@home 0 0\nUUID=1 /x btrfs subvolid=2570\n"
         );
+    }
+
+    #[test]
+    fn grubs_environment_keeps_its_size() {
+        let changes = [("root=/dev/sda2".to_owned(), "root=/dev/disk/by-partuuid/1".to_owned())];
+        let mut text = "# GRUB Environment Block\nkernelopts=root=/dev/sda2 ro\n".to_owned();
+        text.push_str(&"#".repeat(GRUBENV_BYTES - text.len()));
+        let new = replace_in_block(&text, &changes).unwrap();
+        assert!(new.starts_with(
+            "# GRUB Environment Block\nkernelopts=root=/dev/disk/by-partuuid/1 ro\n#"
+        ));
+        assert_eq!(new.len(), GRUBENV_BYTES);
+        assert_eq!(replace_in_block(&new, &changes), None);
+        let full = format!("x=root=/dev/sda2 {}", "y".repeat(1000));
+        assert_eq!(replace_in_block(&full, &changes), None);
+    }
+
+    #[test]
+    fn files_are_found_by_their_patterns() {
+        let dir = tempfile::tempdir().unwrap();
+        for vendor in ["debian", "opensuse"] {
+            std::fs::create_dir_all(dir.path().join("boot/efi/EFI").join(vendor)).unwrap();
+        }
+        let found = expand(dir.path(), "/boot/efi/EFI/*/grub.cfg");
+        let wanted = ["debian", "opensuse"].map(|v| format!("/boot/efi/EFI/{v}/grub.cfg"));
+        assert_eq!(found, wanted.map(PathBuf::from));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! unless a name or UUID in them changed.
 //!
 //! * [`identity`] changed names and UUIDs, in fstab and the like
+//! * [`links`] udev's names of disks that are no more, and multipath's
 //! * [`initramfs`] rebuilt where it can't reach the disks
 //! * [`grub`] BIOS: boot sectors    [`efi`] UEFI: firmware entries, the fallback loader
 //! * [`crypttab`] key files open their volumes again
@@ -14,6 +15,7 @@ pub mod fstab;
 pub mod grub;
 pub mod identity;
 pub mod initramfs;
+pub mod links;
 pub mod menu;
 pub mod nics;
 
@@ -100,7 +102,8 @@ impl Tree<'_> {
 pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     let mut changed = Vec::new();
     make_directories(tree.root)?;
-    let changes = identity::changes(tree.plan, tree.recorded);
+    let mut changes = identity::changes(tree.plan, tree.recorded);
+    changes.extend(links::changes(tree.root, tree.plan, tree.recorded));
     let mut rewritten = identity::rewrite(tree.root, &changes)?;
     for file in &rewritten {
         changed.push(format!("{} names devices as they are here", file.display()));

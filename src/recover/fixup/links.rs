@@ -1,0 +1,201 @@
+//! udev's links in `/dev/disk` that name a disk by its WWN, serial number or place, and multipath's
+//! WWIDs: they name disks that are no more.
+
+use std::path::Path;
+
+use super::identity;
+use crate::layout::{Disk, Layout, Partition, Table};
+use crate::plan::consent::{serial, wwn};
+use crate::plan::{DiskMatch, Plan, join};
+
+const BY_ID: &str = "/dev/disk/by-id/";
+const BY_PATH: &str = "/dev/disk/by-path/";
+
+/// What the links in the tree's files become.
+pub fn changes(root: &Path, plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
+    let mut changes: Vec<(String, String)> = wwids(plan);
+    for text in identity::texts(root) {
+        for link in links(&text) {
+            if changes.iter().all(|(old, _)| old != link)
+                && let Some(new) = now(link, plan, recorded)
+            {
+                changes.push((link.to_owned(), new));
+            }
+        }
+    }
+    changes
+}
+
+/// The links that a text names.
+fn links(text: &str) -> Vec<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.:+".contains(c);
+    let mut found = Vec::new();
+    for start in [BY_ID, BY_PATH] {
+        for (at, _) in text.match_indices(start) {
+            let rest = &text[at + start.len()..];
+            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+            found.push(text[at..at + start.len() + end].trim_end_matches(['.', ':']));
+        }
+    }
+    found
+}
+
+/// The name of the same thing here. None where the link stays true, or is not known.
+fn now(link: &str, plan: &Plan, recorded: &Layout) -> Option<String> {
+    let (disk, number) = match link.rsplit_once("-part") {
+        Some((disk, number)) => (disk, Some(number.parse::<u32>().ok()?)),
+        None => (link, None),
+    };
+    let named = |old: &&Disk| match (disk.strip_prefix(BY_ID), disk.strip_prefix(BY_PATH)) {
+        (Some(name), _) => {
+            serial(old).is_some_and(|serial| ends_with(name, serial))
+                || wwn(old).is_some_and(|wwn| ends_with(name, wwn.trim_start_matches("0x")))
+        }
+        (_, Some(place)) => old.path.as_deref() == Some(place),
+        _ => false,
+    };
+    let mut all = recorded.disk.iter().filter(|disk| !disk.unused).filter(named);
+    let (old, None) = (all.next()?, all.next()) else { return None };
+    let found = plan.disks.iter().find(|found| found.old.id == old.id);
+    let stays = found.is_some_and(|found| match link.starts_with(BY_ID) {
+        true => wwn(old) == wwn(&found.new) && serial(old) == serial(&found.new),
+        false => old.path == found.new.path,
+    });
+    if stays && !identity::is_joined(plan, recorded) {
+        return None;
+    }
+    match number {
+        Some(number) => {
+            let was = recorded.partition.iter().find(|p| p.disk == old.id && p.number == number)?;
+            partition(plan.layout.partition.iter().find(|p| p.id == was.id)?, plan)
+        }
+        None => match plan.layout.partition.iter().find(|p| p.id == join::whole(&old.id)) {
+            Some(whole) => partition(whole, plan),
+            None => Some(whole_disk(found?)),
+        },
+    }
+}
+
+/// `ata-ACME_20_SERIAL` ends with a serial number; udev writes what is no name's letter as `_`.
+fn ends_with(name: &str, identity: &str) -> bool {
+    let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let (name, identity) =
+        (name.chars().map(letters).collect::<String>(), identity.chars().map(letters));
+    name.ends_with(&identity.collect::<String>())
+}
+
+/// By what comes back with the table, and no other partition has.
+fn partition(part: &Partition, plan: &Plan) -> Option<String> {
+    let table = plan.layout.disk.iter().find(|disk| disk.id == part.disk)?.table.as_ref()?;
+    let partuuid = match table {
+        Table::Gpt { .. } => part.uuid?.to_string(),
+        Table::Mbr { signature: 0 } => return Some(part.dev()),
+        Table::Mbr { signature } => format!("{signature:08x}-{:02x}", part.number),
+    };
+    Some(format!("/dev/disk/by-partuuid/{partuuid}"))
+}
+
+fn whole_disk(found: &DiskMatch) -> String {
+    match wwn(&found.new) {
+        Some(wwn) if wwn.starts_with("0x") => format!("{BY_ID}wwn-{wwn}"),
+        Some(wwn) if wwn.starts_with("eui.") || wwn.starts_with("uuid.") => {
+            format!("{BY_ID}nvme-{wwn}")
+        }
+        _ => found.new.dev(),
+    }
+}
+
+/// What multipath knows disks by: SCSI's have a 3 before the number that is a WWN (type NAA).
+fn wwids(plan: &Plan) -> Vec<(String, String)> {
+    let wwid = |disk: &Disk| {
+        let wwn = wwn(disk)?;
+        Some(wwn.strip_prefix("0x").map_or_else(|| wwn.to_owned(), |naa| format!("3{naa}")))
+    };
+    let changed = |found: &DiskMatch| Some((wwid(&found.old)?, wwid(&found.new)?));
+    plan.disks.iter().filter_map(changed).filter(|(old, new)| old != new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fstab::replace_words;
+    use super::*;
+    use crate::plan::testing::{blank, raid_node};
+    use crate::plan::{self, Answers};
+
+    fn node() -> Layout {
+        let mut node = raid_node();
+        node.disk[0].wwn = Some("0x600508b400105df70000e00000ac0000".into());
+        node.disk[1].wwn = Some("0x5000c500a1b2c3d4".into());
+        node
+    }
+
+    fn planned(node: &Layout, change: impl Fn(&mut Disk)) -> Plan {
+        let mut present = blank(node);
+        present.disk.truncate(2);
+        present.disk.iter_mut().for_each(change);
+        plan::plan(node, &present, &Answers::default()).unwrap()
+    }
+
+    #[test]
+    fn links_to_disks_that_are_no_more_become_what_came_back() {
+        let node = node();
+        let plan = planned(&node, |disk| {
+            disk.wwn = (disk.name == "sda").then(|| "0x5000cca2ffff0001".to_owned());
+            disk.serial = Some(format!("NEW{}", disk.name));
+            disk.path = None;
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("etc/multipath")).unwrap();
+        let a3 = node.partition[2].uuid.unwrap();
+        let b2 = node.partition[4].uuid.unwrap();
+        let fstab = "/dev/disk/by-id/wwn-0x600508b400105df70000e00000ac0000-part3 /a ext4 defaults 0 2\n\
+             /dev/disk/by-id/ata-ACME_20_SER1-part2 /b ext4 defaults 0 2\n\
+             /dev/disk/by-path/pci-0000:00:1f.2-ata-2-part2 /c ext4 defaults 0 2\n\
+             /dev/disk/by-id/ata-OTHER_9-part1 /d ext4 nofail 0 2\n";
+        std::fs::write(root.join("etc/fstab"), fstab).unwrap();
+        let grub = "GRUB_DEVICE=\"/dev/disk/by-id/scsi-3600508b400105df70000e00000ac0000\"\n\
+             B=/dev/disk/by-id/ata-ACME_20_SER1\n";
+        std::fs::create_dir_all(root.join("etc/default")).unwrap();
+        std::fs::write(root.join("etc/default/grub"), grub).unwrap();
+        let wwids = "# Multipath wwids\n/3600508b400105df70000e00000ac0000/\n/3600ffff/\n";
+        std::fs::write(root.join("etc/multipath/wwids"), wwids).unwrap();
+        let bindings = "mpatha 3600508b400105df70000e00000ac0000\n";
+        std::fs::write(root.join("etc/multipath/bindings"), bindings).unwrap();
+        let changes = changes(root, &plan, &node);
+        let rewritten = identity::rewrite(root, &changes).unwrap();
+        assert_eq!(rewritten.len(), 4);
+        assert!(identity::in_initramfs(&rewritten));
+        let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+        assert_eq!(
+            read("etc/fstab"),
+            format!(
+                "/dev/disk/by-partuuid/{a3} /a ext4 defaults 0 2\n\
+                 /dev/disk/by-partuuid/{b2} /b ext4 defaults 0 2\n\
+                 /dev/disk/by-partuuid/{b2} /c ext4 defaults 0 2\n\
+                 /dev/disk/by-id/ata-OTHER_9-part1 /d ext4 nofail 0 2\n"
+            )
+        );
+        assert_eq!(
+            read("etc/default/grub"),
+            "GRUB_DEVICE=\"/dev/disk/by-id/wwn-0x5000cca2ffff0001\"\nB=/dev/sdb\n"
+        );
+        assert_eq!(
+            read("etc/multipath/wwids"),
+            "# Multipath wwids\n/35000cca2ffff0001/\n/3600ffff/\n"
+        );
+        assert_eq!(read("etc/multipath/bindings"), "mpatha 35000cca2ffff0001\n");
+    }
+
+    #[test]
+    fn links_to_disks_that_are_still_there_stay() {
+        let node = node();
+        let plan = planned(&node, |_| {});
+        let text =
+            "/dev/disk/by-id/ata-ACME_20_SER1-part2 /dev/disk/by-path/pci-0000:00:1f.2-ata-2";
+        let named: Vec<_> = links(text).into_iter().map(|l| now(l, &plan, &node)).collect();
+        assert_eq!(named, [None, None]);
+        assert!(wwids(&plan).is_empty());
+        assert_eq!(replace_words(text, &[]), None);
+    }
+}
