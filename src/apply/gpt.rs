@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail};
 use flate2::Crc;
 use uuid::Uuid;
 
+use super::mbr::{put, raw_entry};
 use super::table::Pieces;
 use crate::layout::{Partition, Table};
+use crate::plan::hybrid;
 use crate::plan::step::WriteTable;
 
 const ENTRY_BYTES: usize = 128;
@@ -25,7 +27,7 @@ struct Geometry {
 
 /// Protective MBR, both headers, both arrays of entries.
 pub fn image(step: &WriteTable, size_bytes: u64) -> Result<Pieces> {
-    let Table::Gpt { guid, entries, first_usable_lba, last_usable_lba } = &step.table else {
+    let Table::Gpt { guid, entries, first_usable_lba, last_usable_lba, .. } = &step.table else {
         bail!("{} has no GPT", step.name);
     };
     let sector = u64::from(step.sector_bytes);
@@ -61,7 +63,7 @@ pub fn image(step: &WriteTable, size_bytes: u64) -> Result<Pieces> {
         (second_array * sector, array.clone()),
         (2 * sector, array),
         (sector, header(&g, 1, last, 2, crc, sector_len)),
-        (0, protective_mbr(g.sectors, sector_len, step.bios_boots)),
+        (0, first_sector(step, g.sectors, sector_len)?),
     ])
 }
 
@@ -113,6 +115,20 @@ fn entry(part: &Partition, sector: u64) -> Result<[u8; ENTRY_BYTES]> {
     out[48..56].copy_from_slice(&part.attributes.to_le_bytes());
     for (i, unit) in part.label.encode_utf16().take(36).enumerate() {
         out[56 + 2 * i..58 + 2 * i].copy_from_slice(&unit.to_le_bytes());
+    }
+    Ok(out)
+}
+
+fn first_sector(step: &WriteTable, sectors: u64, len: usize) -> Result<Vec<u8>> {
+    let mut out = protective_mbr(sectors, len, step.bios_boots);
+    let Some(mbr) = hybrid::of(&step.table) else { return Ok(out) };
+    out[440..444].copy_from_slice(&mbr.signature.to_le_bytes());
+    out[446..510].fill(0);
+    for entry in hybrid::entries(step).map_err(anyhow::Error::msg)? {
+        let hybrid::Entry { slot, active, kind, start_bytes, size_bytes } = entry;
+        let sector = u64::from(step.sector_bytes);
+        let bytes = raw_entry(active, kind, start_bytes, size_bytes, 0, sector)?;
+        put(&mut out, usize::try_from(slot - 1)?, &bytes);
     }
     Ok(out)
 }

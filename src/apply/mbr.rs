@@ -74,7 +74,7 @@ fn record() -> Vec<u8> {
     out
 }
 
-fn put(record: &mut [u8], index: usize, entry: &[u8; 16]) {
+pub(super) fn put(record: &mut [u8], index: usize, entry: &[u8; 16]) {
     let at = ENTRIES_AT + index * 16;
     record[at..at + 16].copy_from_slice(entry);
 }
@@ -86,7 +86,7 @@ fn entry(part: &Partition, start: u64, base: u64, sector: u64) -> Result<[u8; 16
 }
 
 /// An entry whose start is told from `base`, all in bytes.
-fn raw_entry(
+pub(super) fn raw_entry(
     active: bool,
     kind: u8,
     start: u64,

@@ -5,8 +5,9 @@ use std::io::{Seek, SeekFrom, Write};
 use uuid::Uuid;
 
 use super::table::image;
-use crate::layout::{Id, Partition, PartitionKind, Table};
+use crate::layout::{HybridEntry, HybridMbr, Id, Partition, PartitionKind, Table};
 use crate::plan::step::WriteTable;
+use crate::probe;
 use crate::sys::run::Cmd;
 
 const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
@@ -66,6 +67,7 @@ fn gpt_table(sector: u32, sectors: u64) -> WriteTable {
             entries: 128,
             first_usable_lba: 34,
             last_usable_lba: sectors - 34,
+            hybrid: None,
         },
         partitions,
         bios_boots: false,
@@ -101,6 +103,42 @@ fn a_gpt_is_read_back_with_its_slots() {
             }
         }
     }
+}
+
+#[test]
+fn a_hybrid_mbr_is_read_back_and_goes_with_its_partitions() {
+    let entry = |slot, kind: &str, partition, start: u64, sectors: u64| HybridEntry {
+        slot,
+        type_code: kind.into(),
+        active: slot == 2,
+        partition,
+        start_bytes: start * 512,
+        size_bytes: sectors * 512,
+    };
+    let mbr = HybridMbr {
+        signature: 0xcafe_1234,
+        entry: vec![
+            entry(1, "0xee", None, 1, 2047),
+            entry(2, "0x83", Some(1), 2048, 10_000),
+            entry(4, "0xee", None, 12_048, 7952),
+        ],
+    };
+    let mut step = gpt_table(512, 60_000);
+    let Table::Gpt { hybrid, .. } = &mut step.table else { unreachable!() };
+    *hybrid = Some(Box::new(mbr));
+    let read = |step: &WriteTable| {
+        let file = written(step);
+        let found = probe::table::read(&mut file.reopen().unwrap(), "gpt", "sda", 512).unwrap();
+        found.table
+    };
+    assert_eq!(read(&step), step.table);
+    // On a smaller disk what protects the start ends before the partition that is shown.
+    step.partitions[0].start_bytes = 1024 * 512;
+    let Table::Gpt { hybrid: Some(moved), .. } = read(&step) else { panic!("no hybrid MBR") };
+    let places: Vec<_> =
+        moved.entry.iter().map(|e| (e.slot, e.start_bytes / 512, e.size_bytes / 512)).collect();
+    assert_eq!(places, [(1, 1, 1023), (2, 1024, 10_000), (4, 12_048, 7952)]);
+    assert_eq!(moved.entry[1].partition, Some(1));
 }
 
 #[test]

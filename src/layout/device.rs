@@ -64,11 +64,41 @@ pub enum Table {
         entries: u32,
         first_usable_lba: u64,
         last_usable_lba: u64,
+        /// Where the MBR before it shows partitions, and does not only protect them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hybrid: Option<Box<HybridMbr>>,
     },
     Mbr {
         /// The disk signature at byte 440.
         signature: u32,
     },
+}
+
+/// An MBR that shows partitions of a GPT to systems that know none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HybridMbr {
+    /// The disk signature at byte 440.
+    #[serde(default)]
+    pub signature: u32,
+    pub entry: Vec<HybridEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HybridEntry {
+    /// 1 to 4.
+    pub slot: u32,
+    /// The type byte as `0x83`; `0xee` protects what no entry shows.
+    #[serde(rename = "type")]
+    pub type_code: String,
+    #[serde(default)]
+    pub active: bool,
+    /// The number of the partition that it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+    pub start_bytes: u64,
+    pub size_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

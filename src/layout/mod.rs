@@ -36,8 +36,8 @@ pub use boot::{Boot, EfiEntry, Firmware};
 pub use btrfs::{BtrfsDevice, BtrfsOptions, Subvolume};
 pub use content::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
 pub use device::{
-    Disk, Luks, Lv, LvSegment, Md, MdMember, Partition, PartitionKind, Pbkdf, Pv, Table, ThinPool,
-    Vg,
+    Disk, HybridEntry, HybridMbr, Luks, Lv, LvSegment, Md, MdMember, Partition, PartitionKind,
+    Pbkdf, Pv, Table, ThinPool, Vg,
 };
 pub use diff::differences;
 pub use mount::{BytesPath, Mount};

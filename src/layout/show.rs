@@ -229,6 +229,7 @@ fn disk_words(disk: &Disk) -> String {
 
 fn table_word(table: &Table) -> &'static str {
     match table {
+        Table::Gpt { hybrid: Some(_), .. } => "GPT with hybrid MBR",
         Table::Gpt { .. } => "GPT",
         Table::Mbr { .. } => "MBR",
     }

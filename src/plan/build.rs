@@ -100,13 +100,13 @@ fn fit_table(
     old: &crate::layout::Disk,
 ) -> Option<Table> {
     match table? {
-        Table::Gpt { guid, entries, first_usable_lba, last_usable_lba } => {
+        Table::Gpt { guid, entries, first_usable_lba, last_usable_lba, hybrid } => {
             let tail = gpt_tail_bytes(entries, new.sector_bytes);
             let sector = u64::from(new.sector_bytes.max(512));
             let last = (new.size_bytes / sector).saturating_sub(tail / sector).saturating_sub(1);
             let same = new.size_bytes == old.size_bytes;
             let last_usable_lba = if same { last_usable_lba.min(last) } else { last };
-            Some(Table::Gpt { guid, entries, first_usable_lba, last_usable_lba })
+            Some(Table::Gpt { guid, entries, first_usable_lba, last_usable_lba, hybrid })
         }
         mbr @ Table::Mbr { .. } => Some(mbr),
     }

@@ -19,6 +19,7 @@
 //! * [`fit`] the layout for disks of other sizes
 //! * [`build`] the steps, in an order in which each finds what it stands on
 //! * [`step`] the steps' types
+//! * [`hybrid`] the entries of a hybrid MBR
 //! * [`fscmd`], [`stackcmd`] the command lines that make filesystems, arrays and volumes
 //! * [`lvmtext`] what comes back from LVM's own metadata
 //! * [`validate`] the checks that a finished plan must pass
@@ -30,6 +31,7 @@ pub mod build;
 pub mod consent;
 pub mod fit;
 pub mod fscmd;
+pub mod hybrid;
 pub mod join;
 pub mod leave;
 pub mod lvmtext;

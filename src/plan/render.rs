@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::step::{Argv, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
-use super::{Plan, Problem, consent, fscmd, stackcmd};
+use super::{Plan, Problem, consent, fscmd, hybrid, stackcmd};
 use crate::layout::units::size;
 use crate::layout::{PartitionKind, Table};
 
@@ -166,7 +166,9 @@ pub(super) fn script(plan: &Plan) -> String {
             Step::Wipe(s) => wipe(s, &mut out),
             Step::WriteTable(s) => {
                 let _ = writeln!(out, "sfdisk --wipe=always /dev/{} <<'END'", s.name);
-                let _ = writeln!(out, "{}END\nudevadm settle", sfdisk(s));
+                let _ = writeln!(out, "{}END", sfdisk(s));
+                out.push_str(&nested(s));
+                let _ = writeln!(out, "udevadm settle");
             }
             Step::Mount(s) => mount(s, &mut out),
             Step::MakeSubvolumes(s) => subvolumes(s, &mut out),
@@ -281,7 +283,7 @@ pub fn sfdisk(step: &WriteTable) -> String {
     let mut out = String::new();
     let sector = u64::from(step.sector_bytes.max(512));
     match &step.table {
-        Table::Gpt { guid, entries, first_usable_lba, last_usable_lba } => {
+        Table::Gpt { guid, entries, first_usable_lba, last_usable_lba, .. } => {
             let _ = writeln!(out, "label: gpt\nlabel-id: {guid}\nunit: sectors");
             let _ = writeln!(out, "first-lba: {first_usable_lba}\nlast-lba: {last_usable_lba}");
             if *entries != 128 {
@@ -317,6 +319,30 @@ pub fn sfdisk(step: &WriteTable) -> String {
         }
         out.push('\n');
     }
+    out
+}
+
+/// The hybrid MBR, which sfdisk writes as a table inside of the other one.
+fn nested(step: &WriteTable) -> String {
+    let mut out = String::new();
+    let (Some(mbr), Ok(entries)) = (hybrid::of(&step.table), hybrid::entries(step)) else {
+        return out;
+    };
+    let sector = u64::from(step.sector_bytes.max(512));
+    let _ =
+        writeln!(out, "sfdisk --label-nested dos --force --no-reread /dev/{} <<'END'", step.name);
+    let _ = writeln!(out, "label: dos\nlabel-id: 0x{:08x}\nunit: sectors", mbr.signature);
+    for entry in entries {
+        let name = super::partition_name(&step.name, entry.slot);
+        let (start, size) = (entry.start_bytes / sector, entry.size_bytes / sector);
+        let active = if entry.active { ", bootable" } else { "" };
+        let _ = writeln!(
+            out,
+            "/dev/{name} : start={start}, size={size}, type={:x}{active}",
+            entry.kind
+        );
+    }
+    out.push_str("END\n");
     out
 }
 

@@ -57,6 +57,7 @@ pub fn gpt(disk: &mut Disk, n: u8) {
         entries: 128,
         first_usable_lba: 34,
         last_usable_lba: disk.size_bytes / 512 - 34,
+        hybrid: None,
     });
     disk.signatures = vec!["gpt".into()];
 }

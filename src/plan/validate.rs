@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::map::gpt_tail_bytes;
 use super::step::{Step, WriteTable};
-use super::{Plan, Problem};
+use super::{Plan, Problem, hybrid};
 use crate::layout::units::size;
 use crate::layout::{Id, Layout, Partition, PartitionKind, Table};
 
@@ -95,6 +95,9 @@ fn check_table(step: &WriteTable, problems: &mut Vec<Problem>) {
         if let Err(why) = check_entry(step, part) {
             wrong(why);
         }
+    }
+    if let Err(why) = hybrid::entries(step) {
+        problems.push(Problem::new(format!("{name}: {why}"), DAMAGED));
     }
     check_overlaps(step, problems);
 }

@@ -103,7 +103,9 @@ fn loop_gpt_is_read_as_sfdisk_reads_it() {
         let numbers: Vec<u32> = found.partitions.iter().map(|p| p.number).collect();
         assert_eq!(numbers, [1, 3, 14, 128], "gaps stay");
         assert_eq!(found.partitions[2].attributes, 0b101 | 1 << 59 | 1 << 63);
-        let Table::Gpt { guid, entries, first_usable_lba, last_usable_lba } = found.table else {
+        let Table::Gpt { guid, entries, first_usable_lba, last_usable_lba, hybrid: None } =
+            found.table
+        else {
             panic!("{:?}", found.table)
         };
         assert_eq!(guid.to_string(), "0fc63daf-8483-4772-8e79-3d69d8477de4");

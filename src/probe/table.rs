@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 
-use crate::layout::{Id, Partition, PartitionKind, Table};
+use crate::layout::{HybridEntry, HybridMbr, Id, Partition, PartitionKind, Table};
 
 /// A disk has no more logical partitions than this (the kernel's limit is 256 minors a disk); a
 /// longer chain is a loop.
 const MAX_LOGICAL: usize = 256;
+/// The MBR type of what is a GPT's.
+const PROTECTIVE: u8 = 0xee;
 
 /// What a disk's table says. Partitions carry the kernel's usual names.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,13 +54,8 @@ fn read_gpt(file: &mut File, disk: &str, sector_bytes: u32) -> Result<TableFound
     let block = LogicalBlockSize::try_from(u64::from(sector_bytes))
         .with_context(|| format!("/dev/{disk} has sectors of {sector_bytes} bytes"))?;
     refuse_unusual_entries(file, disk, sector_bytes)?;
-    let mut notes = Vec::new();
     let mbr = mbrman::MBRHeader::read_from(file)
         .with_context(|| format!("reading the protective MBR of /dev/{disk}"))?;
-    let hybrid = mbr.iter().filter(|(_, e)| e.is_used() && e.sys != 0xee).count();
-    if hybrid > 0 {
-        notes.push(format!("a recovery makes no hybrid MBR: {hybrid} of its entries are lost"));
-    }
     let found = GptConfig::new()
         .logical_block_size(block)
         .open_from_device(file.try_clone().context("duplicating a file handle")?)
@@ -67,12 +64,6 @@ fn read_gpt(file: &mut File, disk: &str, sector_bytes: u32) -> Result<TableFound
         log::warn!("the primary GPT of /dev/{disk} is damaged, its backup is read: {error}");
     }
     let header = found.header();
-    let table = Table::Gpt {
-        guid: header.disk_guid,
-        entries: header.num_parts,
-        first_usable_lba: header.first_usable,
-        last_usable_lba: header.last_usable,
-    };
     let sector = u64::from(sector_bytes);
     let mut partitions = Vec::new();
     for (&number, entry) in found.partitions() {
@@ -101,7 +92,41 @@ fn read_gpt(file: &mut File, disk: &str, sector_bytes: u32) -> Result<TableFound
             ebr_bytes: None,
         });
     }
-    Ok(TableFound { table, partitions, notes })
+    let table = Table::Gpt {
+        guid: header.disk_guid,
+        entries: header.num_parts,
+        first_usable_lba: header.first_usable,
+        last_usable_lba: header.last_usable,
+        hybrid: hybrid(&mbr, &partitions, sector)?.map(Box::new),
+    };
+    Ok(TableFound { table, partitions, notes: Vec::new() })
+}
+
+/// What the MBR shows, if it does not only protect the disk.
+fn hybrid(
+    mbr: &mbrman::MBRHeader,
+    partitions: &[Partition],
+    sector: u64,
+) -> Result<Option<HybridMbr>> {
+    let used = || mbr.iter().filter(|(_, entry)| entry.is_used());
+    if used().all(|(_, entry)| entry.sys == PROTECTIVE) {
+        return Ok(None);
+    }
+    let entry = used().map(|(slot, entry)| {
+        let start_bytes = u64::from(entry.starting_lba) * sector;
+        let size_bytes = u64::from(entry.sectors) * sector;
+        let is_it = |p: &&Partition| p.start_bytes == start_bytes && p.size_bytes == size_bytes;
+        anyhow::Ok(HybridEntry {
+            slot: u32::try_from(slot).context("numbering an entry of a hybrid MBR")?,
+            type_code: format!("{:#04x}", entry.sys),
+            active: entry.is_active(),
+            partition: partitions.iter().find(is_it).map(|p| p.number),
+            start_bytes,
+            size_bytes,
+        })
+    });
+    let entry = entry.collect::<Result<Vec<_>>>()?;
+    Ok(Some(HybridMbr { signature: u32::from_le_bytes(mbr.disk_signature), entry }))
 }
 
 /// The gpt crate panics where entries are not 128 bytes long, which the specification allows.

@@ -251,6 +251,11 @@ fn dump() -> Result<String> {
         if tags.iter().any(|t| t.starts_with("PTTYPE=")) {
             tell(&mut out, device, "sfdisk", &["--dump", device], &[])?;
         }
+        if has("PTTYPE=gpt") {
+            // What only protects the disk is as large as that.
+            let dump = "sfdisk --label-nested dos --dump $0 | grep -v type=ee$ || true";
+            tell(&mut out, device, "sh", &["-c", dump, device], &[])?;
+        }
         if kind.starts_with("raid") {
             tell(&mut out, device, "mdadm", &["--detail", "--export", device], &[])?;
             tell(&mut out, device, "mdadm", &["--detail", device], MD_DETAIL)?;

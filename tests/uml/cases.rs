@@ -23,6 +23,8 @@ pub struct Case {
 pub enum Target {
     /// Its own, as they are.
     Same,
+    /// Its own, the last one in the place of the first.
+    Swapped,
     Blank(&'static [u64]),
     /// Blank ones that are called `sda` ...: with sectors of so many bytes, how many, of how many MiB.
     Scsi(u64, u64, u64),
@@ -239,7 +241,7 @@ xfs_growfs /node
 fn filesystems() -> Vec<Case> {
     vec![
         blank(
-            "gpt_slots_with_gaps_esp",
+            "gpt_slots_with_gaps_esp_hybrid",
             &[300],
             r#"
 sfdisk /dev/ubdb <<'END'
@@ -249,6 +251,16 @@ table-length: 128
 /dev/ubdb1 : start=300000, size=200000, type=L
 /dev/ubdb14 : start=34, size=2000, type=21686148-6449-6E6F-744E-656564454649
 /dev/ubdb15 : start=4096, size=140000, type=U, name="EFI system"
+END
+udevadm settle
+# A hybrid MBR, which shows two of them.
+sfdisk --label-nested dos --force --no-reread /dev/ubdb <<'END'
+label: dos
+label-id: 0xcafe1234
+unit: sectors
+/dev/ubdb1 : start=1, size=4095, type=ee
+/dev/ubdb2 : start=300000, size=200000, type=83, bootable
+/dev/ubdb4 : start=4096, size=140000, type=c
 END
 udevadm settle
 mke2fs -q -t ext4 -b 1024 /dev/ubdb1

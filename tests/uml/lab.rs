@@ -109,6 +109,11 @@ pub fn run(case: &Case, builds: &Builds) -> Result<()> {
     }
     let new = match case.target {
         Target::Same => copies(built.path(), dir, case.disks.len())?,
+        Target::Swapped => {
+            let mut own = copies(built.path(), dir, case.disks.len())?;
+            own.reverse();
+            own
+        }
         Target::Blank(sizes) => disks(dir, "new", sizes)?,
         // Made inside, where they last until the machine is off.
         Target::Scsi(..) => Vec::new(),

@@ -7,9 +7,9 @@
 
 use super::{ALIGNMENT_BYTES, scale};
 use crate::layout::{Disk, Firmware, Fs, Id, Layout, Md, Partition, PartitionKind, Table};
-use crate::plan::Problem;
 use crate::plan::map::{DiskMatch, gpt_tail_bytes};
 use crate::plan::validate::device_bytes;
+use crate::plan::{Problem, hybrid};
 
 const HINT: &str = "use a disk with the recorded size of sectors, chosen with --map OLD=NEW";
 /// mkfs.fat(8): what a FAT with so many bits must have at least, in clusters.
@@ -84,6 +84,9 @@ impl Converter<'_> {
         let arrays = self.was.md.iter().map(|m| (&m.id, &m.name, m.table.as_ref()));
         for (id, name, table) in disks.chain(arrays) {
             let (Some(sector), Some(table)) = (self.changed(id), table) else { continue };
+            if hybrid::of(table).is_some() {
+                self.refuse(format!("the hybrid MBR of {name} is made for other sectors"));
+            }
             let table = table_for(table, sector, sector_bytes(self.was, id));
             let first = match &table {
                 Table::Gpt { first_usable_lba, .. } => first_usable_lba.saturating_mul(sector),
@@ -221,7 +224,7 @@ fn stands_on_it(layout: &Layout, id: &Id) -> bool {
 /// With the same room at the start, as far as the entries leave it, and all of the disk's end.
 fn table_for(table: &Table, sector: u64, was: u64) -> Table {
     match table {
-        Table::Gpt { guid, entries, first_usable_lba, .. } => {
+        Table::Gpt { guid, entries, first_usable_lba, hybrid, .. } => {
             let least = gpt_tail_bytes(*entries, u32::try_from(sector).unwrap_or(512)) / sector + 1;
             let first = first_usable_lba.saturating_mul(was).div_ceil(sector).max(least);
             Table::Gpt {
@@ -229,6 +232,7 @@ fn table_for(table: &Table, sector: u64, was: u64) -> Table {
                 entries: *entries,
                 first_usable_lba: first,
                 last_usable_lba: u64::MAX,
+                hybrid: hybrid.clone(),
             }
         }
         mbr @ Table::Mbr { .. } => mbr.clone(),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::map::{self, DiskMatch, gpt_tail_bytes};
 use super::validate::mbr_type;
-use super::{Answers, IdentityChange, Problem, is_called, leave};
+use super::{Answers, IdentityChange, Problem, hybrid, is_called, leave};
 use crate::layout::{Disk, Firmware, Id, Layout, Md, Partition, PartitionKind, Table};
 
 const ALIGNMENT_BYTES: u64 = 1 << 20;
@@ -188,6 +188,9 @@ impl Joined {
             self.give_table(first);
         }
         for other in others {
+            if other.table.as_ref().is_some_and(|table| hybrid::of(table).is_some()) {
+                self.notes.push(format!("The hybrid MBR of {} does not come back.", other.name));
+            }
             if let Err(problem) = self.append(first, other) {
                 problems.push(problem);
             }
@@ -246,6 +249,7 @@ impl Joined {
                 entries: ENTRIES,
                 first_usable_lba,
                 last_usable_lba: u64::MAX,
+                hybrid: None,
             });
         }
         let part = whole_partition(&self.layout, disk, bytes);

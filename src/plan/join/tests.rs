@@ -158,3 +158,22 @@ fn members_of_one_array_and_a_table_without_room_are_refused_by_name() {
     let group = plan.layout.partition.iter().find(|p| p.id == whole(&Id::disk("sdb"))).unwrap();
     assert_eq!((group.name.as_str(), group.type_code.as_str()), ("vda3", "0x8e"));
 }
+
+#[test]
+fn partitions_of_two_disks_that_are_copies_get_an_identity_each() {
+    let mut node = node();
+    let gone = |id: &Id| id.0.starts_with("part:sdc");
+    node.partition.retain(|p| !gone(&p.id));
+    node.fs.retain(|fs| !gone(&fs.on));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/old"));
+    let uuid = node.partition[0].uuid;
+    node.partition.push(Partition { uuid, ..partition("sdc", 1, MIB, GIB) });
+    gpt(&mut node.disk[2], 3);
+    let mut present = empty();
+    present.disk.push(disk("vda", 30 * GIB));
+    let plan = plan(&node, &present, &all_on("vda")).unwrap();
+    let uuids: BTreeSet<_> = plan.layout.partition.iter().filter_map(|p| p.uuid).collect();
+    assert_eq!(uuids.len(), plan.layout.partition.len());
+    assert!(uuids.contains(&uuid.unwrap()));
+    assert!(plan.identity_changes().iter().any(|c| c.what == "PARTUUID of sdc1"));
+}
