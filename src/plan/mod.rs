@@ -162,7 +162,7 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     joined.tell(&mut disks);
     consent::check(recorded, present, answers, &joined.claims(&disks), &mut problems);
     let (layout, with_sectors, told) = fit::sectors::convert(&joined.layout, &disks, &mut problems);
-    let (layout, resized) = fit::fit(&layout, &with_sectors, answers.grow);
+    let (layout, resized) = fit::fit(&layout, &with_sectors, answers.grow, &mut problems);
     map::check_sizes(&layout, present, &with_sectors, &mut problems);
     if !problems.is_empty() {
         return Err(Refusal { problems });

@@ -114,11 +114,23 @@ swapon /dev/ubdd1
 "#,
 );
 
+const BTRFS_TWO: Case = blank(
+    "btrfs_two",
+    &[600, 600],
+    r#"
+for disk in /dev/ubd[bc]; do printf 'label: gpt\ntype=linux\n' | sfdisk $disk; done
+udevadm settle
+mkfs.btrfs -q -L pool -d raid1 -m raid1 /dev/ubdb1 /dev/ubdc1
+mount /dev/ubdb1 /node
+btrfs subvolume create /node/a
+"#,
+);
+
 pub fn elsewhere() -> Vec<Case> {
     let both = &["ubdb", "ubdc"];
     vec![
         on(GPT_EXT4, "same_disk", Target::Same),
-        on(MD1_LVM, "same_disks_md1_lvm", Target::Same),
+        on(MD1_LVM, "swapped_disks_md1_lvm", Target::Swapped),
         // The second header moves to the end.
         Case { ignore: "last-lba", ..on(GPT_EXT4, "larger_disk", Target::Blank(&[300])) },
         Case { erase: both, ..on(MD1_LVM, "dirty_lvm", Target::Dirty(&[400, 400], OTHER_LVM)) },
@@ -134,6 +146,8 @@ pub fn elsewhere() -> Vec<Case> {
         smaller(GPT_EXT4, "smaller_gpt_ext4", &[130]),
         smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
         smaller(MBR, "smaller_mbr_logicals", &[340]),
+        smaller(LVM_TWO, "smaller_lvm_two_pvs_striped", &[150, 170]),
+        smaller(BTRFS_TWO, "smaller_btrfs_raid1", &[450, 500]),
         Case {
             expect: Expect::Without("ubdc"),
             ..on(MD1_LVM, "one_disk_of_md1_lvm", Target::Blank(&[400]))

@@ -6,6 +6,7 @@
 //! rest of the disk stays unused. `/boot`, the ESP, swap, FAT and everything whose use is not known
 //! keep their sizes, and so does everything on disks that are large enough.
 
+mod place;
 pub mod sectors;
 mod spare;
 #[cfg(test)]
@@ -14,10 +15,11 @@ mod tests;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Problem;
 use super::map::{self, DiskMatch};
 use super::validate::device_bytes;
 use crate::layout::units::size;
-use crate::layout::{Disk, Fs, Id, Layout, Lv, Partition, PartitionKind, Table, Vg};
+use crate::layout::{Disk, Fs, Id, Layout, Lv, LvSegment, Partition, PartitionKind, Table, Vg};
 use spare::Share;
 
 pub use spare::least_bytes;
@@ -34,8 +36,14 @@ const NOTABLE_BYTES: u64 = 1 << 30;
 
 /// The layout that fits, and what has another size, in words. As it was where nothing is too long,
 /// and where a disk is too small all the same. With `grow`, what is on larger disks becomes larger.
-pub fn fit(scope: &Layout, disks: &[DiskMatch], grow: bool) -> (Layout, Vec<String>) {
-    let mut fitter = Fitter { was: scope, layout: scope.clone(), changed: Vec::new() };
+pub fn fit(
+    scope: &Layout,
+    disks: &[DiskMatch],
+    grow: bool,
+    problems: &mut Vec<Problem>,
+) -> (Layout, Vec<String>) {
+    let (layout, changed) = (scope.clone(), Vec::new());
+    let mut fitter = Fitter { was: scope, layout, changed, problems };
     let mut notes = Vec::new();
     for DiskMatch { old, new, .. } in disks {
         let need = map::need(scope, old);
@@ -64,6 +72,7 @@ struct Fitter<'a> {
     layout: Layout,
     /// Devices that have another size now, and what stands on them does not know it yet.
     changed: Vec<(Id, u64)>,
+    problems: &'a mut Vec<Problem>,
 }
 
 impl Fitter<'_> {
@@ -188,9 +197,13 @@ impl Fitter<'_> {
             }
         }
         let gained = size_bytes.saturating_sub(device_bytes(self.was, on).unwrap_or(size_bytes));
-        for fs in self.layout.fs.iter_mut().filter(|f| f.on == *on) {
+        for fs in self.layout.fs.iter_mut().filter(|f| f.devices().contains(on)) {
             let gained = if spare::grows(fs) { gained } else { 0 };
-            fit_fs(fs, fs.size_bytes.saturating_add(gained).min(size_bytes));
+            if fs.devices().len() > 1 {
+                fit_device(fs, on, gained, size_bytes);
+            } else {
+                fit_fs(fs, fs.size_bytes.saturating_add(gained).min(size_bytes));
+            }
         }
     }
 
@@ -224,16 +237,34 @@ impl Fitter<'_> {
         let volumes = || self.was.lv.iter().filter(|lv| lv.vg == *id);
         let needs: u64 = volumes().map(|lv| spare::extents(lv, extent_bytes)).sum();
         let in_each = |share: Share<'_>| -> BTreeMap<Id, u64> {
-            volumes().map(|lv| (lv.id.clone(), share.on(&lv.id) / extent_bytes)).collect()
+            volumes().map(|lv| (lv.id.clone(), share.in_volume(lv, extent_bytes))).collect()
         };
-        // That there is enough to share was asked before anything was cut.
-        let to_give = in_each(Share::to_give(self.was));
-        let cuts = share(needs.saturating_sub(has), &to_give, 1).unwrap_or_default();
-        let gains = share_out(has.saturating_sub(had), &in_each(Share::to_take(self.was)), 1);
+        let (to_give, to_take) =
+            (in_each(Share::to_give(self.was)), in_each(Share::to_take(self.was)));
+        let striped = volumes().any(place::is_striped);
+        let (cuts, gains, mut places) = if striped {
+            let lvs: Vec<&Lv> = volumes().collect();
+            let (least, most) = (needs.saturating_sub(has), has.saturating_sub(had));
+            let Some(found) = striped_changes(vg, &lvs, least, most, &to_give, &to_take) else {
+                self.problems.push(Problem::new(
+                    format!("the striped volumes of {} don't fit on disks of these sizes", vg.name),
+                    "use disks that are to one another as the recorded ones were",
+                ));
+                return;
+            };
+            found
+        } else {
+            // That there is enough to share was asked before anything was cut.
+            let cuts = share(needs.saturating_sub(has), &to_give, 1).unwrap_or_default();
+            (cuts, share_out(has.saturating_sub(had), &to_take, 1), BTreeMap::new())
+        };
         for lv in self.layout.lv.iter_mut().filter(|lv| lv.vg == *id) {
             let of = |changes: &BTreeMap<Id, u64>| changes.get(&lv.id).copied().unwrap_or(0);
             let (cut, gain) = (of(&cuts), of(&gains));
-            place_anywhere(lv, cut, gain);
+            match places.remove(&lv.id) {
+                Some(segments) => lv.segment = segments,
+                None => place_anywhere(lv, cut, gain),
+            }
             if cut != gain {
                 let size_bytes = lv.size_bytes.saturating_add(gain.saturating_mul(extent_bytes));
                 lv.size_bytes = size_bytes.saturating_sub(cut.saturating_mul(extent_bytes));
@@ -241,6 +272,51 @@ impl Fitter<'_> {
             }
         }
     }
+}
+
+type Changes = BTreeMap<Id, u64>;
+
+/// What each volume gives and takes, in whole stripes, and where they lie then: as little less and as
+/// much more as there is room for.
+fn striped_changes(
+    vg: &Vg,
+    volumes: &[&Lv],
+    least_cut: u64,
+    most_gain: u64,
+    to_give: &Changes,
+    to_take: &Changes,
+) -> Option<(Changes, Changes, BTreeMap<Id, Vec<LvSegment>>)> {
+    let extents = |lv: &Lv| lv.segment.iter().map(|s| s.extents).sum::<u64>();
+    let of = |changes: &Changes, lv: &Lv| changes.get(&lv.id).copied().unwrap_or(0);
+    let attempt = |cut: u64, gain: u64| {
+        let mut cuts = share(cut, to_give, 1)?;
+        let mut gains = share_out(gain, to_take, 1);
+        for lv in volumes {
+            let stripes = place::stripes(lv);
+            cuts.entry(lv.id.clone()).and_modify(|n| *n = n.next_multiple_of(stripes));
+            gains.entry(lv.id.clone()).and_modify(|n| *n -= *n % stripes);
+        }
+        let sizes = |lv: &&Lv| extents(lv) + of(&gains, lv) - of(&cuts, lv);
+        let wanted: Vec<_> = volumes.iter().map(|lv| (*lv, sizes(lv))).collect();
+        let placed = place::place(vg, &wanted)?;
+        let ids = volumes.iter().map(|lv| lv.id.clone());
+        Some((cuts, gains, ids.zip(placed).collect()))
+    };
+    if most_gain > 0 {
+        // Tried in sixteenths: what is left is unused, as on disks of which one alone is larger.
+        let tried = (1..=16).rev().map(|n| most_gain / 16 * n).chain([0]);
+        return tried.into_iter().find_map(|gain| attempt(0, gain));
+    }
+    let all: u64 = to_give.values().sum();
+    let step = (all.saturating_sub(least_cut) / 64).max(1);
+    let mut cut = least_cut;
+    while cut <= all {
+        if let Some(found) = attempt(cut, 0) {
+            return Some(found);
+        }
+        cut += step;
+    }
+    None
 }
 
 /// One segment with fewer or more extents, wherever there is room.
@@ -277,6 +353,17 @@ fn fit_fs(fs: &mut Fs, bytes: u64) {
         only.size_bytes = bytes - bytes % btrfs.sector_bytes.max(1);
     }
     fs.size_bytes = bytes;
+}
+
+/// Of a filesystem on several devices.
+fn fit_device(fs: &mut Fs, on: &Id, gained: u64, size_bytes: u64) {
+    let Some(btrfs) = &mut fs.btrfs else { return };
+    let sector = btrfs.sector_bytes.max(1);
+    for device in btrfs.device.iter_mut().filter(|device| device.on == *on) {
+        let bytes = device.size_bytes.saturating_add(gained).min(size_bytes);
+        device.size_bytes = bytes - bytes % sector;
+    }
+    fs.size_bytes = btrfs.device.iter().map(|device| device.size_bytes).sum();
 }
 
 /// Shares `bytes` out in proportion to what each can spare, in units. None: it is not enough.

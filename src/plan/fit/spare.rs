@@ -1,12 +1,14 @@
 //! How much smaller things could be, and what of them may become larger.
 
-use super::{ALIGNMENT_BYTES, round_down, scale};
+use super::{ALIGNMENT_BYTES, place, round_down, scale};
 use crate::layout::{Disk, Fs, Id, Layout, Lv, Md, Vg};
 use crate::plan::map;
 
 /// The arrays of which every member holds as much.
 const LEVELS: &[&str] = &["raid1", "raid4", "raid5", "raid6", "raid10"];
 const MIB: u64 = 1 << 20;
+/// Less than this of a device mkfs.btrfs does not take for all profiles.
+const BTRFS_DEVICE_BYTES: u64 = 256 * MIB;
 
 /// How small a disk may be for what is on `disk`.
 pub fn least_bytes(layout: &Layout, disk: &Disk) -> u64 {
@@ -39,11 +41,12 @@ impl Share<'_> {
     }
 
     pub(super) fn on(&self, id: &Id) -> u64 {
-        if let Some(fs) = self.layout.fs.iter().find(|f| f.on == *id) {
+        if let Some(fs) = self.layout.fs.iter().find(|f| f.devices().contains(id)) {
+            let (has, least) = on_device(fs, id);
             return match self.gives {
                 _ if self.keeps_its_size(fs) => 0,
-                true => fs.size_bytes.saturating_sub(least(fs)),
-                false if grows(fs) => fs.size_bytes,
+                true => has.saturating_sub(least),
+                false if grows(fs) => has,
                 false => 0,
             };
         }
@@ -77,23 +80,61 @@ impl Share<'_> {
     fn in_group(&self, vg: &Vg, id: &Id) -> Option<u64> {
         let pv = vg.pv.iter().find(|pv| pv.on == *id)?;
         let volumes: Vec<_> = self.layout.lv.iter().filter(|lv| lv.vg == vg.id).collect();
-        if vg.extent_bytes == 0 || !volumes.iter().all(|lv| is_plain(lv)) {
+        if vg.extent_bytes == 0 || !can_change(&volumes) {
             return Some(0);
         }
         let has: u64 = vg.pv.iter().map(|pv| pv.extents).sum();
         let needs = volumes.iter().map(|lv| extents(lv, vg.extent_bytes)).sum();
-        let in_volumes: u64 = volumes.iter().map(|lv| self.on(&lv.id) / vg.extent_bytes).sum();
+        let in_volumes: u64 = volumes.iter().map(|lv| self.in_volume(lv, vg.extent_bytes)).sum();
         let free = if self.gives { has.saturating_sub(needs) } else { 0 };
         let share = free.saturating_add(in_volumes);
         let extents = scale(share, pv.extents, has).min(pv.extents.saturating_sub(1));
         Some(extents.saturating_mul(vg.extent_bytes))
     }
+
+    /// In whole stripes.
+    pub(super) fn in_volume(&self, lv: &Lv, extent_bytes: u64) -> u64 {
+        let extents = self.on(&lv.id) / extent_bytes.max(1);
+        extents - extents % place::stripes(lv)
+    }
+}
+
+/// Volumes that can be made with fewer or more extents.
+fn can_change(volumes: &[&Lv]) -> bool {
+    volumes.iter().all(|lv| is_plain(lv))
+        || volumes.iter().all(|lv| place::is_striped(lv) || (is_plain(lv) && lv.kind == "linear"))
+}
+
+/// What a filesystem has of a device, and needs of it.
+fn on_device(fs: &Fs, id: &Id) -> (u64, u64) {
+    let devices = fs.btrfs.as_ref().map_or(&[][..], |btrfs| &btrfs.device);
+    match devices.iter().find(|device| devices.len() > 1 && device.on == *id) {
+        Some(device) => {
+            let part = scale(least(fs), device.size_bytes, fs.size_bytes);
+            (device.size_bytes, part.max(BTRFS_DEVICE_BYTES))
+        }
+        None => (fs.size_bytes, least(fs)),
+    }
+}
+
+/// How many copies of the files there are; of parity the room depends on how many devices have some.
+fn copies(profile: &str) -> Option<u64> {
+    match profile {
+        "single" | "raid0" => Some(1),
+        "raid1" | "raid10" | "dup" => Some(2),
+        "raid1c3" => Some(3),
+        "raid1c4" => Some(4),
+        _ => None,
+    }
 }
 
 /// Is what [`super::fit_fs`] says enough to make it larger?
 pub(super) fn grows(fs: &Fs) -> bool {
-    let one_device = fs.btrfs.as_ref().is_some_and(|btrfs| btrfs.device.len() == 1);
-    fs.ext.is_some() || fs.xfs.is_some() || one_device
+    let btrfs = fs
+        .btrfs
+        .as_ref()
+        .is_some_and(|btrfs| btrfs.device.len() == 1 || copies(&btrfs.data_profile).is_some());
+    fs.ext.is_some() || fs.xfs.is_some() || btrfs
 }
 
 /// Can LVM place it anywhere? What is striped or mirrored needs as much room on several devices.
@@ -132,6 +173,13 @@ fn least(fs: &Fs) -> u64 {
     match &fs.btrfs {
         // Data and metadata are allotted in pieces of up to a GiB.
         Some(btrfs) if btrfs.device.len() == 1 => files.saturating_add(files / 10 + 512 * MIB),
-        _ => fs.size_bytes,
+        Some(btrfs) => match copies(&btrfs.data_profile) {
+            Some(copies) => {
+                let files = files.saturating_add(files / 10).saturating_mul(copies);
+                files.saturating_add(512 * MIB)
+            }
+            None => fs.size_bytes,
+        },
+        None => fs.size_bytes,
     }
 }

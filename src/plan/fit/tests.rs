@@ -313,3 +313,166 @@ proptest! {
         }
     }
 }
+
+/// Two disks with a group on both: one striped volume, one that is not.
+fn striped_node() -> Layout {
+    let mut layout = empty();
+    let mut node = raid_node();
+    let mut vg = node.vg.remove(0);
+    (vg.pv, vg.metadata) = (Vec::new(), String::new());
+    for name in ["sda", "sdb"] {
+        let mut disk = disk(name, 20 * GIB);
+        gpt(&mut disk, name.as_bytes()[2]);
+        disk.serial = Some(name.to_uppercase());
+        layout.disk.push(disk);
+        let part = partition(name, 1, MIB, 20 * GIB - 2 * MIB);
+        vg.pv.push(crate::layout::Pv {
+            on: part.id.clone(),
+            uuid: format!("PV-{name}"),
+            size_bytes: part.size_bytes,
+            pe_start_bytes: MIB,
+            extents: 5119,
+            tags: Vec::new(),
+        });
+        layout.partition.push(part);
+    }
+    layout.vg.push(vg);
+    for (mut lv, kind, extents) in
+        node.lv.drain(..).zip(["striped", "linear"]).map(|(lv, kind)| (lv, kind, 4000))
+    {
+        let segment = &mut lv.segment[0];
+        (segment.kind, segment.extents) = (kind.into(), extents);
+        (segment.stripes, segment.stripe_bytes) =
+            if kind == "striped" { (2, 65536) } else { (1, 0) };
+        segment.on = vec!["part:sda1:0-1".into(), "part:sdb1:0-1".into()];
+        (lv.kind, lv.size_bytes) = (kind.into(), extents * 4 * MIB);
+        let mut fs = fs(&lv.id, "ext4", lv.size_bytes);
+        make_ext4(&mut fs, 2 * GIB);
+        let path = if layout.mount.is_empty() { "/" } else { "/data" };
+        layout.mount.push(mount(path, &fs.id));
+        layout.fs.push(fs);
+        layout.lv.push(lv);
+    }
+    layout
+}
+
+fn on_disks_with(recorded: &Layout, gib: [u64; 2]) -> Layout {
+    let mut present = blank(recorded);
+    for (disk, gib) in present.disk.iter_mut().zip(gib) {
+        disk.size_bytes = gib * GIB;
+    }
+    present
+}
+
+/// Every stripe has its own physical volume, and no extent is used twice.
+fn lies_well(layout: &Layout) {
+    let mut used = BTreeMap::<String, Vec<(u64, u64)>>::new();
+    for lv in &layout.lv {
+        for segment in &lv.segment {
+            let mut sizes = Vec::new();
+            for place in &segment.on {
+                let (on, range) = place.rsplit_once(':').unwrap();
+                let (first, last) = range.split_once('-').unwrap();
+                let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+                sizes.push(last + 1 - first);
+                used.entry(on.to_owned()).or_default().push((first, last));
+            }
+            assert!(sizes.iter().all(|size| size * u64::from(segment.stripes) == segment.extents));
+        }
+        assert_eq!(lv.size_bytes, lv.segment.iter().map(|s| s.extents).sum::<u64>() * 4 * MIB);
+    }
+    for pv in &layout.vg[0].pv {
+        let mut ranges = used.remove(&pv.on.0).unwrap_or_default();
+        ranges.sort_unstable();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
+        assert!(ranges.last().is_none_or(|(_, last)| *last < pv.extents), "{ranges:?} {pv:?}");
+    }
+    assert!(used.is_empty());
+}
+
+#[test]
+fn striped_volumes_are_laid_out_anew_on_smaller_and_larger_disks() {
+    let recorded = striped_node();
+    for (gib, grow) in [([15, 15], false), ([11, 20], false), ([30, 30], true), ([20, 30], true)] {
+        let answers = Answers { grow, ..auto() };
+        let plan = plan(&recorded, &on_disks_with(&recorded, gib), &answers).unwrap();
+        let is = &plan.layout;
+        lies_well(is);
+        let striped = &is.lv[0].segment;
+        assert_eq!((striped.len(), striped[0].on.len()), (1, 2), "{gib:?}");
+        let bytes = |n: usize| is.lv[n].size_bytes;
+        let (was, all) = (4000 * 4 * MIB, bytes(0) + bytes(1));
+        match (grow, gib) {
+            (false, _) => assert!(all < 2 * was && bytes(0) < was, "{gib:?}"),
+            (true, [30, 30]) => assert!(bytes(0) > was + 8 * GIB && bytes(1) > was + 8 * GIB),
+            (true, _) => assert!(bytes(0) >= was && bytes(1) >= was && all > 2 * was, "{gib:?}"),
+        }
+        let ext = is.fs[0].ext.as_ref().unwrap();
+        assert_eq!(ext.blocks * 4096, bytes(0));
+    }
+}
+
+#[test]
+fn stripes_that_have_no_two_disks_to_lie_on_are_refused_by_name() {
+    // With all the room that there is on a third disk.
+    let mut recorded = striped_node();
+    let mut third = disk("sdc", 60 * GIB);
+    third.serial = Some("SDC".into());
+    recorded.disk.push(third);
+    let pv = recorded.vg[0].pv[0].clone();
+    let (on, uuid) = (Id::disk("sdc"), "PV-sdc".into());
+    recorded.vg[0].pv.push(crate::layout::Pv {
+        on,
+        uuid,
+        size_bytes: 60 * GIB,
+        extents: 15359,
+        ..pv
+    });
+    recorded.fs[0].used_bytes = 11 * GIB;
+    recorded.lv.truncate(1);
+    recorded.fs.truncate(1);
+    recorded.mount.truncate(1);
+    let text = plan(&recorded, &on_disks_with(&recorded, [5, 5]), &auto()).unwrap_err();
+    assert!(text.to_string().contains("vg0 don't fit on disks of these sizes"), "{text}");
+}
+
+#[test]
+fn the_devices_of_a_btrfs_give_and_take_each_its_part() {
+    let mut recorded = striped_node();
+    (recorded.vg, recorded.lv, recorded.fs) = (Vec::new(), Vec::new(), Vec::new());
+    let device = |name: &str| crate::layout::BtrfsDevice {
+        on: Id::partition(name),
+        size_bytes: 20 * GIB - 2 * MIB,
+    };
+    let mut pool = fs(&Id::partition("sda1"), "btrfs", 40 * GIB - 4 * MIB);
+    pool.used_bytes = 4 * GIB;
+    pool.btrfs = Some(Box::new(crate::layout::BtrfsOptions {
+        sector_bytes: 4096,
+        data_profile: "raid1".into(),
+        metadata_profile: "raid1".into(),
+        devices: 2,
+        device: vec![device("sda1"), device("sdb1")],
+        ..crate::layout::BtrfsOptions::default()
+    }));
+    recorded.mount = vec![mount("/", &pool.id)];
+    recorded.fs.push(pool);
+    let sizes = |gib: [u64; 2], grow: bool| {
+        let answers = Answers { grow, ..auto() };
+        let plan = plan(&recorded, &on_disks_with(&recorded, gib), &answers)?;
+        let fs = &plan.layout.fs[0];
+        let devices: Vec<_> =
+            fs.btrfs.iter().flat_map(|b| &b.device).map(|d| d.size_bytes / GIB).collect();
+        assert_eq!(
+            fs.size_bytes,
+            fs.btrfs.as_ref().unwrap().device.iter().map(|d| d.size_bytes).sum::<u64>()
+        );
+        Ok::<_, crate::plan::Refusal>(devices)
+    };
+    assert_eq!(sizes([10, 20], false).unwrap(), [9, 19]);
+    assert_eq!(sizes([30, 30], true).unwrap(), [29, 29]);
+    // Two copies of 4 GiB of files.
+    assert!(sizes([4, 4], false).unwrap_err().to_string().contains("too small"));
+    recorded.fs[0].btrfs.as_mut().unwrap().data_profile = "raid5".into();
+    let present = on_disks_with(&recorded, [15, 15]);
+    assert!(plan(&recorded, &present, &auto()).unwrap_err().to_string().contains("too small"));
+}
