@@ -76,12 +76,17 @@ fn now(link: &str, plan: &Plan, recorded: &Layout) -> Option<String> {
     }
 }
 
-/// `ata-ACME_20_SERIAL` ends with a serial number; udev writes what is no name's letter as `_`.
+/// `ata-ACME_20_SERIAL`, `scsi-3WWN`, `wwn-0xWWN`; udev writes what is no name's letter as `_`, and may
+/// have the number of an NVMe namespace behind it.
 fn ends_with(name: &str, identity: &str) -> bool {
     let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-    let (name, identity) =
-        (name.chars().map(letters).collect::<String>(), identity.chars().map(letters));
-    name.ends_with(&identity.collect::<String>())
+    let (name, identity): (String, String) =
+        (name.chars().map(letters).collect(), identity.chars().map(letters).collect());
+    let is_whole = |before: &str| ["_", "_0x", "_2", "_3"].iter().any(|end| before.ends_with(end));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let without = name.rsplit_once('_').filter(|(_, number)| is_number(number));
+    let names = [Some(name.as_str()), without.map(|(name, _)| name)];
+    names.into_iter().flatten().any(|name| name.strip_suffix(&identity).is_some_and(is_whole))
 }
 
 /// By what comes back with the table, and no other partition has.
@@ -185,6 +190,22 @@ mod tests {
             "# Multipath wwids\n/35000cca2ffff0001/\n/3600ffff/\n"
         );
         assert_eq!(read("etc/multipath/bindings"), "mpatha 35000cca2ffff0001\n");
+    }
+
+    #[test]
+    fn a_link_names_the_disk_with_the_whole_of_its_number() {
+        for (name, identity, is_it) in [
+            ("ata-ACME_20_SER1", "SER1", true),
+            ("ata-ACME_20_XSER1", "SER1", false),
+            ("virtio-SER1", "SER1", true),
+            ("wwn-0x5000c500a1b2c3d4", "5000c500a1b2c3d4", true),
+            ("scsi-35000c500a1b2c3d4", "5000c500a1b2c3d4", true),
+            ("nvme-eui.0025388b710116a1", "eui.0025388b710116a1", true),
+            ("nvme-ACME_SSD_S4EV-N1_1", "S4EV-N1", true),
+            ("nvme-ACME_SSD_S4EV-N11", "S4EV-N1", false),
+        ] {
+            assert_eq!(ends_with(name, identity), is_it, "{name}");
+        }
     }
 
     #[test]
