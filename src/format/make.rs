@@ -67,9 +67,8 @@ pub fn make(found: &Found, label: &str, platforms: &Platforms, ui: &Ui) -> Resul
         udev::settle()
     })?;
     ui.step("Making it boot", || {
-        if platforms.uefi.is_some() {
-            install_uefi(&parts, platforms)?;
-        }
+        let uuid = blkid::tag(&parts.data, "UUID")?;
+        install_uefi(&parts.esp, &uuid, platforms)?;
         fill(&dev, &parts, label, platforms.bios.is_some())
     })?;
     let written = blkid::tag(&parts.data, "LABEL")?;
@@ -107,16 +106,24 @@ fn partition_disk(found: &Found, parts: &Partitions) -> Result<()> {
     Ok(())
 }
 
-/// One file that finds the rest by the UUID of the filesystem. Written without mounting: not every
-/// kernel knows FAT.
-fn install_uefi(parts: &Partitions, platforms: &Platforms) -> Result<()> {
-    let Some(modules) = &platforms.uefi else { return Ok(()) };
+/// What UEFI starts, which finds the rest by the UUID of the filesystem: the signed loaders where the
+/// node has them, since firmware with Secure Boot starts no others. Written without mounting: not
+/// every kernel knows FAT.
+fn install_uefi(esp: &Path, uuid: &str, platforms: &Platforms) -> Result<()> {
     let work = tempfile::tempdir().context("making a directory to work in")?;
     let (start, loader) = (work.path().join("start.cfg"), work.path().join("BOOTX64.EFI"));
-    let uuid = blkid::tag(&parts.data, "UUID")?;
     let text =
         format!("search --no-floppy --fs-uuid --set=root {uuid}\nset prefix=($root)/boot/grub\n");
-    std::fs::write(&start, text).with_context(|| format!("writing {}", start.display()))?;
+    let write = |text: &str| {
+        std::fs::write(&start, text).with_context(|| format!("writing {}", start.display()))
+    };
+    if let Some(signed) = &platforms.signed {
+        // It reads this in place of the menu, and loads no modules.
+        write(&format!("{text}configfile $prefix/grub.cfg\n"))?;
+        return signed.install(esp, &start);
+    }
+    let Some(modules) = &platforms.uefi else { return Ok(()) };
+    write(&text)?;
     Cmd::new("grub-mkimage")
         .args(["--format=x86_64-efi", "--prefix=/boot/grub"])
         .arg(format!("--directory={}", modules.display()))
@@ -124,8 +131,8 @@ fn install_uefi(parts: &Partitions, platforms: &Platforms) -> Result<()> {
         .arg(format!("--output={}", loader.display()))
         .args(UEFI_MODULES.split_whitespace())
         .run()?;
-    Cmd::new("mmd").arg("-i").arg(&parts.esp).args(["::/EFI", "::/EFI/BOOT"]).run()?;
-    Cmd::new("mcopy").arg("-i").arg(&parts.esp).arg(&loader).arg("::/EFI/BOOT/BOOTX64.EFI").run()
+    Cmd::new("mmd").arg("-i").arg(esp).args(["::/EFI", "::/EFI/BOOT"]).run()?;
+    Cmd::new("mcopy").arg("-i").arg(esp).arg(&loader).arg("::/EFI/BOOT/BOOTX64.EFI").run()
 }
 
 /// Everything on the big filesystem, which nobody else sees mounted.
@@ -175,4 +182,46 @@ fn private(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .with_context(|| format!("protecting {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::tools;
+
+    #[test]
+    fn what_uefi_starts_is_signed_where_the_node_has_it() {
+        let found = Platforms::find();
+        let programs = ["grub-mkimage", "grub-script-check", "mcopy", "mkfs.vfat", "mmd"];
+        let here = programs.iter().all(|program| tools::find(program.as_ref()).is_some());
+        let Some(signed) = found.signed.clone().filter(|_| found.uefi.is_some() && here) else {
+            eprintln!("skipped: grub-efi-amd64-bin and -signed, shim-signed, mtools, dosfstools");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (esp, copy) = (dir.path().join("esp"), dir.path().join("file"));
+        for platforms in [found.clone(), Platforms { signed: None, ..found }] {
+            std::fs::File::create(&esp).unwrap().set_len(64 << 20).unwrap();
+            Cmd::new("mkfs.vfat").arg(&esp).run().unwrap();
+            install_uefi(&esp, "5f0d1e0c-77aa", &platforms).unwrap();
+            let file = |name: &str| {
+                Cmd::new("mcopy").arg("-on").arg("-i").arg(&esp).arg(name).arg(&copy).run().ok()?;
+                std::fs::read(&copy).ok()
+            };
+            let loader = file("::/EFI/BOOT/BOOTX64.EFI").unwrap();
+            assert_eq!(loader == std::fs::read(&signed.shim).unwrap(), platforms.signed.is_some());
+            let grub = file("::/EFI/BOOT/grubx64.efi");
+            let start = file("::/boot/grub/grub.cfg");
+            if platforms.signed.is_none() {
+                assert!(grub.is_none() && start.is_none());
+                assert!(loader.windows(13).any(|word| word == b"5f0d1e0c-77aa"));
+                continue;
+            }
+            assert!(grub == std::fs::read(&signed.grub).ok());
+            let start = String::from_utf8(start.unwrap()).unwrap();
+            assert!(start.contains("--set=root 5f0d1e0c-77aa\n"), "{start}");
+            assert!(start.ends_with("configfile $prefix/grub.cfg\n"), "{start}");
+            Cmd::new("grub-script-check").stdin(start).run().unwrap();
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! | partition | what for |
 //! | --- | --- |
 //! | 1, BIOS boot | GRUB's core for BIOS |
-//! | 2, ESP | GRUB for UEFI, as the fallback loader that firmware starts by itself |
+//! | 2, ESP | GRUB for UEFI, as the fallback loader that firmware starts by itself (signed, if there is one) |
 //! | 3, ext4 | `/backup`: the target ([`crate::store::usb`]); `/boot/grub`, `/rr`: the menu |
 //!
 //! The menu is written once. What it shows of a node is in the node's own tree, so that no backup
@@ -63,8 +63,11 @@ pub fn format(options: &Options, ui: &Ui) -> Result<()> {
     if platforms.bios.is_some() {
         programs.push("grub-install");
     }
-    if platforms.uefi.is_some() {
-        programs.extend(["grub-mkimage", "mcopy", "mmd"]);
+    if platforms.serves_uefi() {
+        programs.extend(["mcopy", "mmd"]);
+    }
+    if platforms.serves_uefi() && platforms.signed.is_none() {
+        programs.push("grub-mkimage");
     }
     tools::require(&programs)?;
     if options.dry_run {
@@ -82,17 +85,20 @@ pub fn format(options: &Options, ui: &Ui) -> Result<()> {
 
 fn platforms(ui: &Ui) -> Result<Platforms> {
     let platforms = Platforms::find();
-    match (&platforms.bios, &platforms.uefi) {
-        (None, None) => bail!(
+    match (platforms.bios.is_some(), platforms.serves_uefi()) {
+        (false, false) => bail!(
             "GRUB is not installed: the disk could not boot\nhint: install grub-pc-bin and grub-efi-amd64-bin (RHEL-like: grub2-pc-modules and grub2-efi-x64-modules)"
         ),
-        (Some(_), None) => {
+        (true, false) => {
             ui.warn("the disk will boot on BIOS only: grub-efi-amd64-bin (RHEL-like: grub2-efi-x64-modules) is not installed");
         }
-        (None, Some(_)) => {
+        (false, true) => {
             ui.warn("the disk will boot on UEFI only: grub-pc-bin (RHEL-like: grub2-pc-modules) is not installed");
         }
-        (Some(_), Some(_)) => {}
+        (true, true) => {}
+    }
+    if platforms.uefi.is_some() && platforms.signed.is_none() {
+        ui.info("the disk will not boot under Secure Boot: shim-signed and grub-efi-amd64-signed are not installed");
     }
     Ok(platforms)
 }

@@ -81,7 +81,7 @@ impl Platforms {
         }
     }
 
-    fn serves_uefi(&self) -> bool {
+    pub fn serves_uefi(&self) -> bool {
         self.uefi.is_some() || self.signed.is_some()
     }
 
@@ -199,15 +199,8 @@ fn mkrescue() -> Cmd {
 fn efi_image(signed: &Signed, grub_cfg: &str, dir: &Path, image: &Path) -> Result<()> {
     let menu = dir.join("grub.cfg");
     write(&menu, grub_cfg.as_bytes())?;
-    let mut files: Vec<(&Path, &str)> = vec![
-        (&signed.shim, "::/EFI/BOOT/BOOTX64.EFI"),
-        (&signed.grub, "::/EFI/BOOT/grubx64.efi"),
-        (&menu, "::/boot/grub/grub.cfg"),
-    ];
-    // What shim shows an admin who has keys to enrol.
-    files.extend(signed.key_manager.iter().map(|path| (path.as_path(), "::/EFI/BOOT/mmx64.efi")));
     let mut size_bytes = 512 << 10; // for the filesystem itself
-    for (path, _) in &files {
+    for (path, _) in signed.files(&menu) {
         size_bytes += path.metadata().with_context(|| path.display().to_string())?.len();
     }
     let sectors = size_bytes.div_ceil(512).to_string();
@@ -216,11 +209,7 @@ fn efi_image(signed: &Signed, grub_cfg: &str, dir: &Path, image: &Path) -> Resul
         .arg(image)
         .arg("::")
         .run()?;
-    let dirs = ["::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"];
-    Cmd::new("mmd").arg("-i").arg(image).args(dirs).run()?;
-    for (from, to) in files {
-        Cmd::new("mcopy").arg("-i").arg(image).arg(from).arg(to).run()?;
-    }
+    signed.install(image, &menu)?;
     std::fs::remove_file(&menu).with_context(|| format!("removing {}", menu.display()))
 }
 

@@ -4,6 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
+
+use crate::sys::run::Cmd;
+
 /// Ubuntu keeps several shims; the plain name is there a link to the one in use.
 const SHIMS: &[&str] =
     &["/usr/lib/shim/shimx64.efi.signed", "/usr/lib/shim/shimx64.efi.signed.latest"];
@@ -25,6 +29,31 @@ pub struct Signed {
     pub grub: PathBuf,
     /// Shim's menu for the keys of the machine's owner.
     pub key_manager: Option<PathBuf>,
+}
+
+impl Signed {
+    /// The files on the FAT filesystem that UEFI starts from, in mtools' notation. `menu` is what GRUB
+    /// looks for where it came from a stick or a disk.
+    pub(super) fn files<'a>(&'a self, menu: &'a Path) -> Vec<(&'a Path, &'static str)> {
+        let mut files: Vec<(&Path, &str)> = vec![
+            (&self.shim, "::/EFI/BOOT/BOOTX64.EFI"),
+            (&self.grub, "::/EFI/BOOT/grubx64.efi"),
+            (menu, "::/boot/grub/grub.cfg"),
+        ];
+        // What shim shows an admin who has keys to enrol.
+        files.extend(self.key_manager.iter().map(|path| (path.as_path(), "::/EFI/BOOT/mmx64.efi")));
+        files
+    }
+
+    /// Puts them onto such a filesystem, which is empty: on a device or in a file.
+    pub fn install(&self, fat: &Path, menu: &Path) -> Result<()> {
+        let dirs = ["::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"];
+        Cmd::new("mmd").arg("-i").arg(fat).args(dirs).run()?;
+        for (from, to) in self.files(menu) {
+            Cmd::new("mcopy").arg("-i").arg(fat).arg(from).arg(to).run()?;
+        }
+        Ok(())
+    }
 }
 
 /// What the packages shim-signed and grub-efi-amd64-signed have, where both are installed.
