@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::mount;
+use super::selftest;
 use crate::sys::run::Cmd;
 
 /// The hidden verb that the image's rr is run with.
@@ -61,13 +61,11 @@ pub fn run(root: &Path) -> Result<Rehearsed> {
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     let rehearse = Cmd::new("/usr/bin/rr").arg(VERB).chroot(&root).timeout(LIMIT);
-    let output = mount::in_private_namespace(|| {
+    let output = selftest::in_own_mount(&root, || {
         mount_below(&root)?;
         rehearse.output()
     });
-    let left = clear(&root);
     let output = output.context("rehearsing a recovery inside the rescue system")?;
-    left?;
     if !output.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("with this rescue image no recovery would begin:\n{}\n{HINT}", said.trim());
@@ -80,21 +78,8 @@ pub fn run(root: &Path) -> Result<Rehearsed> {
 fn mount_below(root: &Path) -> Result<()> {
     let mount =
         |args: &[&str], point: &str| Cmd::new("mount").args(args).arg(root.join(point)).run();
-    // The image's programs take their root for a mount point.
-    let own = root.to_string_lossy();
-    mount(&["--bind", &own], "")?;
-    mount(&["--make-private"], "")?;
     mount(&["-t", "proc", "proc"], "proc")?;
     mount(&["-o", "bind,ro", "/dev"], "dev")?;
     mount(&["-o", "bind,ro", "/sys"], "sys")?;
     mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"], "run")
-}
-
-/// Takes away what others may see of [`mount_below`]: the first mount, where rr itself runs in a chroot
-/// whose mounts are shared. All others are below that one, and so private.
-fn clear(root: &Path) -> Result<()> {
-    for mount in mount::mounts()?.iter().rev().filter(|mount| mount.path.starts_with(root)) {
-        mount::detach(&mount.path)?;
-    }
-    Ok(())
 }

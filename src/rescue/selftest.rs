@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::tree::{Node, Tree};
 use crate::sys::run::Cmd;
-use crate::sys::tools;
+use crate::sys::{mount, tools};
 
 /// Programs and arguments with which each starts, does nothing, and ends well.
 const CALLS: &[(&str, &[&str])] = &[
@@ -53,6 +53,32 @@ pub fn unpacked(tree: &Tree, dir: &Path, test: impl FnOnce(&Path) -> Result<()>)
 
 /// Runs the programs of `tree`, which is unpacked below `root`.
 pub fn run(tree: &Tree, root: &Path) -> Result<()> {
+    in_own_mount(root, || run_in(tree, root))
+}
+
+/// Runs `body` where `root` is a mount of its own, which only this process sees: the image's programs
+/// take it for one, and where they lie may be mounted `noexec`, as many make /var/tmp.
+pub(super) fn in_own_mount<T: Send>(
+    root: &Path,
+    body: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    let root = root.canonicalize().with_context(|| format!("looking for {}", root.display()))?;
+    let done = mount::in_private_namespace(|| {
+        let mount = |args: &[&str]| Cmd::new("mount").args(args).arg(&root).run();
+        mount(&["--bind", &root.to_string_lossy()])?;
+        // What is mounted below is nobody else's, whatever the mounts above are.
+        mount(&["--make-private"])?;
+        mount(&["-o", "remount,bind,exec"])?;
+        body()
+    });
+    // Where rr itself runs in a chroot whose mounts are shared, others see the first of these.
+    for seen in mount::mounts()?.iter().rev().filter(|mount| mount.path.starts_with(&root)) {
+        mount::detach(&seen.path)?;
+    }
+    done
+}
+
+fn run_in(tree: &Tree, root: &Path) -> Result<()> {
     let mut failed = Vec::new();
     for (name, args) in CALLS {
         let Some(path) = tools::find(name.as_ref()).filter(|path| tree.resolve(path).is_some())
@@ -122,5 +148,19 @@ mod tests {
         let error = run(&tree).unwrap_err().to_string();
         assert!(error.contains("mount") && error.contains("libmount"), "{error}");
         assert!(!dir.path().join("selftest").exists());
+    }
+
+    #[test]
+    fn loop_programs_run_although_the_scratch_directory_is_mounted_noexec() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("skipped: it mounts, which needs root");
+            return;
+        }
+        let tmpfs = ["-t", "tmpfs", "-o", "noexec,nosuid,nodev", "tmpfs"];
+        let mounted = mount::TempMount::mount(&tmpfs).unwrap();
+        let mut tree = Tree::new();
+        tree.add_program(&tools::find("sh".as_ref()).unwrap()).unwrap();
+        unpacked(&tree, mounted.path(), |root| run(&tree, root)).unwrap();
+        mounted.close().unwrap();
     }
 }
