@@ -24,7 +24,7 @@ pub struct TargetOptions {
     /// Whether the bucket is in the path, not in the host name. Default: where an endpoint is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_style: Option<bool>,
-    /// The section of `~/.aws/credentials`.
+    /// A profile of `~/.aws/credentials` and `~/.aws/config`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// Certificates that are trusted for https besides the system's, as PEM.
@@ -135,8 +135,9 @@ impl Login {
 impl TargetOptions {
     /// Without what has to stay on the node.
     pub fn for_rescue(&self) -> TargetOptions {
+        // The profile's file stays as well: what it has besides keys is resolved before.
         let (login, read_login) = (Login::default(), Login::default());
-        TargetOptions { login, read_login, ..self.clone() }
+        TargetOptions { login, read_login, profile: None, ..self.clone() }
     }
 
     /// Refuses what is half or out of bounds.
@@ -230,12 +231,13 @@ mod tests {
     #[test]
     fn secrets_are_shown_only_to_the_rescue_image() {
         let both = options(
-            "[login]\nuser = 'w'\npassword = 'sesame'\n[read_login]\nuser = 'r'\npassword = 'poppy'",
+            "profile = 'p'\n[login]\nuser = 'w'\npassword = 'sesame'\n[read_login]\nuser = 'r'\npassword = 'poppy'",
         );
         let shown = format!("{}{both:?}", toml::to_string(&both).unwrap());
         assert!(!shown.contains("sesame") && !shown.contains("poppy"), "{shown}");
         let rescue = both.for_rescue();
         assert!(rescue.login.is_empty() && rescue.read_login.is_empty());
+        assert_eq!(rescue.profile, None, "there is no ~/.aws in a rescue system");
 
         #[derive(Serialize)]
         struct Image {

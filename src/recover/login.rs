@@ -18,7 +18,7 @@ pub fn complete(
     auto: bool,
 ) -> Result<TargetOptions> {
     let s3 = matches!(url, TargetUrl::S3 { .. });
-    if !asks || !options.login.is_empty() || (s3 && credentials::find(&options)?.is_some()) {
+    if !asks || !options.login.is_empty() || (s3 && credentials::are_given(&options)?) {
         return Ok(options);
     }
     ensure!(

@@ -1,4 +1,4 @@
-//! Keys for S3 that are not in the configuration: of the environment, of the usual file, of a role.
+//! Keys for S3 that are not in the configuration: of the environment, of the usual files, of a role.
 
 use std::path::{Path, PathBuf};
 
@@ -96,6 +96,72 @@ pub fn of_a_role_are_renewed(server: &Server) {
     let none = desk.list(&machine);
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
+}
+
+/// Profiles of `~/.aws/config`, by the STS that moto has: what they give is seen in what is signed.
+pub fn of_profiles_lead_to_roles(server: &Server) {
+    let desk = Desk::new(server);
+    let (s3, sts) = (Proxy::start(server.port), Proxy::start(server.port));
+    let (at, ask) = (s3.url(), sts.url());
+    let aws = desk.home().join(".aws");
+    std::fs::create_dir(&aws).unwrap();
+    let config = format!(
+        "[profile night]\nrole_arn = arn:aws:iam::123456789012:role/backup\nsource_profile = base\n\
+         [profile pod]\nrole_arn = arn:aws:iam::123456789012:role/pod\nweb_identity_token_file = {0}/token\n\
+         [profile said]\ncredential_process = cat {0}/said\n\
+         [profile fails]\ncredential_process = echo no such thing >&2; exit 3\n\
+         [profile person]\nsso_session = s\n",
+        desk.home().display()
+    );
+    std::fs::write(aws.join("config"), config).unwrap();
+    let base = "[base]\naws_access_key_id = AKIABASE\naws_secret_access_key = sesame\n";
+    std::fs::write(aws.join("credentials"), base).unwrap();
+    std::fs::write(desk.home().join("token"), "a.web.token\n").unwrap();
+    let said = "{\"Version\": 1, \"AccessKeyId\": \"AKIASAID\", \"SecretAccessKey\": \"sesame\"}";
+    std::fs::write(desk.home().join("said"), said).unwrap();
+    let text = format!(
+        "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{at}\"\n"
+    );
+    std::fs::write(&desk.config, text).unwrap();
+    let with = |profile| {
+        let own = ("AWS_ENDPOINT_URL_STS", ask.as_str());
+        let found = desk.list(&[("AWS_PROFILE", profile), own]);
+        (found.success(), found.text() + &String::from_utf8_lossy(&found.stderr))
+    };
+    // Those of moto's STS start like that.
+    for (profile, signer, asked) in
+        [("night", "Credential=ASIA", 1), ("pod", "Credential=ASIA", 1), ("said", "AKIASAID", 0)]
+    {
+        let (done, said) = with(profile);
+        assert!(done && said.contains(" just /"), "{profile}: {said}");
+        assert!(s3.count(signer) > 0, "{profile}");
+        assert_eq!(sts.count("POST / "), asked, "{profile}");
+    }
+    assert!(sts.saw_in_head("credential=akiabase/"));
+    // What can't be had is said, by name and with a way out.
+    for (profile, expected) in [
+        ("person", "signs in with a browser (sso_session)"),
+        ("fails", "no such thing"),
+        ("none", "AWS_PROFILE of the environment names it"),
+    ] {
+        let (done, said) = with(profile);
+        assert!(!done && said.contains(expected) && !said.contains("sesame"), "{said}");
+    }
+    let denied = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>Not you.</Message></Error></ErrorResponse>";
+    let denied =
+        format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{denied}", denied.len());
+    sts.fail("POST", 1, Fault::Instead(denied.leak()));
+    let (done, said) = with("night");
+    assert!(
+        !done && said.contains("AccessDenied: Not you.") && said.contains("trust policy"),
+        "{said}"
+    );
+    assert_eq!(sts.count("POST"), 1);
+    // A service that is busy is asked again.
+    sts.fail("POST", 2, Fault::Instead("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"));
+    let (done, said) = with("night");
+    assert!(done, "{said}");
+    assert_eq!(sts.count("POST"), 3);
 }
 
 fn answer(body: &str) -> Fault {

@@ -275,6 +275,7 @@ fn s3_on_moto() {
     let dir = tempfile::tempdir().unwrap();
     let server = servers::moto(dir.path());
     s3_on(&server);
+    keys::of_profiles_lead_to_roles(&server);
     one_of_many_has_a_name(&format!("s3://{BUCKET}"), &s3_options(server.url()));
     let error = open("s3://no-such-bucket", Access::Write, &s3_options(server.url())).unwrap_err();
     let text = format!("{error:#}");

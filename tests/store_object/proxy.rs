@@ -77,6 +77,11 @@ impl Proxy {
         self.state.lock().unwrap().heads.contains(&format!("\n{header}\r\n"))
     }
 
+    /// Whether a head had this, in small letters, anywhere.
+    pub fn saw_in_head(&self, words: &str) -> bool {
+        self.state.lock().unwrap().heads.contains(words)
+    }
+
     fn next(&self, head: &str) -> Option<Fault> {
         let line = head.lines().next()?;
         let mut state = self.state.lock().unwrap();

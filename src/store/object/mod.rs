@@ -96,7 +96,7 @@ pub fn for_rescue(url: &TargetUrl, options: &TargetOptions) -> TargetOptions {
 pub fn asks_login(url: &TargetUrl, options: &TargetOptions) -> Result<bool> {
     let read = &options.read_login;
     Ok(match url {
-        TargetUrl::S3 { .. } => read.access_key.is_none() && credentials::find(options)?.is_some(),
+        TargetUrl::S3 { .. } => read.access_key.is_none() && credentials::are_given(options)?,
         TargetUrl::Http { .. } => read.user.is_none() && options.login.user.is_some(),
         _ => false,
     })

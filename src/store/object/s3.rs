@@ -8,7 +8,7 @@ use rusty_s3::actions::{DeleteObject, GetObject, HeadObject, ListObjectsV2, PutO
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 
 use super::client::{Call, Client, Failed, Reply};
-use super::credentials::Provider;
+use super::credentials::{self, Provider};
 use super::{Object, StoreError};
 use crate::config::TargetOptions;
 
@@ -25,14 +25,20 @@ pub(super) struct S3 {
     ahead_seconds: AtomicI64,
 }
 
-/// What a target needs besides its URL, from the options and the environment. The rescue system
+/// What a target needs besides its URL, from the options, the environment and the profile. The rescue system
 /// has another environment, so its image gets this.
 pub fn resolved(options: &TargetOptions) -> TargetOptions {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let first = |names: [&str; 2]| names.iter().find_map(|name| variable(name));
     let given = options.endpoint.clone();
-    let endpoint = given.or_else(|| first(["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
-    let region = options.region.clone().or_else(|| first(["AWS_REGION", "AWS_DEFAULT_REGION"]));
+    let setting = |name| credentials::setting(options, name);
+    let endpoint = given
+        .or_else(|| first(["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]))
+        .or_else(|| setting("endpoint_url"));
+    let region = options.region.clone();
+    let region = region
+        .or_else(|| first(["AWS_REGION", "AWS_DEFAULT_REGION"]))
+        .or_else(|| setting("region"));
     let region = Some(region.unwrap_or_else(|| "us-east-1".to_owned()));
     let path_style = Some(options.path_style.unwrap_or(endpoint.is_some()));
     TargetOptions { endpoint, region, path_style, ..options.clone() }
@@ -220,7 +226,7 @@ impl S3 {
 }
 
 /// Code and message of an error.
-fn error_of(text: &str) -> Option<(String, String)> {
+pub(super) fn error_of(text: &str) -> Option<(String, String)> {
     let document = roxmltree::Document::parse(text.trim_start()).ok()?;
     let field = |name: &str| {
         let node = document.descendants().find(|node| node.has_tag_name(name))?;
