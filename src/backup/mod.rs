@@ -23,6 +23,7 @@
 pub mod coverage;
 mod halves;
 mod hooks;
+mod identity;
 mod local;
 mod media;
 pub mod place;
@@ -89,6 +90,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     be_nice(job.config, ui);
     let store: Arc<dyn Store> = Arc::clone(job.store()?);
     let guard = lock::lock(&store, ui)?;
+    identity::claim(&guard, ui)?;
     retain::sweep(&guard, ui).context("removing what runs left that did not end")?;
     if job.options.archive {
         let generation = catalog::new_generation(&*store)?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
 use super::coverage::{self, Coverage};
+use super::identity;
 use super::local;
 use super::place::{self, Place, PlaceKind};
 use super::report::size;
@@ -107,6 +108,9 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     job.exclude.extend(unwanted);
     if options.rescue {
         job.check_rescue();
+    }
+    if let Some(Err(error)) = job.store.as_deref().map(identity::check) {
+        fatal.push(format!("{error:#}"));
     }
     job.check_room(&mut fatal, ui)?;
     if options.archive && job.coverage.trees.is_empty() {

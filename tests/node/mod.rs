@@ -160,7 +160,7 @@ impl Node {
     /// Everything at the target is named by a manifest, or is one.
     pub fn nothing_is_left_over(&self) {
         let store = self.store();
-        let mut named = BTreeSet::from(["latest.json".to_owned()]);
+        let mut named = BTreeSet::from(["latest.json", "machine.json"].map(str::to_owned));
         for generation in self.generations() {
             named.insert(catalog::object(&generation, "manifest.json"));
             let manifest = catalog::manifest(&*store, &generation).unwrap();

@@ -216,3 +216,35 @@ fn as_if_made_in_2999(node: &Node, generation: &str) -> String {
     catalog::publish(&*store, &manifest).unwrap();
     future
 }
+
+/// What node001.b finds in the tree of node001.a, and what becomes of trees of an older rr.
+#[test]
+fn another_machine_of_the_same_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::new(dir.path(), &dir.path().join("target"), "node001", "");
+    let first = node.backed_up();
+    let file = node.target.join("node001/machine.json");
+    let own = std::fs::read_to_string(&file).unwrap();
+    let other = "{\"version\": 1, \"host\": \"node001.a\", \"machine\": \"0123\"}";
+    std::fs::write(&file, other).unwrap();
+    for args in [&["mkbackuponly", "--dry-run"][..], &["mkbackuponly"]] {
+        let output = node.rr(args).arg("--include").arg(&node.tree).output().unwrap();
+        let said = said(&output);
+        assert_eq!(output.code(), Some(1), "{said}");
+        assert!(said.contains("another machine, node001.a") && said.contains("node = "), "{said}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), other);
+    assert_eq!(node.verify(), [first]);
+    // By another name it has a tree of its own; the tree of an older rr has no such file.
+    Node::new(dir.path(), &node.target, "node001.b", "").backed_up();
+    std::fs::remove_file(&file).unwrap();
+    node.backed_up();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), own);
+    // One of a later rr stays as it is, and one that is damaged does not.
+    let later = "{\"version\": 2, \"who\": 7}";
+    for (text, after) in [(later, later), ("{", own.as_str())] {
+        std::fs::write(&file, text).unwrap();
+        node.backed_up();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
+    }
+}
