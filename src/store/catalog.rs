@@ -173,6 +173,9 @@ pub fn names_generation(word: &str) -> bool {
 }
 
 /// The published generations, oldest first.
+///
+/// A list may be older than what is there. What `latest.json` names and the list lacks is asked for:
+/// else the generation would be passed over by a recovery, and what it needs deleted.
 pub fn generations(store: &dyn Store) -> Result<Vec<String>> {
     let published = |name: &str| {
         let generation = name.strip_prefix("generations/")?.strip_suffix("/manifest.json")?;
@@ -180,6 +183,26 @@ pub fn generations(store: &dyn Store) -> Result<Vec<String>> {
     };
     let mut found: Vec<String> =
         store.list("generations/")?.iter().filter_map(|object| published(&object.name)).collect();
+    let named = match store.get("latest.json") {
+        // One that is damaged matters only where there is no list.
+        Ok(latest) => named_in_latest(&latest).unwrap_or_default(),
+        Err(StoreError::NotFound { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    for generation in named {
+        if found.contains(&generation) {
+            continue;
+        }
+        match store.size_bytes(&object(&generation, "manifest.json")) {
+            Ok(_) => {
+                log::warn!("the list of {} lacks {generation}, which is there", store.url());
+                found.push(generation);
+            }
+            // Deleted since it was named.
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     found.sort();
     Ok(found)
 }

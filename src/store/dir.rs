@@ -21,6 +21,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, fsync, linkat, unlinkat};
 
 use super::name::{Tag, is_name, is_part_of_name};
+use super::room::{self, MAKE_ROOM};
 use super::{Access, Object, Store, StoreError};
 use crate::sys::fs;
 
@@ -28,12 +29,6 @@ const DIR_FLAGS: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const DIR_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
-
-/// What big objects leave free: for the manifests, logs and locks of this node and of all others
-/// that share the target. A node that fills it to the last byte would stop them all.
-const RESERVE_BYTES: u64 = 16 << 20;
-/// What may go into the reserve.
-const SMALL_BYTES: u64 = 4 << 20;
 
 /// The nodes that have a tree with generations in the directory `base`.
 pub fn trees(base: &OwnedFd) -> nix::Result<Vec<String>> {
@@ -167,22 +162,12 @@ impl DirStore {
         Ok(part)
     }
 
-    /// Refuses a big object that would not leave the reserve free.
     fn leave_room(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
-        if bytes < SMALL_BYTES {
+        if bytes < room::SMALL_BYTES {
             return Ok(());
         }
         let Some(free) = self.free_bytes()? else { return Ok(()) };
-        if free >= bytes.saturating_add(RESERVE_BYTES) {
-            return Ok(());
-        }
-        let detail = format!(
-            "{name} has {} MiB, {} MiB are free, and {} MiB of them are for manifests and locks{MAKE_ROOM}",
-            bytes >> 20,
-            free >> 20,
-            RESERVE_BYTES >> 20
-        );
-        Err(StoreError::Full { store: self.label.clone(), detail })
+        room::leave(&self.label, name, bytes, free)
     }
 
     fn store(
@@ -467,8 +452,6 @@ fn named(error: StoreError, name: &str) -> StoreError {
         other => other,
     }
 }
-
-const MAKE_ROOM: &str = "\nhint: make room there, or keep fewer generations (rr prune --dry-run)";
 
 /// What an errno means for a store, with a hint where one helps.
 fn failure(store: &str, doing: &str, name: &str, errno: Errno) -> StoreError {

@@ -8,7 +8,7 @@
 //! * [`object`] objects on a server: S3, WebDAV, plain HTTP
 //! * [`name`] what objects and unfinished files are called
 //! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
-//! * [`keep`] which generations stay; [`retain`] what is deleted
+//! * [`keep`] which generations stay; [`retain`] what is deleted; [`room`] what is left free
 
 pub mod catalog;
 pub mod dir;
@@ -19,6 +19,7 @@ pub mod nfs;
 pub mod object;
 pub mod patient;
 pub mod retain;
+mod room;
 pub mod usb;
 
 use std::os::fd::OwnedFd;
@@ -133,9 +134,11 @@ pub fn open(
 
 /// The trees of all nodes at the target, for reading, with the nodes' names.
 pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, Box<dyn Store>)>> {
-    let base = base(url, Access::Read, options)?.with_context(|| {
-        format!("{url} can't be asked for its nodes\nhint: rr --node NAME list shows one of them")
-    })?;
+    let Some(base) = base(url, Access::Read, options)? else {
+        let stores = object::open_all(url, options).with_context(|| format!("reading {url}"))?;
+        let boxed = |(node, store)| (node, Box::new(store) as Box<dyn Store>);
+        return Ok(stores.into_iter().map(boxed).collect());
+    };
     let nodes = dir::trees(&base).with_context(|| format!("reading {url}"))?.into_iter();
     nodes
         .map(|node| {

@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::store::catalog::FileRecord;
-    use crate::store::{lock, test_store};
+    use crate::store::{StoreError, lock, test_store};
     use crate::ui::Style;
 
     const DAYS: [&str; 4] =
@@ -346,6 +346,67 @@ mod tests {
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[1..3]);
         let packs = names(&store, "packs/");
         assert_eq!(packs, [pack(DAYS[0], 1), pack(DAYS[1], 1), pack(DAYS[2], 1)]);
+    }
+
+    /// Lists what was there before the newest generation was published, as a cache does.
+    #[derive(Debug)]
+    struct Stale(Arc<dyn Store>);
+
+    impl Store for Stale {
+        fn url(&self) -> String {
+            self.0.url()
+        }
+        fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+            self.0.put(name, bytes)
+        }
+        fn put_file(&self, name: &str, path: &std::path::Path) -> Result<(), StoreError> {
+            self.0.put_file(name, path)
+        }
+        fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+            self.0.put_new(name, bytes)
+        }
+        fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+            self.0.get(name)
+        }
+        fn get_range(&self, name: &str, at: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+            self.0.get_range(name, at, len)
+        }
+        fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
+            self.0.size_bytes(name)
+        }
+        fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
+            let mut found = self.0.list(prefix)?;
+            found.retain(|object| !object.name.ends_with(&format!("{}/manifest.json", DAYS[3])));
+            Ok(found)
+        }
+        fn delete(&self, name: &str) -> Result<(), StoreError> {
+            self.0.delete(name)
+        }
+        fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+            self.0.free_bytes()
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_older_costs_no_newer_generation() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        let stale: Arc<dyn Store> = Arc::new(Stale(Arc::clone(&store)));
+        let guard = lock::lock(&stale, &ui).unwrap();
+        assert_eq!(sweep(&guard, &ui).unwrap().objects, 0);
+        prune(&guard, &last(1), &ui).unwrap();
+        assert_eq!(catalog::find(&*stale, None).unwrap().generation, DAYS[3]);
+        assert!(
+            catalog::missing(&*store, &catalog::manifest(&*store, DAYS[3]).unwrap())
+                .unwrap()
+                .is_empty()
+        );
+        // The next that is published does not make it forgotten.
+        let next = catalog::tests::example("20261105T000000Z");
+        catalog::publish(&*stale, &next).unwrap();
+        let latest = store.get("latest.json").unwrap();
+        assert!(catalog::named_in_latest(&latest).unwrap().contains(&DAYS[3].to_owned()));
     }
 
     #[test]

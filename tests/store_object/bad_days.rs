@@ -6,7 +6,7 @@ use rr::config::{Login, TargetOptions};
 use rr::store::{Access, Store, StoreError};
 
 use crate::proxy::{Fault, Proxy};
-use crate::servers::{self, Authority, BUCKET, NGINX_DAV, Server};
+use crate::servers::{self, Authority, BUCKET, NGINX_DAV, NGINX_PLAIN, Server};
 use crate::{loopback, noise, open, s3_options};
 
 const BUSY: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
@@ -151,6 +151,51 @@ fn refusals_are_told_at_once_with_what_to_do() {
         assert!(text.contains(expected), "{text}");
         assert_eq!(proxy.count("PUT"), 1, "{expected}");
     }
+}
+
+#[test]
+fn a_cache_that_answers_with_what_was_is_found_out() {
+    if servers::lacks("a_cache_that_answers_with_what_was_is_found_out", &["nginx"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (port, listen) = loopback();
+    // It can't list: latest.json is all that tells what is there.
+    let _server = servers::nginx(dir.path(), port, &listen, NGINX_PLAIN);
+    let proxy = Proxy::start(port);
+    open(&proxy.url(), Access::Write, &patient_for(5)).unwrap();
+    assert!(proxy.saw("cache-control: no-cache"));
+    proxy.fail(
+        "GET /node001/try.",
+        2,
+        Fault::Instead("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nrr\n"),
+    );
+    let error = open(&proxy.url(), Access::Write, &patient_for(5)).unwrap_err();
+    assert!(format!("{error:#}").contains("is a cache between"), "{error:#}");
+    // Who only reads harms nothing.
+    open(&proxy.url(), Access::Read, &patient_for(5)).unwrap();
+}
+
+#[test]
+fn a_server_that_tells_its_room_is_not_filled_up() {
+    if servers::lacks("a_server_that_tells_its_room_is_not_filled_up", &["nginx"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (port, listen) = loopback();
+    let _server = servers::nginx(dir.path(), port, &listen, NGINX_DAV);
+    let proxy = Proxy::start(port);
+    // nginx does not know quotas: asked for them in the words of RFC 4331, it is answered for.
+    let body = "<?xml version=\"1.0\"?><d:multistatus xmlns:d=\"DAV:\"><d:response><d:href>/node001/</d:href><d:propstat><d:prop><d:quota-available-bytes>20971520</d:quota-available-bytes></d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>";
+    let told = format!("HTTP/1.1 207 Multi-Status\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    proxy.fail("PROPFIND /node001/", 99, Fault::Instead(told.leak()));
+    let store = open(&proxy.url(), Access::Write, &patient_for(5)).unwrap();
+    assert_eq!(store.free_bytes().unwrap(), Some(20 << 20));
+    let error = store.put("packs/a", &noise(5 << 20)).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+    assert!(error.to_string().contains("20 MiB are free"), "{error}");
+    // What is left is for these.
+    store.put("generations/20261121T013500Z/manifest.json", &noise(1 << 20)).unwrap();
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn rr_ok(config: &Path, args: &[&str]) -> String {
 }
 
 /// Backup, verification, restore, a second generation, and pruning, as an admin does them.
-fn a_whole_journey(toml: &str) {
+fn a_whole_journey(toml: &str, lists: bool) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (config, tree) = (dir.join("rr.toml"), dir.join("tree"));
@@ -164,6 +164,14 @@ fn a_whole_journey(toml: &str) {
     let list = rr_ok(&config, &["list"]);
     assert!(!list.contains(first) && list.contains(" just /"), "{list}");
     rr_ok(&config, &["verify"]);
+    let all = rr(&config, &["list", "--all"]);
+    let (text, said) = (all.text(), String::from_utf8_lossy(&all.stderr).into_owned());
+    if lists {
+        // It is files only, and that is a problem of the node.
+        assert!(text.contains("node002") && text.contains("no layout"), "{text}{said}");
+    } else {
+        assert!(said.contains("has no WebDAV") && said.contains("\nhint: "), "{said}");
+    }
 }
 
 /// On a server that can't list, manifests tell what is there: but not whether it still is.
@@ -216,14 +224,17 @@ fn nginx_with_webdav_and_a_password() {
     }
     objects_come_and_go(&url, &login(PASSWORD));
     one_of_many_has_a_name(&url, &login(PASSWORD));
-    a_whole_journey(&format!(
-        "target = \"{url}\"\n[target_options.login]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n"
-    ));
+    a_whole_journey(
+        &format!(
+            "target = \"{url}\"\n[target_options.login]\nuser = \"{USER}\"\npassword = \"{PASSWORD}\"\n"
+        ),
+        true,
+    );
     let left = |below: &str| {
         std::fs::read_dir(server.files.join("backups/node002").join(below)).unwrap().count()
     };
     assert_eq!(left("generations"), 1, "the directory of the pruned one is gone");
-    assert_eq!(left(""), 3, "latest.json, generations, packs; and no lock");
+    assert_eq!(left(""), 4, "latest.json, machine.json, generations, packs; and no lock");
 }
 
 #[test]
@@ -236,7 +247,7 @@ fn nginx_with_plain_put() {
     let server = servers::nginx(dir.path(), port, &listen, NGINX_PLAIN);
     objects_come_and_go(&server.url(), &TargetOptions::default());
     one_of_many_has_a_name(&server.url(), &TargetOptions::default());
-    a_whole_journey(&format!("target = \"{}/backups\"\n", server.url()));
+    a_whole_journey(&format!("target = \"{}/backups\"\n", server.url()), false);
     let files = server.files.join("backups/node002");
     let manifests = walkdir::WalkDir::new(&files).into_iter().map(Result::unwrap);
     let manifests = manifests.filter(|entry| entry.file_name() == "manifest.json");
@@ -264,7 +275,7 @@ fn apache_with_webdav() {
     let server = servers::apache(dir.path());
     objects_come_and_go(&server.url(), &TargetOptions::default());
     one_of_many_has_a_name(&server.url(), &TargetOptions::default());
-    a_whole_journey(&format!("target = \"{}/backups\"\n", server.url()));
+    a_whole_journey(&format!("target = \"{}/backups\"\n", server.url()), true);
 }
 
 #[test]
@@ -309,11 +320,14 @@ fn s3_on(server: &Server) {
     let options = s3_options(server.url());
     objects_come_and_go(&format!("s3://{BUCKET}"), &options);
     objects_come_and_go(&format!("s3://{BUCKET}/site/a"), &options);
-    a_whole_journey(&format!(
-        "target = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n\
+    a_whole_journey(
+        &format!(
+            "target = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n\
          [target_options.login]\naccess_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n",
-        server.url()
-    ));
+            server.url()
+        ),
+        true,
+    );
     // A list of more than one page.
     let store = open(&format!("s3://{BUCKET}/many"), Access::Write, &options).unwrap();
     for nr in 0..1003 {

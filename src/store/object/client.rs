@@ -226,6 +226,11 @@ impl Client {
                 .map_err(|error| other(format!("looking at {}: {error}", path.display())))?
                 .len(),
         };
+        if matches!(call.method, "GET" | "HEAD" | "PROPFIND") {
+            // A cache in between must ask the server (RFC 9111, 5.2.1.4): an older list or
+            // latest.json makes generations vanish.
+            request = request.header(header::CACHE_CONTROL, "no-cache");
+        }
         if !matches!(call.content, Content::None) {
             request = request.header(header::CONTENT_LENGTH, length);
         }

@@ -8,9 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::percent_decode_str;
 
-use super::client::{Call, Client, Failed, Reply};
+use super::super::name::is_part_of_name;
+use super::client::{Call, Client, Content, Failed, Reply};
 use super::{Object, StoreError};
 use crate::config::Login;
+
+const ASK_ROOM: &[u8] = b"<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<propfind xmlns=\"DAV:\"><prop><quota-available-bytes/></prop></propfind>\n";
 
 #[derive(Debug)]
 pub(super) struct Dav {
@@ -49,7 +52,9 @@ impl Dav {
             }
             _ => None,
         };
-        Dav { uri: format!("{root}/{node}"), root, authorization, made: Mutex::default() }
+        // That of no node is what all are in.
+        let uri = format!("{root}/{node}").trim_end_matches('/').to_owned();
+        Dav { uri, root, authorization, made: Mutex::default() }
     }
 
     /// A request about an object, or about the tree itself.
@@ -192,6 +197,45 @@ impl Dav {
         )
     }
 
+    /// The directories below the tree that have generations in them.
+    pub fn nodes(
+        &self,
+        client: &Client,
+        refusal: &dyn Fn(&mut Reply) -> Failed,
+    ) -> Result<Vec<String>, StoreError> {
+        let is_dir = |member: &Member| member.size_bytes.is_none();
+        let mut nodes = Vec::new();
+        for node in self.members(client, "", refusal)?.into_iter().filter(is_dir) {
+            // What is no name of ours may need escapes.
+            if !is_part_of_name(&node.leaf) {
+                continue;
+            }
+            let inside = self.members(client, &node.leaf, refusal)?;
+            if inside.iter().any(|member| is_dir(member) && member.leaf == "generations") {
+                nodes.push(node.leaf);
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Room that is left (RFC 4331); None where the server does not tell.
+    pub fn free_bytes(
+        &self,
+        client: &Client,
+        refusal: &dyn Fn(&mut Reply) -> Failed,
+    ) -> Result<Option<u64>, StoreError> {
+        let ask = |_| {
+            let call = self.propfind(format!("{}/", self.uri), "0");
+            Ok(call.header("Content-Type", "application/xml").content(Content::Bytes(ASK_ROOM)))
+        };
+        client.run(ask, |mut reply, _| match reply.status {
+            207 => Ok(room_in(&reply.text()?)),
+            429 | 502..=504 => Err(refusal(&mut reply)),
+            // Not asked for in words that it knows.
+            _ => reply.text().map(|_| None),
+        })
+    }
+
     /// Removes the directory of a generation when its last object is gone. Not that of the packs:
     /// deleting a directory deletes what is in it, and the next pack may be on its way.
     pub fn tidy(
@@ -212,6 +256,13 @@ impl Dav {
             },
         )
     }
+}
+
+/// What a server says who knows quotas. One without a limit says less than nothing.
+fn room_in(text: &str) -> Option<u64> {
+    let document = roxmltree::Document::parse(text).ok()?;
+    let mut nodes = document.descendants();
+    nodes.find(|node| is(*node, "quota-available-bytes"))?.text()?.trim().parse().ok()
 }
 
 /// What follows the server in a URI.
@@ -280,6 +331,25 @@ mod tests {
         assert!(parse(text, "/other/node001/").is_err());
         assert!(parse(&text[..text.len() - 20], "/dav/node001/").is_err());
         assert!(parse(&text.replace("getcontentlength", "x"), "/dav/node001/").is_err());
+    }
+
+    #[test]
+    fn room_is_told_or_not() {
+        // Nextcloud 28, sabre/dav; the href is shortened.
+        let text = |room: &str| {
+            format!(
+                "<?xml version=\"1.0\"?>\n<d:multistatus xmlns:d=\"DAV:\" xmlns:s=\"http://sabredav.org/ns\" xmlns:oc=\"http://owncloud.org/ns\" xmlns:nc=\"http://nextcloud.org/ns\"><d:response><d:href>/dav/</d:href><d:propstat><d:prop>{room}</d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
+            )
+        };
+        let of = |room: &str| room_in(&text(room));
+        assert_eq!(
+            of("<d:quota-available-bytes>10485760</d:quota-available-bytes>"),
+            Some(10 << 20)
+        );
+        // Without a limit, and by a server that does not know it.
+        assert_eq!(of("<d:quota-available-bytes>-3</d:quota-available-bytes>"), None);
+        assert_eq!(of("<d:quota-available-bytes/>"), None);
+        assert_eq!(room_in("<html>"), None);
     }
 
     #[test]

@@ -27,15 +27,16 @@ pub mod tls;
 
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::name::{Tag, is_name, is_part_of_name};
-use super::{Access, Object, Store, StoreError};
+use super::{Access, Object, Store, StoreError, room};
 use crate::config::{TargetOptions, TargetUrl};
 use client::{Call, Client, Content, Failed, Reply};
+use credentials::Provider;
 use dav::Dav;
 use plain::Known;
 use s3::S3;
@@ -66,6 +67,8 @@ pub struct ObjectStore {
     server: Server,
     claim: Claim,
     tag: Tag,
+    /// Whether the server says how much room is left.
+    tells_room: bool,
 }
 
 #[derive(Debug)]
@@ -102,6 +105,65 @@ pub fn asks_login(url: &TargetUrl, options: &TargetOptions) -> Result<bool> {
     })
 }
 
+/// The trees of all nodes that have a generation, for reading.
+pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, ObjectStore)>> {
+    let way = Way::to(url, options)?;
+    let whole = way.tree("")?;
+    let refusal = |reply: &mut Reply| whole.refusal(reply, "");
+    let mut nodes = match &whole.server {
+        Server::S3(s3) => s3.nodes(&whole.client, &refusal)?,
+        Server::Http(dav, _) => {
+            ensure!(
+                dav.is_dav(&whole.client, false, &refusal)?,
+                "{url} has no WebDAV, and without it a web server can't be asked for its nodes\nhint: rr --node NAME list shows one of them"
+            );
+            dav.nodes(&whole.client, &refusal)?
+        }
+    };
+    nodes.retain(|node| is_part_of_name(node));
+    nodes.sort();
+    let open = |node: String| {
+        let mut store = way.tree(&node)?;
+        store.find_out(Access::Read).with_context(|| format!("opening the tree of {node}"))?;
+        Ok((node, store))
+    };
+    nodes.into_iter().map(open).collect()
+}
+
+/// How a target is reached, for one tree or for all.
+struct Way<'a> {
+    url: &'a TargetUrl,
+    options: &'a TargetOptions,
+    /// For S3.
+    keys: Option<Arc<Provider>>,
+}
+
+impl Way<'_> {
+    fn to<'a>(url: &'a TargetUrl, options: &'a TargetOptions) -> Result<Way<'a>> {
+        let s3 = matches!(url, TargetUrl::S3 { .. });
+        let keys = s3.then(|| Provider::new(options)).transpose()?.map(Arc::new);
+        Ok(Way { url, options, keys })
+    }
+
+    /// The tree of a node; that of no name is what all are in.
+    fn tree(&self, node: &str) -> Result<ObjectStore> {
+        let Way { url, options, keys } = self;
+        let label = format!("{url}/{node}").trim_end_matches('/').to_owned();
+        let client = Client::new(label, options, is_tls(url, options))?;
+        let server = match (url, keys) {
+            (TargetUrl::S3 { bucket, prefix }, Some(keys)) => {
+                let base = [prefix.as_str(), node].join("/");
+                let base = base.trim_matches('/');
+                let base = if base.is_empty() { String::new() } else { format!("{base}/") };
+                Server::S3(Box::new(S3::new(bucket, base, Arc::clone(keys), options)?))
+            }
+            _ => Server::Http(Box::new(Dav::new(url.to_string(), node, &options.login)), None),
+        };
+        let (claim, tag) = (Claim::Look, Tag::own());
+        Ok(ObjectStore { client, server, claim, tag, tells_room: false })
+    }
+}
+
 impl ObjectStore {
     /// Opens the tree of `node`. For writing, a small object is put and deleted again.
     pub fn open(
@@ -110,23 +172,11 @@ impl ObjectStore {
         access: Access,
         options: &TargetOptions,
     ) -> Result<ObjectStore> {
-        anyhow::ensure!(
+        ensure!(
             is_part_of_name(node),
             "{node:?} can't name a directory of a node\nhint: --node NAME with letters, digits, dots, dashes"
         );
-        let client = Client::new(format!("{url}/{node}"), options, is_tls(url, options))?;
-        let server = match url {
-            TargetUrl::S3 { bucket, prefix } => {
-                let base = format!("{prefix}/{node}/");
-                let base = base.trim_start_matches('/').to_owned();
-                Server::S3(Box::new(S3::new(bucket, base, options)?))
-            }
-            other => {
-                Server::Http(Box::new(Dav::new(other.to_string(), node, &options.login)), None)
-            }
-        };
-        let (claim, tag) = (Claim::Look, Tag::own());
-        let mut store = ObjectStore { client, server, claim, tag };
+        let mut store = Way::to(url, options)?.tree(node)?;
         store.find_out(access)?;
         store.client.be_patient();
         Ok(store)
@@ -151,9 +201,28 @@ impl ObjectStore {
         let probe = self.tag.part_name("try");
         self.put_content(&probe, Content::Bytes(b"rr\n"), false)
             .context("trying whether objects can be put there")?;
+        if let Server::Http(_, Some(_)) = &self.server {
+            self.refuse_old_answers(&probe)?;
+        }
         self.claim = self.find_claim(&probe)?;
+        self.tells_room = self.free_bytes()?.is_some();
         log::info!("{}: objects are put where none is by {:?}", self.client.label(), self.claim);
         self.delete_object(&probe).context("trying whether objects can be deleted there")
+    }
+
+    /// Where the server can't list, `latest.json` is all that tells which generations there are. One
+    /// from a cache would make the next run forget those that it does not name.
+    fn refuse_old_answers(&self, probe: &str) -> Result<()> {
+        // Asked for once, it is in the cache.
+        self.fetch(probe).context("trying whether objects can be read there")?;
+        let text = b"rr, changed\n";
+        self.put_content(probe, Content::Bytes(text), false)?;
+        ensure!(
+            self.fetch(probe)? == text,
+            "{} answers with what was there before: is a cache between it and this machine?\nhint: the cache must pass PUT on to the server and ask it again for each GET; or give the target the server's own address",
+            self.client.label()
+        );
+        Ok(())
     }
 
     /// Tries on the object `taken`, which is there, how one is not replaced.
@@ -284,6 +353,44 @@ impl ObjectStore {
         Err(Failed::ForGood(StoreError::Exists { store, name: name.to_owned() }))
     }
 
+    /// All of an object, whatever its name.
+    fn fetch(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let (mut bytes, whole) = self.client.run(
+            |_| self.call("GET", name, &[]),
+            |mut reply, _| {
+                if reply.status != 200 {
+                    return Err(self.refusal(&mut reply, name));
+                }
+                if !reply.says_its_end() {
+                    let text = format!("it does not say where {name} ends");
+                    return Err(self.other(text).into());
+                }
+                let length = reply.length();
+                let mut bytes = Vec::new();
+                bytes.reserve(usize::try_from(length.unwrap_or(0).min(RESERVE_BYTES)).unwrap_or(0));
+                match (reply.reader().read_to_end(&mut bytes), length) {
+                    (Ok(_), length) if length.is_none_or(|l| l == bytes.len() as u64) => {
+                        Ok((bytes, None))
+                    }
+                    (_, Some(length)) if !bytes.is_empty() && bytes.len() as u64 <= length => {
+                        Ok((bytes, Some(length)))
+                    }
+                    (read, _) => {
+                        let why = read.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
+                        Err(Failed::Again(format!("{name} broke off: {why}")))
+                    }
+                }
+            },
+        )?;
+        // What is mixed up by a change in between is found by its hash.
+        if let Some(length) = whole {
+            log::info!("{name} broke off after {} of {length} bytes: going on", bytes.len());
+            let at = bytes.len() as u64;
+            self.read_range(name, (at, length - at), &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
     fn delete_object(&self, name: &str) -> Result<(), StoreError> {
         self.client.run(
             |_| self.call("DELETE", name, &[]),
@@ -324,6 +431,14 @@ impl ObjectStore {
         }
     }
 
+    fn leave_room(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
+        if !self.tells_room || bytes < room::SMALL_BYTES {
+            return Ok(());
+        }
+        let Some(free) = self.free_bytes()? else { return Ok(()) };
+        room::leave(self.client.label(), name, bytes, free)
+    }
+
     fn check_name(&self, name: &str) -> Result<(), StoreError> {
         if is_name(name) {
             return Ok(());
@@ -351,6 +466,7 @@ impl Store for ObjectStore {
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.check_name(name)?;
+        self.leave_room(name, bytes.len() as u64)?;
         self.put_content(name, Content::Bytes(bytes), false)?;
         self.note(|known| known.put(name, bytes.len() as u64));
         Ok(())
@@ -358,8 +474,9 @@ impl Store for ObjectStore {
 
     fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError> {
         self.check_name(name)?;
-        self.put_content(name, Content::File(path), false)?;
         let size = path.metadata().map_or(0, |meta| meta.len());
+        self.leave_room(name, size)?;
+        self.put_content(name, Content::File(path), false)?;
         self.note(|known| known.put(name, size));
         Ok(())
     }
@@ -403,40 +520,7 @@ impl Store for ObjectStore {
 
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         self.check_name(name)?;
-        let (mut bytes, whole) = self.client.run(
-            |_| self.call("GET", name, &[]),
-            |mut reply, _| {
-                if reply.status != 200 {
-                    return Err(self.refusal(&mut reply, name));
-                }
-                if !reply.says_its_end() {
-                    let text = format!("it does not say where {name} ends");
-                    return Err(self.other(text).into());
-                }
-                let length = reply.length();
-                let mut bytes = Vec::new();
-                bytes.reserve(usize::try_from(length.unwrap_or(0).min(RESERVE_BYTES)).unwrap_or(0));
-                match (reply.reader().read_to_end(&mut bytes), length) {
-                    (Ok(_), length) if length.is_none_or(|l| l == bytes.len() as u64) => {
-                        Ok((bytes, None))
-                    }
-                    (_, Some(length)) if !bytes.is_empty() && bytes.len() as u64 <= length => {
-                        Ok((bytes, Some(length)))
-                    }
-                    (read, _) => {
-                        let why = read.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
-                        Err(Failed::Again(format!("{name} broke off: {why}")))
-                    }
-                }
-            },
-        )?;
-        // What is mixed up by a change in between is found by its hash.
-        if let Some(length) = whole {
-            log::info!("{name} broke off after {} of {length} bytes: going on", bytes.len());
-            let at = bytes.len() as u64;
-            self.read_range(name, (at, length - at), &mut bytes)?;
-        }
-        Ok(bytes)
+        self.fetch(name)
     }
 
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
@@ -481,8 +565,14 @@ impl Store for ObjectStore {
         }
     }
 
+    /// S3 has no word for it: a full one refuses what is put.
     fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-        Ok(None)
+        match &self.server {
+            Server::Http(dav, None) => {
+                dav.free_bytes(&self.client, &|reply| self.refusal(reply, ""))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn sweep(&self) -> Result<usize, StoreError> {

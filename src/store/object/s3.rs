@@ -1,10 +1,13 @@
 //! S3, and whatever speaks like it: keys, signatures, lists, and what its errors mean.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rusty_s3::actions::{DeleteObject, GetObject, HeadObject, ListObjectsV2, PutObject, S3Action};
+use rusty_s3::actions::{
+    DeleteObject, GetObject, HeadObject, ListObjectsV2, ListObjectsV2Response, PutObject, S3Action,
+};
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 
 use super::client::{Call, Client, Failed, Reply};
@@ -20,7 +23,7 @@ pub(super) struct S3 {
     bucket: Bucket,
     /// What comes before the names of objects, with a slash at its end.
     base: String,
-    provider: Provider,
+    provider: Arc<Provider>,
     /// How much the server's clock is ahead of ours: in a rescue system ours may be years behind.
     ahead_seconds: AtomicI64,
 }
@@ -50,7 +53,12 @@ pub(super) fn is_tls(options: &TargetOptions) -> bool {
 }
 
 impl S3 {
-    pub fn new(bucket: &str, base: String, options: &TargetOptions) -> Result<S3> {
+    pub fn new(
+        bucket: &str,
+        base: String,
+        provider: Arc<Provider>,
+        options: &TargetOptions,
+    ) -> Result<S3> {
         let found = resolved(options);
         let region = found.region.unwrap_or_default();
         let endpoint =
@@ -61,7 +69,6 @@ impl S3 {
         let bucket = Bucket::new(url, style, bucket.to_owned(), region).with_context(|| {
             format!("the bucket {bucket} at {endpoint}\nhint: target_options.path_style = true")
         })?;
-        let provider = Provider::new(options)?;
         Ok(S3 { bucket, base, provider, ahead_seconds: AtomicI64::new(0) })
     }
 
@@ -118,15 +125,68 @@ impl S3 {
         prefix: &str,
         refusal: &dyn Fn(&mut Reply) -> Failed,
     ) -> Result<Vec<Object>, StoreError> {
+        let mut found = Vec::new();
+        self.pages(client, prefix, None, refusal, &mut |page| {
+            for object in page.contents {
+                let Some(name) = object.key.strip_prefix(&self.base) else { continue };
+                let name = name.to_owned();
+                let Some(size_bytes) = object.size else {
+                    return Err(format!("its list does not say how big {name} is"));
+                };
+                found.push(Object { name, size_bytes });
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// The directories below the base that have generations in them.
+    pub fn nodes(
+        &self,
+        client: &Client,
+        refusal: &dyn Fn(&mut Reply) -> Failed,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut found = Vec::new();
+        self.pages(client, "", Some("/"), refusal, &mut |page| {
+            let below =
+                |key: &str| Some(key.strip_prefix(&self.base)?.trim_end_matches('/').to_owned());
+            found.extend(page.common_prefixes.iter().filter_map(|common| below(&common.prefix)));
+            Ok(true)
+        })?;
+        let mut nodes = Vec::new();
+        for node in found {
+            let mut has_some = false;
+            self.pages(client, &format!("{node}/generations/"), None, refusal, &mut |page| {
+                has_some |= !page.contents.is_empty();
+                Ok(false)
+            })?;
+            if has_some {
+                nodes.push(node);
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Calls `read` for each page of a list, until it says that it has enough.
+    fn pages(
+        &self,
+        client: &Client,
+        prefix: &str,
+        delimiter: Option<&str>,
+        refusal: &dyn Fn(&mut Reply) -> Failed,
+        read: &mut dyn FnMut(ListObjectsV2Response) -> Result<bool, String>,
+    ) -> Result<(), StoreError> {
         let fail = |detail: String| StoreError::Other { store: client.label().to_owned(), detail };
         let key = format!("{}{prefix}", self.base);
-        let mut found = Vec::new();
         let mut more: Option<String> = None;
         loop {
             let call = |_| {
                 let credentials = self.credentials().map_err(|e| fail(format!("{e:#}")))?;
                 let mut list = ListObjectsV2::new(&self.bucket, Some(&credentials));
                 list.with_prefix(key.as_str());
+                if let Some(delimiter) = delimiter {
+                    list.with_delimiter(delimiter);
+                }
                 if let Some(token) = &more {
                     list.with_continuation_token(token.as_str());
                 }
@@ -140,17 +200,9 @@ impl S3 {
                 ListObjectsV2::parse_response(&text)
                     .map_err(|error| fail(format!("its list can't be understood: {error}")).into())
             })?;
-            for object in page.contents {
-                let Some(name) = object.key.strip_prefix(&self.base) else { continue };
-                let name = name.to_owned();
-                let Some(size_bytes) = object.size else {
-                    return Err(fail(format!("its list does not say how big {name} is")));
-                };
-                found.push(Object { name, size_bytes });
-            }
-            more = page.next_continuation_token;
-            if more.is_none() {
-                return Ok(found);
+            more.clone_from(&page.next_continuation_token);
+            if !read(page).map_err(fail)? || more.is_none() {
+                return Ok(());
             }
         }
     }

@@ -104,7 +104,7 @@ impl Role {
         let document = roxmltree::Document::parse(text.trim_start())
             .map_err(|_| anyhow!("the answer is no XML"))?;
         let field = |name: &str| {
-            let mut nodes = document.descendants().filter(|node| node.is_element());
+            let mut nodes = document.descendants().filter(roxmltree::Node::is_element);
             let node = nodes.find(|node| node.tag_name().name() == name);
             let text = node.and_then(|node| node.text()).map(|text| text.trim().to_owned());
             text.with_context(|| format!("the answer has no {name}"))
