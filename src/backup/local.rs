@@ -225,8 +225,7 @@ mod tests {
     use crate::sys::run::Cmd;
     use crate::ui::Style;
 
-    /// What Debian's `41_custom` puts into grub.cfg.
-    const GRUB_CFG: &str = "if [ -f  ${config_directory}/custom.cfg ]; then\n  source ${config_directory}/custom.cfg\nfi\n";
+    const GRUB_CFG: &str = include_str!("../../tests/fixtures/grub/debian12.cfg");
 
     fn ui() -> Ui {
         Ui::new(Style::Plain)
