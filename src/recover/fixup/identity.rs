@@ -226,6 +226,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_behind_another_disks_partitions_now_is_named_so() {
+        use crate::plan::testing::{GIB, MIB, blank, disk, empty, fs, gpt, mount, partition};
+        use crate::plan::{Answers, plan};
+        let mut node = empty();
+        let mut system = disk("sda", 8 * GIB);
+        gpt(&mut system, 1);
+        let mut old = disk("sdb", 8 * GIB);
+        gpt(&mut old, 2);
+        node.disk = vec![system, old, disk("sdc", 2 * GIB)];
+        for disk in &mut node.disk {
+            disk.serial = Some(format!("SER-{}", disk.name));
+        }
+        node.partition.push(partition("sda", 1, MIB, GIB));
+        node.partition.push(partition("sdb", 1, MIB, GIB));
+        for (path, on) in [
+            ("/", Id::partition("sda1")),
+            ("/old", Id::partition("sdb1")),
+            ("/srv", Id::disk("sdc")),
+        ] {
+            let fs = fs(&on, "ext4", GIB);
+            node.mount.push(mount(path, &fs.id));
+            node.fs.push(fs);
+        }
+        let map = ["sda", "sdb", "sdc"].map(|old| (old.to_owned(), "sda".to_owned())).to_vec();
+        let joined = plan(&node, &blank(&node), &Answers { map, ..Answers::default() }).unwrap();
+        let fstab = "/dev/sda1 / ext4\n/dev/sdb1 /old ext4\n/dev/sdc /srv ext4\n";
+        assert_eq!(
+            replace_words(fstab, &changes(&joined, &node)).unwrap(),
+            "/dev/sda1 / ext4\n/dev/sda2 /old ext4\n/dev/sda3 /srv ext4\n"
+        );
+        // The disk is the same one, and yet its partitions are not all that LVM's list has.
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("etc/lvm/devices/system.devices");
+        std::fs::create_dir_all(list.parent().unwrap()).unwrap();
+        std::fs::write(&list, "").unwrap();
+        let own = plan(&node, &node, &Answers::default()).unwrap();
+        assert!(!is_joined(&own, &node) && is_joined(&joined, &node));
+        assert_eq!(forget_lvm_devices(dir.path(), &own, &node).unwrap(), None);
+        assert!(forget_lvm_devices(dir.path(), &joined, &node).unwrap().is_some());
+    }
+
+    #[test]
     fn grubs_environment_keeps_its_size() {
         let changes = [("root=/dev/sda2".to_owned(), "root=/dev/disk/by-partuuid/1".to_owned())];
         let mut text = "# GRUB Environment Block\nkernelopts=root=/dev/sda2 ro\n".to_owned();
