@@ -2,6 +2,7 @@
 //! whose tree, and what the retention deletes. Most run the program itself.
 //!
 //! * [`cuts`] kill -9, a power cut, a filesystem that is full, each at every moment
+//! * [`reorder`] a power cut that keeps no order
 //! * [`others`] other runs, other nodes, readers, wrong clocks
 //! * [`usb`] disks made by `rr format`
 
@@ -9,6 +10,7 @@ mod cuts;
 #[path = "../node/mod.rs"]
 mod node;
 mod others;
+mod reorder;
 mod usb;
 
 /// Whether a test can run that mounts.
