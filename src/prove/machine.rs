@@ -192,7 +192,7 @@ impl Machine {
         let socket = |path: &Path| format!("socket,path={},server=on,wait=off", comma(path));
         vec![
             "-chardev".into(),
-            format!("file,id=console,path={}", file("console.log")),
+            format!("{},id=console,logfile={}", socket(&sockets.serial()), file("console.log")),
             "-serial".into(),
             "chardev:console".into(),
             "-device".into(),

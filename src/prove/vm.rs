@@ -1,5 +1,7 @@
 //! A virtual machine that runs.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -38,6 +40,9 @@ impl Sockets {
     }
     pub(super) fn agent(&self) -> PathBuf {
         self.dir.path().join("lab")
+    }
+    pub(super) fn serial(&self) -> PathBuf {
+        self.dir.path().join("serial")
     }
 }
 
@@ -179,6 +184,20 @@ impl Vm {
             std::thread::sleep(KEY_PAUSE);
         }
         self.press("ret")
+    }
+
+    /// Types a line on the serial console.
+    pub fn type_serial(&mut self, text: &str) -> Result<()> {
+        let typing = || {
+            let mut line = UnixStream::connect(self.sockets.serial())?;
+            for letter in text.bytes().chain([b'\r']) {
+                line.write_all(&[letter])?;
+                // QEMU drops what the guest has not read yet when the line is hung up.
+                std::thread::sleep(KEY_PAUSE);
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        typing().context("typing on the serial console")
     }
 
     /// Presses the power button.

@@ -21,6 +21,7 @@ const TOKENS: &[(&str, u64)] = &[
 ];
 /// For what an admin waits for at a prompt.
 const ANSWER_SECONDS: u64 = 120;
+const QUESTION: &str = "Erase them and recover this machine?";
 const RECOVERY_SECONDS: u64 = 900;
 /// Between what is on the serial console and the same on the screen.
 const PAINT: Duration = Duration::from_secs(2);
@@ -29,7 +30,8 @@ const PAINT: Duration = Duration::from_secs(2);
 pub enum Day {
     /// Automatic Recover, and nobody is there.
     Automatic,
-    /// Recover (ask me): the admin first does not say yes, then recovers from the menu.
+    /// Recover (ask me): the admin first does not say yes, or types the passphrase wrong, then recovers
+    /// from the menu.
     Asked,
     /// The server of the backup dies while files are restored. The admin repairs it and repeats the
     /// recovery over the half-done disks.
@@ -42,6 +44,8 @@ pub struct Desk<'a> {
     /// Where pictures of the screen go.
     pub dir: &'a Path,
     pub phases: &'a mut Phases,
+    /// What the node's encrypted volumes are to be opened with.
+    pub passphrase: Option<&'static str>,
 }
 
 impl Desk<'_> {
@@ -86,16 +90,23 @@ impl Desk<'_> {
 
     fn asked(&mut self) -> Result<()> {
         Desk::choose(self.vm, 1)?;
-        self.wait_question(1)?;
-        self.picture("question")?;
-        // Only a whole "yes" is a yes.
-        self.vm.type_line("y")?;
+        if let Some(passphrase) = self.passphrase {
+            self.type_passphrase(1, passphrase, "another")?;
+        } else {
+            self.wait_count(QUESTION, 1)?;
+            self.picture("question")?;
+            // Only a whole "yes" is a yes.
+            self.vm.type_line("y")?;
+        }
         self.wait_text("Nothing on the disks was changed.")?;
         self.picture("refused")?;
         self.vm.type_line("exit")?;
         self.wait_text("5) Recover")?;
         self.vm.type_line("5")?;
-        self.wait_question(2)?;
+        if let Some(passphrase) = self.passphrase {
+            self.type_passphrase(2, passphrase, passphrase)?;
+        }
+        self.wait_count(QUESTION, if self.passphrase.is_some() { 1 } else { 2 })?;
         self.vm.type_line("yes")?;
         self.wait_success()?;
         self.wait_text("1) View the log")?;
@@ -149,13 +160,21 @@ impl Desk<'_> {
         })
     }
 
-    /// Waits until the admin has been asked for the `count`th time.
-    fn wait_question(&mut self, count: usize) -> Result<()> {
-        const QUESTION: &str = "Erase them and recover this machine?";
+    /// Types the passphrase twice, the `count`th time that it is asked for.
+    fn type_passphrase(&mut self, count: usize, first: &str, second: &str) -> Result<()> {
+        self.wait_count("Passphrase for ", count)?;
+        self.vm.type_line(first)?;
+        self.wait_count("The same passphrase again: ", count)?;
+        self.picture("passphrase")?;
+        self.vm.type_line(second)
+    }
+
+    /// Waits until the admin has been asked this for the `count`th time.
+    fn wait_count(&mut self, question: &str, count: usize) -> Result<()> {
         let deadline = Instant::now() + lab::seconds(2 * TOKENS[0].1);
-        while self.vm.console()?.matches(QUESTION).count() < count {
+        while self.vm.console()?.matches(question).count() < count {
             let late = Instant::now() > deadline;
-            ensure!(!late, "not asked {count} times\n{}", self.vm.console_tail());
+            ensure!(!late, "not asked {question:?} {count} times\n{}", self.vm.console_tail());
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())

@@ -14,7 +14,7 @@ pub fn run() -> Result<()> {
     let dir = lab::work_dir("demo")?;
     let mut phases = Phases::new("demo");
     println!("A small Debian node in a virtual machine without hardware acceleration.");
-    let tree = Tree::of(scenario.suite)?;
+    let tree = Tree::of(scenario.suite, scenario.node.packages)?;
     let source = phases.run("the node is installed", || scenario.node.source(&tree))?;
     let stage = Stage { scenario: &scenario, tree: &tree, dir: &dir };
     phases.run("rr and its two-line configuration are put into it", || {

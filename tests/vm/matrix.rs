@@ -91,6 +91,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario { medium: Medium::Kexec, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
         Scenario { memory_mib: 512, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
+        Scenario { day: Day::Asked, ..on(nodes::UEFI_GPT_LUKS2_LVM_EXT4, Target::File) },
     ]
 }
 

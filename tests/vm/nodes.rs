@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rr::layout::Firmware;
-use rr::prove::{Bus, DirectKernel, Disk, Machine};
+use rr::prove::{Agent, Bus, DirectKernel, Disk, Machine, Vm};
 use rr::sys::run::Cmd;
 
 use crate::lab;
@@ -62,6 +62,10 @@ pub struct Node {
     pub backup_mib: Option<u64>,
     /// What the kernel calls the root filesystem.
     root: &'static str,
+    /// What opens its encrypted volumes, typed at each boot.
+    pub passphrase: Option<&'static str>,
+    /// Programs for its stack, which the other nodes do not have.
+    pub packages: &'static str,
     script: &'static str,
 }
 
@@ -72,6 +76,8 @@ pub const BIOS_MBR_EXT4: Node = Node {
     disks_mib: &[2304],
     backup_mib: Some(2048),
     root: "UUID=0b10a11e-0001-4000-8000-000000000001",
+    passphrase: None,
+    packages: "",
     script: include_str!("node/bios.mbr.ext4.sh"),
 };
 
@@ -82,6 +88,8 @@ pub const BIOS_GPT_MD1_LVM_XFS: Node = Node {
     disks_mib: &[3072, 3072],
     backup_mib: None,
     root: "/dev/mapper/vg0-root",
+    passphrase: None,
+    packages: "",
     script: include_str!("node/bios.gpt.md1.lvm.xfs.sh"),
 };
 
@@ -92,6 +100,8 @@ pub const UEFI_GPT_LVM_EXT4: Node = Node {
     disks_mib: &[3072],
     backup_mib: None,
     root: "/dev/mapper/system-root",
+    passphrase: None,
+    packages: "",
     script: include_str!("node/uefi.gpt.lvm.ext4.sh"),
 };
 
@@ -102,7 +112,21 @@ pub const UEFI_GPT_NVME_EXT4: Node = Node {
     disks_mib: &[2304],
     backup_mib: Some(2048),
     root: "UUID=0b10a11e-0004-4000-8000-000000000001",
+    passphrase: None,
+    packages: "",
     script: include_str!("node/uefi.gpt.nvme.ext4.sh"),
+};
+
+pub const UEFI_GPT_LUKS2_LVM_EXT4: Node = Node {
+    name: "uefi.gpt.luks2.lvm.ext4",
+    firmware: Firmware::Uefi,
+    bus: Bus::Virtio,
+    disks_mib: &[3072],
+    backup_mib: Some(2048),
+    root: "/dev/mapper/system-root",
+    passphrase: Some("correct horse"),
+    packages: "cryptsetup-initramfs",
+    script: include_str!("node/uefi.gpt.luks2.lvm.ext4.sh"),
 };
 
 impl Node {
@@ -167,17 +191,30 @@ impl Node {
         std::fs::remove_file(share.join("tree.tar"))?;
 
         let mut machine = self.machine(dir, &dir.join("first-boot"), "OLD");
+        // That of the tree knows no encrypted volume.
+        let own = share.join("first-initrd");
+        let initrd = if own.exists() { own } else { tree.boot_file("initrd.img-")? };
         machine.kernel = Some(DirectKernel {
             kernel: tree.boot_file("vmlinuz-")?,
-            initrd: tree.boot_file("initrd.img-")?,
+            initrd,
             cmdline: format!("root={} ro console=ttyS0 {EMULATED}", self.root),
         });
         let mut vm = machine.start()?;
-        let mut agent = vm.agent()?;
-        vm.wait_boot(&mut agent, boot_timeout(), boot_silence())?;
+        let mut agent = self.wait_up(&mut vm)?;
         agent.check(&self.install_loader(), command_timeout())?;
         agent.check(POWER_OFF, command_timeout())?;
         vm.wait_off(command_timeout())
+    }
+
+    /// Waits until the node has come up, and types its passphrase when it wants one.
+    pub fn wait_up(&self, vm: &mut Vm) -> Result<Agent> {
+        if let Some(passphrase) = self.passphrase {
+            vm.wait_console("Please unlock disk", boot_timeout())?;
+            vm.type_serial(passphrase)?;
+        }
+        let mut agent = vm.agent()?;
+        vm.wait_boot(&mut agent, boot_timeout(), boot_silence())?;
+        Ok(agent)
     }
 
     fn install_loader(&self) -> String {

@@ -80,19 +80,21 @@ impl Scenario {
         let name = format!("lab.{}", self.node.name);
         let dir = lab::work_dir(&name)?;
         let mut phases = Phases::new(&name);
-        let tree = phases.run("tree", || Tree::of(self.suite))?;
+        let tree = phases.run("tree", || Tree::of(self.suite, self.node.packages))?;
         let source = phases.run("source disks", || self.node.source(&tree))?;
         let stage = Stage { scenario: self, tree: &tree, dir: &dir };
         phases.run("install rr", || stage.install(&source, None))?;
         phases.run("read the disks", || stage.read("before"))?;
         let machine = self.node.machine(&dir, &dir.join("boot"), "OLD");
-        phases.run("boot", || visit(&machine, |vm, _| vm.screenshot(&dir.join("login.png"))))?;
+        phases.run("boot", || {
+            visit(&self.node, &machine, |vm, _| vm.screenshot(&dir.join("login.png")))
+        })?;
         phases.run("read the disks", || stage.read("after"))?;
         stage.differ(VOLATILE)
     }
 
     fn play(&self, dir: &Path, phases: &mut Phases) -> Result<()> {
-        let tree = phases.run("tree", || Tree::of(self.suite))?;
+        let tree = phases.run("tree", || Tree::of(self.suite, self.node.packages))?;
         let source = phases.run("source disks", || self.node.source(&tree))?;
         let stage = Stage { scenario: self, tree: &tree, dir };
         let mut peer = Peer::start(self.target, dir)?;
@@ -197,7 +199,7 @@ impl Stage<'_> {
             lab::blank(&self.stick(), STICK_MIB)?;
             machine.disks.push(self.plugged());
         }
-        visit(&machine, |_, agent| {
+        visit(self.node(), &machine, |_, agent| {
             if self.scenario.target == Target::Usb {
                 let said = agent.check(FORMAT, command_timeout())?;
                 lab::write(&self.dir.join("format.txt"), said)?;
@@ -296,7 +298,7 @@ impl Stage<'_> {
         machine.reboots = false;
         let mut vm = machine.start()?;
         let server = peer.and_then(Peer::nfs);
-        Desk { vm: &mut vm, dir: self.dir, phases }.pass(self.scenario.day, server)
+        self.desk(&mut vm, phases).pass(self.scenario.day, server)
     }
 
     /// The disks and files are as they were, and the node boots from them.
@@ -320,7 +322,7 @@ impl Stage<'_> {
             agent.check(KEXEC, command_timeout())?;
             vm.wait_token("ready", lab::seconds(240))
         })?;
-        Desk { vm: &mut vm, dir: self.dir, phases }.look_on(|| self.look_on_by_ssh(port))
+        self.desk(&mut vm, phases).look_on(|| self.look_on_by_ssh(port))
     }
 
     /// The admin's key opens the rescue system; what runs there is told, and not disturbed.
@@ -365,7 +367,7 @@ impl Stage<'_> {
         machine.segment = Some(server.segment());
         machine.reboots = false;
         let mut vm = machine.start()?;
-        Desk { vm: &mut vm, dir: self.dir, phases }.pass(self.scenario.day, None)?;
+        self.desk(&mut vm, phases).pass(self.scenario.day, None)?;
         server.ensure_http()?;
         phases.run("read the new disks", || self.read("after"))?;
         self.compare()?;
@@ -378,6 +380,10 @@ impl Stage<'_> {
             })?;
         }
         self.clean()
+    }
+
+    fn desk<'a>(&'a self, vm: &'a mut Vm, phases: &'a mut Phases) -> Desk<'a> {
+        Desk { vm, dir: self.dir, phases, passphrase: self.node().passphrase }
     }
 
     fn take_pxe_tree(&self) -> Result<PathBuf> {
@@ -443,7 +449,7 @@ impl Stage<'_> {
         if self.scenario.target == Target::Usb {
             machine.disks.push(self.plugged());
         }
-        visit(&machine, |vm, agent| {
+        visit(self.node(), &machine, |vm, agent| {
             if server.is_some() {
                 vm.wait_console("Automatic Recover", Duration::ZERO)?;
             }
@@ -490,10 +496,13 @@ impl Stage<'_> {
 }
 
 /// Boots the machine from its own disks, does something in it, and shuts it down.
-fn visit<T>(machine: &Machine, body: impl FnOnce(&mut Vm, &mut Agent) -> Result<T>) -> Result<T> {
+fn visit<T>(
+    node: &Node,
+    machine: &Machine,
+    body: impl FnOnce(&mut Vm, &mut Agent) -> Result<T>,
+) -> Result<T> {
     let mut vm = machine.start()?;
-    let mut agent = vm.agent()?;
-    vm.wait_boot(&mut agent, boot_timeout(), boot_silence())?;
+    let mut agent = node.wait_up(&mut vm)?;
     let result = body(&mut vm, &mut agent)?;
     agent.check(POWER_OFF, command_timeout())?;
     vm.wait_off(command_timeout())?;

@@ -28,10 +28,12 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree of a Debian release, made when it is not in the cache.
-    pub fn of(suite: &str) -> Result<Tree> {
-        let key = lab::key(&[suite, PACKAGES, CUSTOMIZE, AGENT, INITRAMFS]);
-        let dir = lab::cached("trees", suite, &key, |dir| make(dir, suite))?;
+    /// The tree of a Debian release with these packages besides, made when it is not in the cache.
+    pub fn of(suite: &str, more: &str) -> Result<Tree> {
+        let packages =
+            if more.is_empty() { PACKAGES.into() } else { format!("{PACKAGES}\n{more}") };
+        let key = lab::key(&[suite, &packages, CUSTOMIZE, AGENT, INITRAMFS]);
+        let dir = lab::cached("trees", suite, &key, |dir| make(dir, suite, &packages))?;
         let tree = Tree { dir, key };
         tree.put_init()?;
         Ok(tree)
@@ -69,12 +71,12 @@ impl Tree {
     }
 }
 
-fn make(dir: &Path, suite: &str) -> Result<()> {
+fn make(dir: &Path, suite: &str, packages: &str) -> Result<()> {
     println!("making a tree of Debian {suite} (about two minutes)");
     let (customize, agent) = (dir.join("customize.sh"), dir.join("agent.sh"));
     lab::write(&customize, CUSTOMIZE)?;
     lab::write(&agent, AGENT)?;
-    let packages: Vec<_> = PACKAGES.split_whitespace().collect();
+    let packages: Vec<_> = packages.split_whitespace().collect();
     Cmd::new("mmdebstrap")
         .args(["--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""])
         .args(

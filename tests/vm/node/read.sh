@@ -21,6 +21,8 @@ describe() {
 		case $kind in
 		ext*) echo "== $kind $device" && dumpe2fs -h $device 2>/dev/null |
 			grep -E 'volume name|UUID|Filesystem features|mount options|[Bb]lock count|Inode count|[Bb]lock size|Inode size|per group|Hash' ;;
+		crypto_LUKS) echo "== luks $device" && cryptsetup luksDump $device | sed '/^Digests/,$d' |
+			grep -E 'Version|UUID|Label|Flags|offset|cipher|sector|Cipher|Key|PBKDF|Time|Memory|Threads|Hash' ;;
 		xfs) echo "== xfs $device" && xfs_db -r -c 'version' -c 'info' -c 'uuid' -c 'label' $device ;;
 		esac
 	done

@@ -12,7 +12,7 @@ mkdir /run/lvm-etc && cp -a /etc/lvm/. /run/lvm-etc && mount --bind /run/lvm-etc
 echo 'AUTO -all' >/run/mdadm.conf && mount --bind /run/mdadm.conf /etc/mdadm/mdadm.conf
 mkdir /tmp/share /run/lock
 mount -t hostfs -o "$lab_share" none /tmp/share
-modprobe -a dm-mod md-mod raid0 raid1 raid10 raid456 loop vfat nls_cp437 nls_ascii ext4 xfs
+modprobe -a dm-mod md-mod raid0 raid1 raid10 raid456 loop vfat nls_cp437 nls_ascii ext4 xfs dm-crypt
 /lib/systemd/systemd-udevd --daemon 2>/dev/null
 udevadm trigger --subsystem-match=block
 udevadm settle
