@@ -3,6 +3,7 @@
 //! * [`matrix`] which there are; [`scenario`] what happens in one, and the comparison at its end
 //! * [`day`] how a recovery goes: unattended, asked, with a server that dies
 //! * [`nodes`] the machines that are backed up, and how their disks are made
+//! * [`newdisks`] what they get for the disks that they lost
 //! * [`tree`] the Debian trees they are made of
 //! * [`uml`] user-mode Linux, in which disks are made and read at native speed
 //! * [`peers`] the servers for backups, [`nfs`] one of them; [`pxe`] a boot server
@@ -16,6 +17,7 @@ mod day;
 mod demo;
 mod lab;
 mod matrix;
+mod newdisks;
 mod nfs;
 mod nodes;
 mod peers;

@@ -1,6 +1,7 @@
 //! The scenarios: what is recovered, from where, by what, and on what kind of day.
 
 use crate::day::Day;
+use crate::newdisks::NewDisks;
 use crate::nfs;
 use crate::nodes::{self, Node};
 use crate::pxe::Loader;
@@ -29,14 +30,6 @@ pub enum Medium {
     Kexec,
     /// The network: by each of these to the shell, and then by the first once more to recover.
     Pxe(&'static [Loader]),
-}
-
-/// What the node gets for the disks that it lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NewDisks {
-    Alike,
-    /// With two thirds of the bytes.
-    Smaller,
 }
 
 /// Enough for anything.
@@ -92,6 +85,9 @@ pub fn all() -> Vec<Scenario> {
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
         Scenario { memory_mib: 512, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { day: Day::Asked, ..on(nodes::UEFI_GPT_LUKS2_LVM_EXT4, Target::File) },
+        on(nodes::UEFI_GPT_4KN_BTRFS, Target::File),
+        Scenario { new_disks: NewDisks::Dirty, ..on(nodes::UEFI_GPT_MD1_EXT4, Target::File) },
+        Scenario { new_disks: NewDisks::One, ..on(nodes::UEFI_GPT_MD1_EXT4, Target::File) },
     ]
 }
 
@@ -134,7 +130,12 @@ impl Scenario {
                 Day::Asked => Some("asked"),
                 Day::ServerDies => Some("server-dies"),
             },
-            (self.new_disks == NewDisks::Smaller).then_some("smaller"),
+            match self.new_disks {
+                NewDisks::Alike => None,
+                NewDisks::Smaller => Some("smaller"),
+                NewDisks::Dirty => Some("dirty"),
+                NewDisks::One => Some("one-disk"),
+            },
             (self.memory_mib != MEMORY_MIB).then_some(&*memory),
         ];
         words.into_iter().flatten().collect::<Vec<_>>().join(".")

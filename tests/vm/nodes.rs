@@ -58,9 +58,11 @@ pub struct Node {
     pub bus: Bus,
     /// Sizes of the disks that will be lost.
     pub disks_mib: &'static [u64],
+    /// Of these disks; the one for backups has sectors of 512.
+    sector_bytes: u32,
     /// The size of a disk for backups that survives, mounted at `/backup`.
     pub backup_mib: Option<u64>,
-    /// What the kernel calls the root filesystem.
+    /// What the kernel calls the root filesystem, and how it is mounted.
     root: &'static str,
     /// What opens its encrypted volumes, typed at each boot.
     pub passphrase: Option<&'static str>,
@@ -69,6 +71,20 @@ pub struct Node {
     script: &'static str,
 }
 
+/// What most nodes have in common.
+const PLAIN: Node = Node {
+    name: "",
+    firmware: Firmware::Uefi,
+    bus: Bus::Virtio,
+    disks_mib: &[],
+    sector_bytes: 512,
+    backup_mib: None,
+    root: "",
+    passphrase: None,
+    packages: "",
+    script: "",
+};
+
 pub const BIOS_MBR_EXT4: Node = Node {
     name: "bios.mbr.ext4",
     firmware: Firmware::Bios,
@@ -76,9 +92,8 @@ pub const BIOS_MBR_EXT4: Node = Node {
     disks_mib: &[2304],
     backup_mib: Some(2048),
     root: "UUID=0b10a11e-0001-4000-8000-000000000001",
-    passphrase: None,
-    packages: "",
     script: include_str!("node/bios.mbr.ext4.sh"),
+    ..PLAIN
 };
 
 pub const BIOS_GPT_MD1_LVM_XFS: Node = Node {
@@ -88,9 +103,8 @@ pub const BIOS_GPT_MD1_LVM_XFS: Node = Node {
     disks_mib: &[3072, 3072],
     backup_mib: None,
     root: "/dev/mapper/vg0-root",
-    passphrase: None,
-    packages: "",
     script: include_str!("node/bios.gpt.md1.lvm.xfs.sh"),
+    ..PLAIN
 };
 
 pub const UEFI_GPT_LVM_EXT4: Node = Node {
@@ -100,9 +114,8 @@ pub const UEFI_GPT_LVM_EXT4: Node = Node {
     disks_mib: &[3072],
     backup_mib: None,
     root: "/dev/mapper/system-root",
-    passphrase: None,
-    packages: "",
     script: include_str!("node/uefi.gpt.lvm.ext4.sh"),
+    ..PLAIN
 };
 
 pub const UEFI_GPT_NVME_EXT4: Node = Node {
@@ -112,9 +125,8 @@ pub const UEFI_GPT_NVME_EXT4: Node = Node {
     disks_mib: &[2304],
     backup_mib: Some(2048),
     root: "UUID=0b10a11e-0004-4000-8000-000000000001",
-    passphrase: None,
-    packages: "",
     script: include_str!("node/uefi.gpt.nvme.ext4.sh"),
+    ..PLAIN
 };
 
 pub const UEFI_GPT_LUKS2_LVM_EXT4: Node = Node {
@@ -127,6 +139,28 @@ pub const UEFI_GPT_LUKS2_LVM_EXT4: Node = Node {
     passphrase: Some("correct horse"),
     packages: "cryptsetup-initramfs",
     script: include_str!("node/uefi.gpt.luks2.lvm.ext4.sh"),
+    ..PLAIN
+};
+
+pub const UEFI_GPT_4KN_BTRFS: Node = Node {
+    name: "uefi.gpt.4kn.btrfs",
+    bus: Bus::Nvme,
+    disks_mib: &[3072],
+    sector_bytes: 4096,
+    backup_mib: Some(2048),
+    root: "UUID=0b10a11e-0006-4000-8000-000000000001 rootflags=subvol=@",
+    packages: "btrfs-progs",
+    script: include_str!("node/uefi.gpt.4kn.btrfs.sh"),
+    ..PLAIN
+};
+
+pub const UEFI_GPT_MD1_EXT4: Node = Node {
+    name: "uefi.gpt.md1.ext4",
+    disks_mib: &[2304, 2304],
+    backup_mib: Some(2048),
+    root: "UUID=0b10a11e-0007-4000-8000-000000000001",
+    script: include_str!("node/uefi.gpt.md1.ext4.sh"),
+    ..PLAIN
 };
 
 impl Node {
@@ -141,7 +175,7 @@ impl Node {
                 bus: self.bus,
                 serial: if index < lost { format!("{serials}{index}") } else { "BACKUP".into() },
                 wwn: None,
-                sector_bytes: 512,
+                sector_bytes: if index < lost { self.sector_bytes } else { 512 },
             })
             .collect();
         machine
@@ -221,21 +255,33 @@ impl Node {
         let disks = (0..self.disks_mib.len()).map(|index| self.kernel_name(index));
         let install = match self.firmware {
             Firmware::Bios => disks.fold(String::new(), |all, disk| {
-                all + &format!("grub-install --target=i386-pc {disk} && ")
+                all + &format!("grub-install --target=i386-pc /dev/{disk} && ")
             }),
-            Firmware::Uefi => "grub-install --target=x86_64-efi && efibootmgr && ".to_owned(),
+            Firmware::Uefi if self.disks_mib.len() == 1 => {
+                "grub-install --target=x86_64-efi && efibootmgr && ".to_owned()
+            }
+            // GRUB makes no entry for an ESP that is an array.
+            Firmware::Uefi => {
+                let install = String::from("grub-install --target=x86_64-efi --no-nvram && ");
+                disks.fold(install, |all, disk| {
+                    all + &format!(
+                        "efibootmgr --create --disk /dev/{disk} --part 1 --label {disk} \
+                         --loader '\\EFI\\grub\\grubx64.efi' && "
+                    )
+                })
+            }
         };
         // Read after the file that has the rest of the kernel's command line.
         let more = format!("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {EMULATED}\"");
         install + &format!("echo '{more}' >/etc/default/grub.d/lab2.cfg && update-grub && sync")
     }
 
-    fn kernel_name(&self, index: usize) -> String {
+    pub fn kernel_name(&self, index: usize) -> String {
         let letter = ['a', 'b', 'c', 'd'][index];
         match self.bus {
-            Bus::Virtio => format!("/dev/vd{letter}"),
-            Bus::Scsi | Bus::Sata => format!("/dev/sd{letter}"),
-            Bus::Nvme => format!("/dev/nvme{index}n1"),
+            Bus::Virtio => format!("vd{letter}"),
+            Bus::Scsi | Bus::Sata => format!("sd{letter}"),
+            Bus::Nvme => format!("nvme{index}n1"),
         }
     }
 }

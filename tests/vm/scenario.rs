@@ -13,13 +13,12 @@ use rr::layout::Firmware;
 use rr::prove::{Agent, Disk, Machine, StandsStill, Vm};
 use rr::sys::run::Cmd;
 
-use crate::compare::{
-    VOLATILE, differences, identities, line_differences, sorted_lines, without_sizes,
-};
+use crate::compare::{VOLATILE, differences, line_differences};
 use crate::day::Desk;
 use crate::lab::{self, Phases};
-use crate::matrix::{Medium, NewDisks, Scenario, Target};
-use crate::nodes::{EMULATED, Node, POWER_OFF, boot_silence, boot_timeout, command_timeout};
+use crate::matrix::{Medium, Scenario, Target};
+use crate::newdisks::NewDisks;
+use crate::nodes::{EMULATED, Node, POWER_OFF, command_timeout};
 use crate::peers::{Peer, READER, WRITER};
 use crate::pxe::{self, BootServer, Loader};
 use crate::servers;
@@ -164,7 +163,8 @@ impl Stage<'_> {
             (None, Target::Usb) => "target = \"usb://RR-BACKUP\"\n".to_owned(),
             (None, _) => "target = \"file:///backup\"\n".to_owned(),
         };
-        let mut rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}\"\n");
+        let agreed = self.scenario.new_disks.agreed(self.node());
+        let mut rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}{agreed}\"\n");
         if let Medium::Pxe(_) = self.scenario.medium {
             rescue += &format!("output = [\"pxe\"]\n[pxe]\nhttp = \"{}\"\n", pxe::HTTP);
         }
@@ -235,6 +235,7 @@ impl Stage<'_> {
         Cmd::new("strip").arg("-o").arg(share.join("vm")).arg(program).run()?;
         let work = "open_disks; describe >disks.txt 2>&1; mount_all ro; \
                     points=$(echo \"$mounts\" | awk '$2 != \"/\" && $2 != \"/backup\" {print $2}'); \
+                    points=\"$points ${nested-}\"; \
                     ./vm treecheck /mnt/node $points >tree.txt; close_disks";
         uml::run(self.tree, &self.disks(), false, &share, &self.node().script(work))?;
         for kind in ["disks", "tree"] {
@@ -260,15 +261,15 @@ impl Stage<'_> {
         Ok(iso)
     }
 
-    /// New, empty disks, and a firmware that knows nothing. The backup disk stays.
+    /// New disks, and a firmware that knows nothing. The backup disk stays.
     pub fn lose_disks(&self) -> Result<()> {
         for (file, size) in self.disks().iter().zip(self.node().disks_mib) {
             std::fs::remove_file(file)?;
-            let size = match self.scenario.new_disks {
-                NewDisks::Alike => *size,
-                NewDisks::Smaller => size * 2 / 3,
-            };
-            lab::blank(file, size)?;
+            lab::blank(file, self.scenario.new_disks.size_mib(*size))?;
+        }
+        if self.scenario.new_disks == NewDisks::Dirty {
+            let script = self.node().script("make_remains");
+            uml::run(self.tree, &self.disks(), true, &self.dir.join("remains"), &script)?;
         }
         let variables = self.dir.join("variables.fd");
         if variables.exists() {
@@ -284,7 +285,7 @@ impl Stage<'_> {
         peer: Option<&mut Peer>,
         phases: &mut Phases,
     ) -> Result<()> {
-        let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
+        let mut machine = self.new_machine("2-rescue");
         machine.memory_mib = self.scenario.memory_mib;
         match (self.scenario.medium, self.scenario.target) {
             (_, Target::Usb) => {
@@ -298,7 +299,21 @@ impl Stage<'_> {
         machine.reboots = false;
         let mut vm = machine.start()?;
         let server = peer.and_then(Peer::nfs);
-        self.desk(&mut vm, phases).pass(self.scenario.day, server)
+        self.desk(&mut vm, phases).pass(self.scenario.day, server)?;
+        let console = vm.console()?;
+        for text in self.scenario.new_disks.remains() {
+            ensure!(console.contains(text), "the rescue system did not see {text:?}");
+        }
+        Ok(())
+    }
+
+    /// The machine with its new disks.
+    fn new_machine(&self, logs: &str) -> Machine {
+        let mut machine = self.node().machine(self.dir, &self.dir.join(logs), "NEW");
+        if self.scenario.new_disks == NewDisks::One {
+            machine.disks.remove(1);
+        }
+        machine
     }
 
     /// The disks and files are as they were, and the node boots from them.
@@ -362,7 +377,7 @@ impl Stage<'_> {
             BootServer::start(&self.dir.join(loader.name()), &tree, loader)
         };
         let server = serve(*first)?;
-        let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "NEW");
+        let mut machine = self.new_machine("2-rescue");
         machine.memory_mib = self.scenario.memory_mib;
         machine.segment = Some(server.segment());
         machine.reboots = false;
@@ -423,7 +438,8 @@ impl Stage<'_> {
         let text = |name: &str| lab::read(&self.dir.join(name));
         let (before, after) = (text("before.tree")?, text("after.tree")?);
         let mut found = differences(&before, &after, volatile);
-        let disks = |name: &str| Ok::<_, anyhow::Error>(self.lasting(&text(name)?));
+        let disks =
+            |name: &str| Ok::<_, anyhow::Error>(self.scenario.new_disks.lasting(&text(name)?));
         found.extend(line_differences(&disks("before.disks")?, &disks("after.disks")?));
         lab::write(&self.dir.join("differences.txt"), found.join("\n"))?;
         if !found.is_empty() {
@@ -433,18 +449,10 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// What is the same on new disks, of what is said of disks: on smaller ones only identities.
-    fn lasting(&self, text: &str) -> String {
-        match self.scenario.new_disks {
-            NewDisks::Alike => text.to_owned(),
-            NewDisks::Smaller => identities(text),
-        }
-    }
-
     /// Boots the recovered node, which must say of itself what it said before. With a boot server,
     /// it boots from the network first, where nobody chooses anything.
     pub fn boot_recovered(&self, facts: &str, server: Option<&BootServer>) -> Result<()> {
-        let mut machine = self.node().machine(self.dir, &self.dir.join("3-recovered"), "NEW");
+        let mut machine = self.new_machine("3-recovered");
         machine.segment = server.map(BootServer::segment);
         if self.scenario.target == Target::Usb {
             machine.disks.push(self.plugged());
@@ -456,12 +464,7 @@ impl Stage<'_> {
             log_in(vm, agent)?;
             vm.screenshot(&self.dir.join("login.png"))?;
             let now = agent.check(FACTS, command_timeout())?;
-            let lines = match self.scenario.new_disks {
-                NewDisks::Alike => sorted_lines,
-                NewDisks::Smaller => without_sizes,
-            };
-            let (was, is) = (lines(facts), lines(&now));
-            ensure!(is == was, "the recovered node says {is:#?}\nand said before {was:#?}");
+            self.scenario.new_disks.ensure_facts(facts, &now)?;
             let failed =
                 agent.check("systemctl --failed --no-legend --plain", command_timeout())?;
             ensure!(failed.trim().is_empty(), "units of the recovered node failed:\n{failed}");

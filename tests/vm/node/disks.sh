@@ -1,15 +1,21 @@
 # Making, opening and reading a node's disks in user-mode Linux. The disks are /dev/ubda, /dev/ubdb
 # ...; the node's own file has defined make_disks, mounts (lines of: source directory type options),
-# swaps, arrays (lines of mdadm.conf), and volumes (lines of: LUKS device, its name when it is open)
-# with their passphrase.
+# swaps, arrays (lines of mdadm.conf), volumes (lines of: LUKS device, its name when it is open) with
+# their passphrase, and disks_4kn: those of 4096-byte sectors, which /dev/loop0 ... stand for.
 
 open_disks() {
+	attach_disks
 	if test -n "${arrays-}"; then
 		echo "$arrays" >/run/arrays.conf
-		mdadm --quiet --assemble --scan --config /run/arrays.conf
+		mdadm --quiet --assemble --scan --run --config /run/arrays.conf
 	fi
 	each_volume open_volume
 	vgchange --quiet --activate y
+	udevadm settle
+}
+
+attach_disks() {
+	for disk in ${disks_4kn-}; do losetup --find --partscan --sector-size 4096 $disk; done
 	udevadm settle
 }
 
@@ -29,10 +35,11 @@ close_volume() {
 }
 
 close_disks() {
-	umount --recursive /mnt/node
+	! mountpoint -q /mnt/node || umount --recursive /mnt/node
 	vgchange --quiet --activate n
 	each_volume close_volume
 	for array in /dev/md[0-9]*; do test ! -b "$array" || mdadm --quiet --stop "$array"; done
+	losetup --detach-all
 }
 
 # mount_all OPTIONS
@@ -64,6 +71,7 @@ write_crypttab() {
 }
 
 build() {
+	attach_disks
 	make_disks
 	udevadm settle
 	mount_all defaults

@@ -3,12 +3,12 @@
 # What the disks are, in words that do not change by themselves.
 describe() {
 	for disk in $disks; do
-		echo "== sfdisk $disk" && sfdisk --dump $disk
+		echo "== sfdisk $disk" && { sfdisk --dump $disk || echo none; }
 	done
 	echo "== blkid" && lsblk --noheadings --raw --paths --output NAME | sort --unique |
 		while read -r device; do blkid --probe --output full "$device" || true; done |
-		# mdadm makes up the number of a member anew, and nothing refers to it.
-		sed '/linux_raid_member/s/ UUID_SUB="[^"]*"//'
+		# mdadm and mkfs.btrfs make up the number of a member anew, and nothing refers to it.
+		sed -E '/TYPE="(linux_raid_member|btrfs)"/s/ UUID_SUB="[^"]*"//'
 	echo "== lsblk" && lsblk --output NAME,SIZE,TYPE,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PARTTYPE $disks
 	for array in $(lsblk --noheadings --list --paths --output NAME,TYPE $disks | awk '$2 ~ /^raid/ {print $1}' | sort --unique); do
 		echo "== mdadm $array" && mdadm --detail $array |
@@ -23,9 +23,21 @@ describe() {
 			grep -E 'volume name|UUID|Filesystem features|mount options|[Bb]lock count|Inode count|[Bb]lock size|Inode size|per group|Hash' ;;
 		crypto_LUKS) echo "== luks $device" && cryptsetup luksDump $device | sed '/^Digests/,$d' |
 			grep -E 'Version|UUID|Label|Flags|offset|cipher|sector|Cipher|Key|PBKDF|Time|Memory|Threads|Hash' ;;
+		btrfs) echo "== btrfs $device" && describe_btrfs $device ;;
 		xfs) echo "== xfs $device" && xfs_db -r -c 'version' -c 'info' -c 'uuid' -c 'label' $device ;;
 		esac
 	done
+}
+
+describe_btrfs() {
+	btrfs inspect-internal dump-super $1 |
+		grep -E '^(csum_type|fsid|label|total_bytes|sectorsize|nodesize|num_devices|compat|incompat)'
+	mkdir -p /mnt/top
+	mount -o ro,subvolid=5 $1 /mnt/top
+	btrfs filesystem df /mnt/top | sed 's/: .*//'
+	btrfs subvolume list /mnt/top | sed 's/.* path //' | sort
+	btrfs subvolume get-default /mnt/top | sed 's/^ID .* path //'
+	umount /mnt/top
 }
 
 # put FILE PATH: copies a file of the shared directory into the node.
