@@ -32,9 +32,9 @@ chroot "$0" mkinitramfs -o /mnt/initrd.img "${kernel#vmlinuz-}"
 pub const POWER_OFF: &str =
     "setsid sh -c 'sleep 1; systemctl poweroff --no-block' </dev/null >/dev/null 2>&1 &";
 
-/// For kernels that are emulated: no work against attacks that nobody makes, and no panic when the
-/// timer is late because the host is busy.
-pub const EMULATED: &str = "mitigations=off no_timer_check";
+/// For machines that are emulated: no work against attacks that nobody makes, no panic when the timer
+/// is late because the host is busy, and no emergency mode when a disk is because of that.
+pub const EMULATED: &str = "mitigations=off no_timer_check systemd.default_timeout_start_sec=900";
 
 /// From power-on until the agent answers, emulated.
 pub fn boot_timeout() -> Duration {

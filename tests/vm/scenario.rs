@@ -18,7 +18,7 @@ use crate::day::Desk;
 use crate::lab::{self, Phases};
 use crate::matrix::{Medium, Scenario, Target};
 use crate::newdisks::NewDisks;
-use crate::nodes::{EMULATED, Node, POWER_OFF, command_timeout};
+use crate::nodes::{EMULATED, Node, POWER_OFF, boot_silence, boot_timeout, command_timeout};
 use crate::peers::{Peer, READER, WRITER};
 use crate::pxe::{self, BootServer, Loader};
 use crate::servers;
