@@ -210,13 +210,15 @@ impl Machine {
         ]
     }
 
+    /// Makes variables with Microsoft's keys, for a machine that is started without Secure Boot at
+    /// first.
+    pub fn enroll_keys(&self) -> Result<()> {
+        let (_, variables) = find_firmware(OVMF_SECURE)?;
+        crate::sys::fs::copy(Path::new(variables), &self.variables)
+    }
+
     fn uefi(&self) -> Result<Vec<String>> {
-        let known = if self.secure_boot { OVMF_SECURE } else { OVMF };
-        let Some((code, empty)) = known.iter().find(|(code, _)| Path::new(code).exists()) else {
-            bail!(
-                "there is no UEFI firmware for virtual machines\nhint: apt-get install ovmf, or dnf install edk2-ovmf"
-            );
-        };
+        let (code, empty) = find_firmware(if self.secure_boot { OVMF_SECURE } else { OVMF })?;
         if !self.variables.exists() {
             crate::sys::fs::copy(Path::new(empty), &self.variables)?;
         }
@@ -273,6 +275,16 @@ fn accelerator() -> Result<Vec<String>> {
         Ok("kvm") => Ok(words("-accel kvm -cpu host")),
         Ok(other) => bail!("{ACCEL_VARIABLE}={other} is neither tcg nor kvm"),
     }
+}
+
+/// The code and the variables of the first that is there.
+fn find_firmware(known: &[(&'static str, &'static str)]) -> Result<(&'static str, &'static str)> {
+    let Some(found) = known.iter().find(|(code, _)| Path::new(code).exists()) else {
+        bail!(
+            "there is no UEFI firmware for virtual machines\nhint: apt-get install ovmf, or dnf install edk2-ovmf"
+        );
+    };
+    Ok(*found)
 }
 
 fn drive(id: &str, file: &Path, more: &str) -> Vec<String> {

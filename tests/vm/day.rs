@@ -46,13 +46,15 @@ pub struct Desk<'a> {
     pub phases: &'a mut Phases,
     /// What the node's encrypted volumes are to be opened with.
     pub passphrase: Option<&'static str>,
+    /// How long all of a slow medium is read.
+    pub reading: Duration,
 }
 
 impl Desk<'_> {
     /// From the boot menu until the machine is off.
     pub fn pass(&mut self, day: Day, server: Option<&mut Server>) -> Result<()> {
         self.phases.run("firmware to boot menu", || {
-            self.vm.wait_console("Automatic Recover", lab::seconds(180))?;
+            self.vm.wait_console("Automatic Recover", lab::seconds(180) + self.reading)?;
             self.vm.screenshot(&self.dir.join("menu.png"))
         })?;
         match day {
@@ -78,6 +80,10 @@ impl Desk<'_> {
 
     fn automatic(&mut self) -> Result<()> {
         Desk::choose(self.vm, 0)?;
+        if !self.reading.is_zero() {
+            let loading = lab::seconds(TOKENS[0].1) + self.reading;
+            self.phases.run("slow medium: read", || self.vm.wait_token("ready", loading))?;
+        }
         self.wait_tokens(TOKENS)?;
         self.end_automatically()
     }

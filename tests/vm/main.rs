@@ -6,7 +6,8 @@
 //! * [`newdisks`] what they get for the disks that they lost
 //! * [`tree`] the Debian trees they are made of
 //! * [`uml`] user-mode Linux, in which disks are made and read at native speed
-//! * [`peers`] the servers for backups, [`nfs`] one of them; [`pxe`] a boot server
+//! * [`peers`] the servers for backups, [`nfs`] one of them
+//! * [`network`] recoveries by a boot server, [`pxe`] that server; [`slowcd`] a board's virtual drive
 //! * [`treecheck`] what is in a tree of files, without any of rr's own code
 //! * [`demo`] the main job as a story
 //!
@@ -17,6 +18,7 @@ mod day;
 mod demo;
 mod lab;
 mod matrix;
+mod network;
 mod newdisks;
 mod nfs;
 mod nodes;
@@ -26,6 +28,7 @@ mod scenario;
 mod selftest;
 #[path = "../servers/mod.rs"]
 mod servers;
+mod slowcd;
 mod tree;
 mod treecheck;
 mod uml;

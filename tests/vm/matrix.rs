@@ -24,6 +24,8 @@ pub enum Target {
 pub enum Medium {
     /// The ISO as it is.
     Cd,
+    /// The ISO, with no other drivers than the node's, in the virtual drive of a management board.
+    SlowCd,
     /// The ISO on a USB stick, byte for byte.
     Stick,
     /// The running node: `rr rescue boot`. Its own disks are recovered, and an admin looks on by ssh.
@@ -78,11 +80,13 @@ pub fn all() -> Vec<Scenario> {
             ..on(nodes::BIOS_MBR_EXT4, Target::File)
         },
         Scenario {
-            medium: Medium::Pxe(&[Loader::Grub]),
+            medium: Medium::Pxe(&[Loader::Grub, Loader::Http]),
             ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
         },
         Scenario { medium: Medium::Kexec, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
+        on(nodes::UEFI_GPT_NVME_EXT4_SIGNED, Target::File),
+        Scenario { medium: Medium::SlowCd, ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File) },
         Scenario { memory_mib: 512, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { day: Day::Asked, ..on(nodes::UEFI_GPT_LUKS2_LVM_EXT4, Target::File) },
         on(nodes::UEFI_GPT_4KN_BTRFS, Target::File),
@@ -121,6 +125,7 @@ impl Scenario {
             Some(self.suite).filter(|suite| *suite != "bookworm"),
             match self.medium {
                 Medium::Cd => None,
+                Medium::SlowCd => Some("slow-cd"),
                 Medium::Stick => Some("stick"),
                 Medium::Kexec => Some("kexec"),
                 Medium::Pxe(_) => Some("pxe"),
@@ -136,6 +141,7 @@ impl Scenario {
                 NewDisks::Dirty => Some("dirty"),
                 NewDisks::One => Some("one-disk"),
             },
+            self.node.secure_boot().then_some("secure-boot"),
             (self.memory_mib != MEMORY_MIB).then_some(&*memory),
         ];
         words.into_iter().flatten().collect::<Vec<_>>().join(".")

@@ -26,6 +26,9 @@ pub enum Loader {
     Pxelinux,
     /// The firmware's PXE, and the GRUB that the node made.
     Grub,
+    /// The firmware's HTTP boot, and the other GRUB that the node made: dnsmasq's lines for PXE, which
+    /// the firmware tries first, are left out, and TFTP with them.
+    Http,
 }
 
 impl Loader {
@@ -34,14 +37,21 @@ impl Loader {
             Loader::Ipxe => "ipxe",
             Loader::Pxelinux => "pxelinux",
             Loader::Grub => "grub",
+            Loader::Http => "http",
         }
     }
 
-    /// dnsmasq's lines that this machine must not meet.
-    fn without(self) -> Option<&'static str> {
+    /// Whether the node itself put it into the tree.
+    pub fn is_the_nodes(self) -> bool {
+        matches!(self, Loader::Grub | Loader::Http)
+    }
+
+    /// What is in dnsmasq's lines that this machine must not meet.
+    fn without(self) -> &'static [&'static str] {
         match self {
-            Loader::Pxelinux => Some("ipxe,iPXE"),
-            Loader::Ipxe | Loader::Grub => None,
+            Loader::Pxelinux => &["ipxe,iPXE"],
+            Loader::Http => &["dhcp-boot=tag:uefi", "tftp"],
+            Loader::Ipxe | Loader::Grub => &[],
         }
     }
 }
@@ -123,7 +133,7 @@ impl BootServer {
             .text()?;
         let text: String = text
             .lines()
-            .filter(|line| self.loader.without().is_none_or(|word| !line.contains(word)))
+            .filter(|line| !self.loader.without().iter().any(|word| line.contains(word)))
             .map(|line| format!("{line}\n"))
             .collect();
         let conf = self.dir.join("dnsmasq.conf");

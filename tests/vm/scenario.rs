@@ -20,8 +20,9 @@ use crate::matrix::{Medium, Scenario, Target};
 use crate::newdisks::NewDisks;
 use crate::nodes::{EMULATED, Node, POWER_OFF, boot_silence, boot_timeout, command_timeout};
 use crate::peers::{Peer, READER, WRITER};
-use crate::pxe::{self, BootServer, Loader};
+use crate::pxe::{self, BootServer};
 use crate::servers;
+use crate::slowcd::{self, SlowCd};
 use crate::tree::Tree;
 use crate::uml;
 
@@ -40,6 +41,8 @@ const KEXEC: &str = "echo too late as well >/root/lost; \
     setsid rr rescue boot --yes --recover auto >/dev/ttyS0 2>&1 & sleep 1";
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
+/// What the rescue system says where the firmware enforces it.
+const SECURE_BOOT: &str = "Secure Boot is on";
 /// Asked in the node before and after. By identity, and compared without order: Linux 6.12 numbers
 /// NVMe disks as they answer, and /proc/mdstat lists arrays as they were assembled. Of an array the
 /// name is enough, as lsblk gives the level.
@@ -47,7 +50,9 @@ const FACTS: &str = "set -e; export LC_ALL=C; uname -n; \
     findmnt --real --noheadings --list --output TARGET,UUID,FSTYPE; \
     swapon --show=UUID,SIZE --noheadings; \
     lsblk --noheadings --list --output TYPE,SIZE,PARTUUID,UUID,MOUNTPOINT; \
-    ls /dev/mapper; grep -o '^md[^ ]*' /proc/mdstat || true";
+    ls /dev/mapper; grep -o '^md[^ ]*' /proc/mdstat || true; \
+    od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null || true; \
+    cat /sys/kernel/security/lockdown 2>/dev/null || true";
 
 impl Scenario {
     pub fn run(&self) -> Result<()> {
@@ -109,7 +114,7 @@ impl Scenario {
                 stage.recover_by_kexec(phases)?;
                 return stage.finish(&facts, phases);
             }
-            Medium::Cd | Medium::Stick => {}
+            Medium::Cd | Medium::SlowCd | Medium::Stick => {}
         }
         let medium = match self.target {
             Target::Usb => stage.stick(),
@@ -139,11 +144,11 @@ pub struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    fn node(&self) -> &Node {
+    pub fn node(&self) -> &Node {
         &self.scenario.node
     }
 
-    fn disks(&self) -> Vec<PathBuf> {
+    pub fn disks(&self) -> Vec<PathBuf> {
         self.node().files(self.dir)
     }
 
@@ -165,6 +170,9 @@ impl Stage<'_> {
         };
         let agreed = self.scenario.new_disks.agreed(self.node());
         let mut rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}{agreed}\"\n");
+        if self.scenario.medium == Medium::SlowCd {
+            rescue += "drivers = \"this-node\"\n";
+        }
         if let Medium::Pxe(_) = self.scenario.medium {
             rescue += &format!("output = [\"pxe\"]\n[pxe]\nhttp = \"{}\"\n", pxe::HTTP);
         }
@@ -227,7 +235,7 @@ impl Stage<'_> {
     }
 
     /// Writes what is on the disks to `WHEN.disks` and what is in the files to `WHEN.tree`.
-    fn read(&self, when: &str) -> Result<()> {
+    pub fn read(&self, when: &str) -> Result<()> {
         let share = self.dir.join(format!("read-{when}"));
         lab::make_dir(&share)?;
         // By this name it can be read even when a new build has replaced the file.
@@ -287,6 +295,7 @@ impl Stage<'_> {
     ) -> Result<()> {
         let mut machine = self.new_machine("2-rescue");
         machine.memory_mib = self.scenario.memory_mib;
+        let (mut slow, mut reading) = (None, Duration::ZERO);
         match (self.scenario.medium, self.scenario.target) {
             (_, Target::Usb) => {
                 machine.boots_from = Some(machine.disks.len());
@@ -294,21 +303,29 @@ impl Stage<'_> {
             }
             (Medium::Stick, _) => machine.stick = Some(medium.to_owned()),
             (Medium::Cd, _) => machine.cdrom = Some(medium.to_owned()),
+            (Medium::SlowCd, _) => {
+                machine.cdrom = Some(slow.insert(SlowCd::insert(medium)?).drive());
+                reading = slowcd::reading(medium)?;
+            }
             (Medium::Pxe(_) | Medium::Kexec, _) => bail!("this is not booted from a file"),
         }
         machine.reboots = false;
         let mut vm = machine.start()?;
         let server = peer.and_then(Peer::nfs);
-        self.desk(&mut vm, phases).pass(self.scenario.day, server)?;
+        let mut desk = self.desk(&mut vm, phases);
+        desk.reading = reading;
+        desk.pass(self.scenario.day, server)?;
         let console = vm.console()?;
         for text in self.scenario.new_disks.remains() {
             ensure!(console.contains(text), "the rescue system did not see {text:?}");
         }
+        let (enforced, wanted) = (console.contains(SECURE_BOOT), self.node().secure_boot());
+        ensure!(enforced == wanted, "{SECURE_BOOT:?} was said: {enforced}");
         Ok(())
     }
 
     /// The machine with its new disks.
-    fn new_machine(&self, logs: &str) -> Machine {
+    pub fn new_machine(&self, logs: &str) -> Machine {
         let mut machine = self.node().machine(self.dir, &self.dir.join(logs), "NEW");
         if self.scenario.new_disks == NewDisks::One {
             machine.disks.remove(1);
@@ -359,70 +376,17 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Boots the rescue system by each of `loaders`, recovers by the first, and boots the recovered
-    /// node with the network still first: it must come up from its disk.
-    fn recover_by_network(
-        &self,
-        loaders: &[Loader],
-        facts: &str,
-        phases: &mut Phases,
-    ) -> Result<()> {
-        let tree = phases.run("take the PXE tree", || self.take_pxe_tree())?;
-        self.lose_disks()?;
-        let (first, others) = loaders.split_first().context("a network has a boot loader")?;
-        let serve = |loader: Loader| {
-            if loader != Loader::Grub {
-                pxe::set_up(&tree, self.dir)?;
-            }
-            BootServer::start(&self.dir.join(loader.name()), &tree, loader)
-        };
-        let server = serve(*first)?;
-        let mut machine = self.new_machine("2-rescue");
-        machine.memory_mib = self.scenario.memory_mib;
-        machine.segment = Some(server.segment());
-        machine.reboots = false;
-        let mut vm = machine.start()?;
-        self.desk(&mut vm, phases).pass(self.scenario.day, None)?;
-        server.ensure_http()?;
-        phases.run("read the new disks", || self.read("after"))?;
-        self.compare()?;
-        phases.run("boot the recovered node", || self.boot_recovered(facts, Some(&server)))?;
-        drop(server);
-        for loader in others {
-            let server = serve(*loader)?;
-            phases.run(&format!("rescue shell by {}", loader.name()), || {
-                self.boot_to_shell(*loader, &server)
-            })?;
+    pub fn desk<'a>(&'a self, vm: &'a mut Vm, phases: &'a mut Phases) -> Desk<'a> {
+        Desk {
+            vm,
+            dir: self.dir,
+            phases,
+            passphrase: self.node().passphrase,
+            reading: Duration::ZERO,
         }
-        self.clean()
     }
 
-    fn desk<'a>(&'a self, vm: &'a mut Vm, phases: &'a mut Phases) -> Desk<'a> {
-        Desk { vm, dir: self.dir, phases, passphrase: self.node().passphrase }
-    }
-
-    fn take_pxe_tree(&self) -> Result<PathBuf> {
-        let share = self.dir.join("take-pxe");
-        let work = "open_disks; mount_all ro; cp -r /mnt/node/backup/pxe .; close_disks";
-        uml::run(self.tree, &self.disks(), false, &share, &self.node().script(work))?;
-        Ok(share.join("pxe"))
-    }
-
-    fn boot_to_shell(&self, loader: Loader, server: &BootServer) -> Result<()> {
-        let logs = self.dir.join(format!("4-{}", loader.name()));
-        let mut machine = self.node().machine(self.dir, &logs, "NEW");
-        machine.segment = Some(server.segment());
-        machine.variables = logs.join("variables.fd");
-        let mut vm = machine.start()?;
-        server.wait_menu(&mut vm, lab::seconds(300))?;
-        vm.screenshot(&self.dir.join(format!("menu-{}.png", loader.name())))?;
-        Desk::choose(&mut vm, 2)?;
-        vm.wait_token("ready", lab::seconds(240))?;
-        server.ensure_http()?;
-        vm.cut_power()
-    }
-
-    fn compare(&self) -> Result<()> {
+    pub fn compare(&self) -> Result<()> {
         let text = |name: &str| lab::read(&self.dir.join(name));
         let (before, after) = (text("before.tree")?, text("after.tree")?);
         ensure!(before.contains(TOO_LATE), "{TOO_LATE} was not made");
@@ -465,23 +429,25 @@ impl Stage<'_> {
             vm.screenshot(&self.dir.join("login.png"))?;
             let now = agent.check(FACTS, command_timeout())?;
             self.scenario.new_disks.ensure_facts(facts, &now)?;
+            ensure!(now.contains("[integrity]") == self.node().secure_boot(), "locked down: {now}");
             let failed =
                 agent.check("systemctl --failed --no-legend --plain", command_timeout())?;
             ensure!(failed.trim().is_empty(), "units of the recovered node failed:\n{failed}");
             // With a boot order of its own QEMU deletes the entries that it does not know.
             if self.node().firmware == Firmware::Uefi && server.is_none() {
                 let entries = agent.check("efibootmgr --verbose", command_timeout())?;
-                ensure!(
-                    entries.contains(r"\EFI\grub\grubx64.efi"),
-                    "no boot entry came back:\n{entries}"
-                );
+                let loader = match self.node().secure_boot() {
+                    true => r"\EFI\debian\shimx64.efi",
+                    false => r"\EFI\grub\grubx64.efi",
+                };
+                ensure!(entries.contains(loader), "no boot entry came back:\n{entries}");
             }
             Ok(())
         })
     }
 
     /// What is large and of no more use.
-    fn clean(&self) -> Result<()> {
+    pub fn clean(&self) -> Result<()> {
         for file in self.disks() {
             std::fs::remove_file(file)?;
         }
