@@ -90,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario { memory_mib: 512, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { day: Day::Asked, ..on(nodes::UEFI_GPT_LUKS2_LVM_EXT4, Target::File) },
         on(nodes::UEFI_GPT_4KN_BTRFS, Target::File),
+        Scenario { new_disks: NewDisks::Nvme, ..on(nodes::UEFI_GPT_THIN_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Dirty, ..on(nodes::UEFI_GPT_MD1_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::One, ..on(nodes::UEFI_GPT_MD1_EXT4, Target::File) },
     ]
@@ -138,6 +139,7 @@ impl Scenario {
             match self.new_disks {
                 NewDisks::Alike => None,
                 NewDisks::Smaller => Some("smaller"),
+                NewDisks::Nvme => Some("nvme"),
                 NewDisks::Dirty => Some("dirty"),
                 NewDisks::One => Some("one-disk"),
             },

@@ -1,6 +1,7 @@
 //! What a node gets for the disks that it lost, and what is not as it was because of that.
 
 use anyhow::{Result, ensure};
+use rr::prove::{Bus, Machine};
 
 use crate::compare::{identities, sorted_lines, without_sizes};
 use crate::nodes::Node;
@@ -11,6 +12,8 @@ pub enum NewDisks {
     Alike,
     /// With two thirds of the bytes.
     Smaller,
+    /// Of the same sizes, but NVMe: what was sda is nvme0n1.
+    Nvme,
     /// Of the same sizes, from another machine: with its arrays and volumes.
     Dirty,
     /// For a mirror of two disks a single one, which the admin says is enough.
@@ -22,10 +25,23 @@ impl NewDisks {
         if self == NewDisks::Smaller { old * 2 / 3 } else { old }
     }
 
+    /// Puts them into the machine of the node, which has `lost` disks for them.
+    pub fn fit(self, machine: &mut Machine, lost: usize) {
+        match self {
+            NewDisks::Alike | NewDisks::Smaller | NewDisks::Dirty => {}
+            NewDisks::Nvme => {
+                machine.disks[..lost].iter_mut().for_each(|disk| disk.bus = Bus::Nvme);
+            }
+            NewDisks::One => {
+                machine.disks.remove(1);
+            }
+        }
+    }
+
     /// What the admin has to agree to, on the kernel command line.
     pub fn agreed(self, node: &Node) -> String {
         match self {
-            NewDisks::Alike | NewDisks::Smaller => String::new(),
+            NewDisks::Alike | NewDisks::Smaller | NewDisks::Nvme => String::new(),
             NewDisks::Dirty => {
                 (0..node.disks_mib.len()).map(|index| format!(" rr.erase=NEW{index}")).collect()
             }
@@ -36,7 +52,9 @@ impl NewDisks {
     /// What the rescue system must have told is on them.
     pub fn remains(self) -> &'static [&'static str] {
         match self {
-            NewDisks::Dirty => &["linux_raid_member \"other:data\" on vda1", "volume group leftover"],
+            NewDisks::Dirty => {
+                &["linux_raid_member \"other:data\" on vda1", "volume group leftover"]
+            }
             _ => &[],
         }
     }
@@ -44,7 +62,7 @@ impl NewDisks {
     /// Of what is said of disks, that which is the same on the new ones.
     pub fn lasting(self, disks: &str) -> String {
         match self {
-            NewDisks::Alike | NewDisks::Dirty => disks.to_owned(),
+            NewDisks::Alike | NewDisks::Nvme | NewDisks::Dirty => disks.to_owned(),
             NewDisks::Smaller => identities(disks),
             NewDisks::One => {
                 let kept = |line: &&str| !line.starts_with("ubdb");

@@ -169,6 +169,17 @@ pub const UEFI_GPT_MD1_EXT4: Node = Node {
     ..PLAIN
 };
 
+pub const UEFI_GPT_THIN_EXT4: Node = Node {
+    name: "uefi.gpt.thin.ext4",
+    bus: Bus::Scsi,
+    disks_mib: &[3072],
+    backup_mib: Some(2048),
+    root: "/dev/mapper/system-root",
+    packages: "thin-provisioning-tools",
+    script: include_str!("node/uefi.gpt.thin.ext4.sh"),
+    ..PLAIN
+};
+
 impl Node {
     /// Whether its firmware starts only what Microsoft's keys have signed, at each boot but the first.
     pub fn secure_boot(&self) -> bool {

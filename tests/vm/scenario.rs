@@ -327,9 +327,7 @@ impl Stage<'_> {
     /// The machine with its new disks.
     pub fn new_machine(&self, logs: &str) -> Machine {
         let mut machine = self.node().machine(self.dir, &self.dir.join(logs), "NEW");
-        if self.scenario.new_disks == NewDisks::One {
-            machine.disks.remove(1);
-        }
+        self.scenario.new_disks.fit(&mut machine, self.node().disks_mib.len());
         machine
     }
 

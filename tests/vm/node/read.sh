@@ -9,14 +9,16 @@ describe() {
 		while read -r device; do blkid --probe --output full "$device" || true; done |
 		# mdadm and mkfs.btrfs make up the number of a member anew, and nothing refers to it.
 		sed -E '/TYPE="(linux_raid_member|btrfs)"/s/ UUID_SUB="[^"]*"//'
-	echo "== lsblk" && lsblk --output NAME,SIZE,TYPE,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PARTTYPE $disks
+	echo "== lsblk" && lsblk --list --output NAME,SIZE,TYPE,FSTYPE,LABEL,UUID,PARTUUID,PARTLABEL,PARTTYPE $disks
 	for array in $(lsblk --noheadings --list --paths --output NAME,TYPE $disks | awk '$2 ~ /^raid/ {print $1}' | sort --unique); do
 		echo "== mdadm $array" && mdadm --detail $array |
 			grep -E 'Version|Raid Level|Array Size|Used Dev Size|Raid Devices|Layout|Chunk Size|Bitmap|Name|UUID|/dev/ubd'
 	done
 	echo "== lvm" && pvs --options pv_name,pv_uuid,pv_size,pe_start,vg_name
 	vgs --options vg_name,vg_uuid,vg_extent_size,vg_extent_count
-	lvs --segments --options vg_name,lv_name,lv_uuid,lv_size,segtype,seg_le_ranges,stripes,stripe_size
+	# A recovery makes thin pools and what is in them anew, and says that their numbers are new ones.
+	lvs --segments --options vg_name,lv_name,lv_uuid,lv_size,segtype,seg_le_ranges,stripes,stripe_size |
+		sed -E '/ thin(-pool)? /s/ [[:alnum:]]{6}(-[[:alnum:]]{4}){5}-[[:alnum:]]{6} / new /'
 	lsblk --noheadings --raw --paths --output NAME,FSTYPE $disks | sort --unique | while read -r device kind; do
 		case $kind in
 		ext*) echo "== $kind $device" && dumpe2fs -h $device 2>/dev/null |
