@@ -457,14 +457,14 @@ impl<'a> Run<'a> {
         for warning in &report.warnings {
             self.ui.info(format!("note: {warning}"));
         }
+        self.ui.info(format!("the log is in the recovered system: {}", log.display()));
         self.ui.success(format!(
-            "Success! {} is back as it was at {}: {} entries, {:.1} MiB, in {} s. Its log: {}",
+            "Success! {} is back as it was at {}: {} entries, {:.1} MiB, in {} s",
             report.node,
             report.generation,
             report.entries,
             report.bytes as f64 / 1_048_576.0,
-            report.seconds,
-            log.display()
+            report.seconds
         ));
     }
 

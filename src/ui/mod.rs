@@ -101,6 +101,8 @@ impl Ui {
                     self.say("done", &Paint::dim(&done));
                 }
             }
+            // Done at once: only what was bold while it ran is no longer.
+            Ok(_) if self.takes_back(announced, name) => self.show(&Paint::again(name)),
             Ok(_) => {}
             Err(_) => {
                 self.say("failed", &Paint::red(&format!("{name}: failed after {seconds:.1} s")));
@@ -169,15 +171,15 @@ impl Ui {
                 self.write(&line.to_string());
             }
             Style::Plain => self.write(&format!("{:indent$}{}", "", text.text, indent = depth * 2)),
-            Style::Terminal => self.write(&format!(
-                "{}{:indent$}\x1b[{}m{}\x1b[0m",
-                if text.again { ONE_UP } else { "" },
-                "",
-                text.code,
-                text.text,
-                indent = depth * 2
-            )),
+            Style::Terminal => self.show(text),
         }
+    }
+
+    /// On a terminal.
+    fn show(&self, text: &Paint<'_>) {
+        let indent = self.inner.depth.load(Ordering::Relaxed) * 2;
+        let up = if text.again { ONE_UP } else { "" };
+        self.write(&format!("{up}{:indent$}\x1b[{}m{}\x1b[0m", "", text.code, text.text));
     }
 
     pub(crate) fn write(&self, line: &str) {
