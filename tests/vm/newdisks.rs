@@ -53,7 +53,7 @@ impl NewDisks {
     pub fn remains(self) -> &'static [&'static str] {
         match self {
             NewDisks::Dirty => {
-                &["linux_raid_member \"other:data\" on vda1", "volume group leftover"]
+                &["linux_raid_member \"other:data\"", "volume group leftover"]
             }
             _ => &[],
         }
