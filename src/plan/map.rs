@@ -385,10 +385,11 @@ pub fn need(layout: &Layout, disk: &Disk) -> u64 {
     let btrfs = btrfs.filter(|d| d.on == disk.id).map(|d| d.size_bytes);
     let fs = on_one.map(|f| f.size_bytes).chain(btrfs);
     let swap = layout.swap.iter().filter(|s| s.on == disk.id).map(|s| s.size_bytes);
-    let md =
-        layout.md.iter().filter(|m| m.member.iter().any(|m| m.on == disk.id)).map(|m| {
-            m.member_size_bytes.unwrap_or(0).saturating_add(m.data_offset_bytes.unwrap_or(0))
-        });
+    let md = layout.md.iter().filter(|m| m.member.iter().any(|m| m.on == disk.id)).map(|m| {
+        // RAID0 and linear use all of a member, and the kernel says no size.
+        let Some(bytes) = m.member_size_bytes else { return disk.size_bytes };
+        bytes.saturating_add(m.data_offset_bytes.unwrap_or(0))
+    });
     let luks = layout.luks.iter().filter(|l| l.on == disk.id);
     let luks = luks.map(|l| l.data_offset_bytes.saturating_add(l.size_bytes));
     let content = luks.chain(pv).chain(fs).chain(swap).chain(md).max().unwrap_or(0);

@@ -69,6 +69,7 @@ pub fn join(
             Err(problem) => problems.push(problem),
         }
     }
+    joined.keep_clear_names(scope, problems);
     joined
 }
 
@@ -216,6 +217,39 @@ impl Joined {
         self.pairs.extend(others.iter().map(|disk| (first.id.clone(), (*disk).clone())));
     }
 
+    /// Files can't be changed by a name that several partitions had: whose it was is not known.
+    fn keep_clear_names(&mut self, scope: &Layout, problems: &mut Vec<Problem>) {
+        let names = |layout: &Layout, part: &Partition| {
+            let disk = layout.disk.iter().find(|disk| disk.id == part.disk);
+            let table = disk.and_then(|disk| disk.table.as_ref());
+            [partuuid(part, table), partlabel(part, table)]
+        };
+        for change in std::mem::take(&mut self.identity_changes) {
+            let is_it = |name: &Option<String>| name.as_ref() == Some(&change.old);
+            let had = scope.partition.iter().filter(|p| names(scope, p).iter().any(is_it));
+            let had: Vec<&Partition> = had.collect();
+            let kept = |p: &&Partition| {
+                had.iter().any(|was| was.id == p.id) && names(&self.layout, p).iter().any(is_it)
+            };
+            let IdentityChange { what, old, new } = &change;
+            if had.len() < 2 {
+                self.identity_changes.push(change);
+            } else if let Some(kept) = self.layout.partition.iter().find(kept) {
+                self.notes.push(format!(
+                    "{what} is {new} now. It was {old} as that of {}, which stays: files are not \
+                     changed.",
+                    kept.name
+                ));
+            } else {
+                let names: Vec<_> = had.iter().map(|p| p.name.as_str()).collect();
+                problems.push(Problem::new(
+                    format!("{old} was the name of {}, and will be of none", names.join(" and ")),
+                    "give one of their disks a disk of its own: --map OLD=NEW",
+                ));
+            }
+        }
+    }
+
     /// Copies on several disks are on one now.
     fn tell_of_copies(&mut self, first: &Disk) {
         let layout = &self.layout;
@@ -323,6 +357,12 @@ fn partuuid(part: &Partition, table: Option<&Table>) -> Option<String> {
         Table::Gpt { .. } => part.uuid.map(|uuid| uuid.to_string()),
         Table::Mbr { signature } => Some(format!("{signature:08x}-{:02x}", part.number)),
     }
+}
+
+/// As fstab has it, of a partition that has a name.
+fn partlabel(part: &Partition, table: Option<&Table>) -> Option<String> {
+    matches!(table, Some(Table::Gpt { .. }) if !part.label.is_empty())
+        .then(|| format!("PARTLABEL={}", part.label))
 }
 
 fn free_number(table: &Table, taken: &BTreeSet<u32>) -> Option<u32> {

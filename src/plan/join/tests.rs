@@ -171,9 +171,58 @@ fn partitions_of_two_disks_that_are_copies_get_an_identity_each() {
     gpt(&mut node.disk[2], 3);
     let mut present = empty();
     present.disk.push(disk("vda", 30 * GIB));
-    let plan = plan(&node, &present, &all_on("vda")).unwrap();
-    let uuids: BTreeSet<_> = plan.layout.partition.iter().filter_map(|p| p.uuid).collect();
-    assert_eq!(uuids.len(), plan.layout.partition.len());
+    let made = plan(&node, &present, &all_on("vda")).unwrap();
+    let uuids: BTreeSet<_> = made.layout.partition.iter().filter_map(|p| p.uuid).collect();
+    assert_eq!(uuids.len(), made.layout.partition.len());
     assert!(uuids.contains(&uuid.unwrap()));
-    assert!(plan.identity_changes().iter().any(|c| c.what == "PARTUUID of sdc1"));
+    // The name is still that of sda1: root=PARTUUID= of it must not become sdc1's.
+    assert!(made.identity_changes().is_empty(), "{:?}", made.identity_changes());
+    let told = made.notes.iter().find(|note| note.starts_with("PARTUUID of sdc1 is ")).unwrap();
+    assert!(told.contains(&uuid.unwrap().to_string()), "{told}");
+    assert!(told.contains("as that of sda1, which stays"), "{told}");
+}
+
+#[test]
+fn a_name_that_two_had_and_none_keeps_is_refused() {
+    let mut node = empty();
+    for name in ["sda", "sdb", "sdc"] {
+        let mut disk = disk(name, 2 * GIB);
+        disk.table = Some(Table::Mbr { signature: if name == "sda" { 1 } else { 2 } });
+        disk.serial = Some(format!("SER-{name}"));
+        node.disk.push(disk);
+        let part = partition(name, 1, MIB, GIB);
+        let (kind, uuid) = (PartitionKind::Primary, None);
+        let fs = fs(&part.id, "ext4", GIB);
+        node.mount.push(mount(&format!("/{name}"), &fs.id));
+        node.fs.push(fs);
+        node.partition.push(Partition { kind, uuid, type_code: "0x83".into(), ..part });
+    }
+    node.mount[0].path = "/".into();
+    let mut present = empty();
+    present.disk.push(disk("vda", 10 * GIB));
+    let text = plan(&node, &present, &all_on("vda")).unwrap_err().to_string();
+    assert!(text.contains("00000002-01 was the name of sdb1 and sdc1"), "{text}");
+}
+
+#[test]
+fn a_whole_disk_of_a_raid0_keeps_its_size_as_a_partition() {
+    let mut node = node();
+    node.vg.clear();
+    node.lv.clear();
+    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    let mut md = raid_node().md.remove(0);
+    md.level = "raid0".into();
+    (md.size_bytes, md.member_size_bytes, md.raid_devices) = (10 * GIB - MIB, None, 2);
+    md.member[0].on = Id::disk("sdb");
+    md.member[1].on = Id::partition("sda5");
+    let fs = fs(&md.id, "ext4", 9 * GIB);
+    node.mount.push(mount("/srv", &fs.id));
+    (node.md, node.boot) = (vec![md], crate::layout::Boot::default());
+    node.fs.push(fs);
+    let mut present = empty();
+    present.disk.push(disk("vda", 30 * GIB));
+    let plan = plan(&node, &present, &all_on("vda")).unwrap();
+    let part = plan.layout.partition.iter().find(|p| p.id == whole(&Id::disk("sdb"))).unwrap();
+    assert_eq!(part.size_bytes, 8 * GIB);
 }
