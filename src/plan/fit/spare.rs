@@ -45,6 +45,7 @@ impl Share<'_> {
             let (has, least) = on_device(fs, id);
             return match self.gives {
                 _ if self.keeps_its_size(fs) => 0,
+                true if !shares_evenly(fs) => 0,
                 true => has.saturating_sub(least),
                 false if grows(fs) => has,
                 false => 0,
@@ -115,6 +116,15 @@ fn on_device(fs: &Fs, id: &Id) -> (u64, u64) {
         }
         None => (fs.size_bytes, least(fs)),
     }
+}
+
+/// Whether each device needs the same part of what it has. Copies are on two devices or more: of
+/// devices that differ by more than [`least`] has to spare, a small one may hold one copy of all.
+fn shares_evenly(fs: &Fs) -> bool {
+    let Some(btrfs) = &fs.btrfs else { return true };
+    let sizes = || btrfs.device.iter().map(|device| device.size_bytes);
+    let (least, most) = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
+    btrfs.data_profile == "single" || least >= most - most / 10
 }
 
 /// How many copies of the files there are; of parity the room depends on how many devices have some.

@@ -470,9 +470,41 @@ fn the_devices_of_a_btrfs_give_and_take_each_its_part() {
     };
     assert_eq!(sizes([10, 20], false).unwrap(), [9, 19]);
     assert_eq!(sizes([30, 30], true).unwrap(), [29, 29]);
+    assert_eq!(sizes([10, 10], false).unwrap(), [9, 9]);
     // Two copies of 4 GiB of files.
     assert!(sizes([4, 4], false).unwrap_err().to_string().contains("too small"));
     recorded.fs[0].btrfs.as_mut().unwrap().data_profile = "raid5".into();
     let present = on_disks_with(&recorded, [15, 15]);
     assert!(plan(&recorded, &present, &auto()).unwrap_err().to_string().contains("too small"));
+}
+
+#[test]
+fn of_unequal_devices_a_btrfs_with_copies_gives_nothing() {
+    let mut recorded = empty();
+    let mut pool = fs(&Id::disk("sda"), "btrfs", 1124 * GIB);
+    pool.used_bytes = 90 * GIB;
+    let mut btrfs = crate::layout::BtrfsOptions {
+        sector_bytes: 4096,
+        data_profile: "raid1".into(),
+        metadata_profile: "raid1".into(),
+        devices: 2,
+        ..crate::layout::BtrfsOptions::default()
+    };
+    for (name, gib) in [("sda", 1024), ("sdb", 100)] {
+        let mut disk = disk(name, gib * GIB);
+        disk.serial = Some(format!("SER-{name}"));
+        recorded.disk.push(disk);
+        let on = Id::disk(name);
+        btrfs.device.push(crate::layout::BtrfsDevice { on, size_bytes: gib * GIB });
+    }
+    pool.btrfs = Some(Box::new(btrfs));
+    recorded.mount = vec![mount("/", &pool.id)];
+    recorded.fs.push(pool);
+    let mut present = blank(&recorded);
+    present.disk[1].size_bytes = 30 * GIB;
+    // All of the second copy is on the small one.
+    let text = plan(&recorded, &present, &auto()).unwrap_err().to_string();
+    assert!(text.contains("sdb"), "{text}");
+    recorded.fs[0].btrfs.as_mut().unwrap().data_profile = "single".into();
+    plan(&recorded, &present, &auto()).unwrap();
 }
