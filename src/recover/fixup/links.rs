@@ -89,24 +89,45 @@ fn ends_with(name: &str, identity: &str) -> bool {
     names.into_iter().flatten().any(|name| name.strip_suffix(&identity).is_some_and(is_whole))
 }
 
-/// By what comes back with the table, and no other partition has.
+/// By what comes back with the table, where no other partition has it: two disks may be copies of one.
 fn partition(part: &Partition, plan: &Plan) -> Option<String> {
-    let table = plan.layout.disk.iter().find(|disk| disk.id == part.disk)?.table.as_ref()?;
-    let partuuid = match table {
-        Table::Gpt { .. } => part.uuid?.to_string(),
-        Table::Mbr { signature: 0 } => return Some(part.dev()),
-        Table::Mbr { signature } => format!("{signature:08x}-{:02x}", part.number),
-    };
-    Some(format!("/dev/disk/by-partuuid/{partuuid}"))
+    let own = partuuid(part, plan);
+    if own.is_some() {
+        let is_it = |p: &&Partition| partuuid(p, plan) == own;
+        if plan.layout.partition.iter().filter(is_it).count() == 1 {
+            return own.map(|uuid| format!("/dev/disk/by-partuuid/{uuid}"));
+        }
+    }
+    let found = plan.disks.iter().find(|found| found.old.id == part.disk)?;
+    let disk = by_wwn(&found.new)
+        .or_else(|| found.new.path.as_ref().map(|path| format!("{BY_PATH}{path}")));
+    match disk {
+        Some(disk) => Some(format!("{disk}-part{}", part.number)),
+        None if own.is_none() => Some(part.dev()),
+        // The link names nothing then, and the check tells: no name is better than another's.
+        None => None,
+    }
+}
+
+fn partuuid(part: &Partition, plan: &Plan) -> Option<String> {
+    match plan.layout.disk.iter().find(|disk| disk.id == part.disk)?.table.as_ref()? {
+        Table::Gpt { .. } => part.uuid.map(|uuid| uuid.to_string()),
+        Table::Mbr { signature: 0 } => None,
+        Table::Mbr { signature } => Some(format!("{signature:08x}-{:02x}", part.number)),
+    }
 }
 
 fn whole_disk(found: &DiskMatch) -> String {
-    match wwn(&found.new) {
-        Some(wwn) if wwn.starts_with("0x") => format!("{BY_ID}wwn-{wwn}"),
-        Some(wwn) if wwn.starts_with("eui.") || wwn.starts_with("uuid.") => {
-            format!("{BY_ID}nvme-{wwn}")
+    by_wwn(&found.new).unwrap_or_else(|| found.new.dev())
+}
+
+fn by_wwn(disk: &Disk) -> Option<String> {
+    match wwn(disk)? {
+        wwn if wwn.starts_with("0x") => Some(format!("{BY_ID}wwn-{wwn}")),
+        wwn if wwn.starts_with("eui.") || wwn.starts_with("uuid.") => {
+            Some(format!("{BY_ID}nvme-{wwn}"))
         }
-        _ => found.new.dev(),
+        _ => None,
     }
 }
 
@@ -218,5 +239,32 @@ mod tests {
         assert_eq!(named, [None, None]);
         assert!(wwids(&plan).is_empty());
         assert_eq!(replace_words(text, &[]), None);
+    }
+
+    #[test]
+    fn a_partuuid_that_two_partitions_have_names_none_of_them() {
+        let mut node = node();
+        let copied = node.partition[1].uuid;
+        node.partition[4].uuid = copied;
+        let plan = planned(&node, |disk| {
+            disk.wwn = (disk.name == "sda").then(|| "0x5000cca2ffff0001".to_owned());
+            disk.serial = Some(format!("NEW{}", disk.name));
+            disk.path = (disk.name == "sdb").then(|| "pci-0000:07:00.0".to_owned());
+        });
+        let of = |link: &str| now(link, &plan, &node);
+        assert_eq!(
+            of("/dev/disk/by-id/ata-ACME_20_SER0-part2").unwrap(),
+            "/dev/disk/by-id/wwn-0x5000cca2ffff0001-part2"
+        );
+        assert_eq!(
+            of("/dev/disk/by-id/ata-ACME_20_SER1-part2").unwrap(),
+            "/dev/disk/by-path/pci-0000:07:00.0-part2"
+        );
+        assert!(of("/dev/disk/by-id/ata-ACME_20_SER1-part3").unwrap().contains("by-partuuid"));
+        let bare = planned(&node, |disk| {
+            (disk.wwn, disk.path) = (None, None);
+            disk.serial = Some(format!("NEW{}", disk.name));
+        });
+        assert_eq!(now("/dev/disk/by-id/ata-ACME_20_SER1-part2", &bare, &node), None);
     }
 }
