@@ -151,6 +151,11 @@ impl Desk<'_> {
         vm.press("ret")
     }
 
+    pub fn choose_last(vm: &mut Vm) -> Result<()> {
+        vm.press("end")?;
+        vm.press("ret")
+    }
+
     fn picture(&mut self, name: &str) -> Result<()> {
         std::thread::sleep(PAINT);
         self.vm.screenshot(&self.dir.join(format!("{name}.png")))

@@ -30,6 +30,8 @@ pub enum Medium {
     Stick,
     /// The running node: `rr rescue boot`. Its own disks are recovered, and an admin looks on by ssh.
     Kexec,
+    /// The entry that rr keeps in the node's own boot menu. Its own disks are recovered.
+    LocalEntry,
     /// The network: by each of these to the shell, and then by the first once more to recover.
     Pxe(&'static [Loader]),
 }
@@ -84,6 +86,7 @@ pub fn all() -> Vec<Scenario> {
             ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File)
         },
         Scenario { medium: Medium::Kexec, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
+        Scenario { medium: Medium::LocalEntry, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
         on(nodes::UEFI_GPT_NVME_EXT4_SIGNED, Target::File),
         Scenario { medium: Medium::SlowCd, ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File) },
@@ -129,6 +132,7 @@ impl Scenario {
                 Medium::SlowCd => Some("slow-cd"),
                 Medium::Stick => Some("stick"),
                 Medium::Kexec => Some("kexec"),
+                Medium::LocalEntry => Some("local-entry"),
                 Medium::Pxe(_) => Some("pxe"),
             },
             match self.day {

@@ -52,9 +52,7 @@ impl NewDisks {
     /// What the rescue system must have told is on them.
     pub fn remains(self) -> &'static [&'static str] {
         match self {
-            NewDisks::Dirty => {
-                &["linux_raid_member \"other:data\"", "volume group leftover"]
-            }
+            NewDisks::Dirty => &["linux_raid_member \"other:data\"", "volume group leftover"],
             _ => &[],
         }
     }

@@ -39,6 +39,16 @@ const STICK_MIB: u64 = 2048;
 /// In the background: what answers the agent goes down with the node.
 const KEXEC: &str = "echo too late as well >/root/lost; \
     setsid rr rescue boot --yes --recover auto >/dev/ttyS0 2>&1 & sleep 1";
+/// The lab's nodes wait a second only.
+const PATIENT_MENU: &str = "sed -i 's/^GRUB_TIMEOUT=.*/GRUB_TIMEOUT=60/' /etc/default/grub.d/lab.cfg && update-grub && sync";
+/// What is not as it was where the rescue system is in the node's menu.
+const LOCAL_ENTRY: [(&str, &str); 5] = [
+    ("/boot/rr", "made after the archive"),
+    ("/boot/rr/", "images are in no backup"),
+    ("/boot", "the directory of /boot/rr, which is made after the archive"),
+    ("/boot/grub/custom.cfg", "leads to the image, and is made with it"),
+    ("/boot/grub", "the directory of that file"),
+];
 const ONLINE: &str =
     "for try in $(seq 60); do ip -4 route | grep -q default && exit 0; sleep 1; done; exit 1";
 /// What the rescue system says where the firmware enforces it.
@@ -114,6 +124,10 @@ impl Scenario {
                 stage.recover_by_kexec(phases)?;
                 return stage.finish(&facts, phases);
             }
+            Medium::LocalEntry => {
+                stage.recover_by_local_entry(phases)?;
+                return stage.finish(&facts, phases);
+            }
             Medium::Cd | Medium::SlowCd | Medium::Stick => {}
         }
         let medium = match self.target {
@@ -172,6 +186,9 @@ impl Stage<'_> {
         let mut rescue = format!("[rescue]\ncmdline = \"{EMULATED} {VERDICT}{agreed}\"\n");
         if self.scenario.medium == Medium::SlowCd {
             rescue += "drivers = \"this-node\"\n";
+        }
+        if self.scenario.medium == Medium::LocalEntry {
+            rescue += "local_entry = true\n";
         }
         if let Medium::Pxe(_) = self.scenario.medium {
             rescue += &format!("output = [\"pxe\"]\n[pxe]\nhttp = \"{}\"\n", pxe::HTTP);
@@ -307,7 +324,9 @@ impl Stage<'_> {
                 machine.cdrom = Some(slow.insert(SlowCd::insert(medium)?).drive());
                 reading = slowcd::reading(medium)?;
             }
-            (Medium::Pxe(_) | Medium::Kexec, _) => bail!("this is not booted from a file"),
+            (Medium::Pxe(_) | Medium::Kexec | Medium::LocalEntry, _) => {
+                bail!("this is not booted from a file")
+            }
         }
         machine.reboots = false;
         let mut vm = machine.start()?;
@@ -355,6 +374,27 @@ impl Stage<'_> {
         self.desk(&mut vm, phases).look_on(|| self.look_on_by_ssh(port))
     }
 
+    /// The node's own menu leads to its rescue system, which recovers the disks that it came from.
+    fn recover_by_local_entry(&self, phases: &mut Phases) -> Result<()> {
+        let mut machine = self.node().machine(self.dir, &self.dir.join("2-rescue"), "OLD");
+        phases.run("give the menu time", || {
+            visit(self.node(), &machine, |_, agent| agent.check(PATIENT_MENU, command_timeout()))
+        })?;
+        machine.reboots = false;
+        let mut vm = machine.start()?;
+        phases.run("firmware to boot menu", || {
+            vm.wait_console("rr: the rescue system of node001", lab::seconds(180))
+        })?;
+        vm.screenshot(&self.dir.join("menu.png"))?;
+        Desk::choose_last(&mut vm)?;
+        vm.wait_console("Rescue shell", lab::seconds(60))?;
+        // The serial line is painted before the screen.
+        std::thread::sleep(Duration::from_secs(2));
+        vm.screenshot(&self.dir.join("submenu.png"))?;
+        Desk::choose_last(&mut vm)?;
+        self.desk(&mut vm, phases).look_on(|| Ok(()))
+    }
+
     /// The admin's key opens the rescue system; what runs there is told, and not disturbed.
     fn look_on_by_ssh(&self, port: u16) -> Result<()> {
         let answer = Cmd::new("ssh")
@@ -392,6 +432,9 @@ impl Stage<'_> {
         let mut volatile = VOLATILE.to_vec();
         volatile.push((TOO_LATE, "made after the backup: must be gone, as was just seen"));
         volatile.push(("/root", "the directory of that file"));
+        if self.scenario.medium == Medium::LocalEntry {
+            volatile.extend(LOCAL_ENTRY);
+        }
         self.differ(&volatile)
     }
 
