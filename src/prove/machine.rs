@@ -271,7 +271,10 @@ impl Machine {
 
 fn accelerator() -> Result<Vec<String>> {
     match std::env::var(ACCEL_VARIABLE).as_deref() {
-        Err(_) | Ok("" | "tcg") => Ok(words("-accel tcg,thread=multi -cpu Nehalem")),
+        // QEMU 7.2 computes the flags after CMPXCHG16B from what an earlier instruction left, and an
+        // interrupt then saves garbage: kernels, which use it to allocate memory, panicked or stood
+        // still once in some dozen boots. They do without where the processor has none.
+        Err(_) | Ok("" | "tcg") => Ok(words("-accel tcg,thread=multi -cpu Nehalem,-cx16")),
         Ok("kvm") => Ok(words("-accel kvm -cpu host")),
         Ok(other) => bail!("{ACCEL_VARIABLE}={other} is neither tcg nor kvm"),
     }
