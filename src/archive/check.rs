@@ -1,13 +1,15 @@
 //! Reads everything that a generation consists of, and checks it: before the first disk is touched.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::fetch::Sequential;
+use super::fetch::{READ_BYTES as READ_PIECE_BYTES, Sequential};
 use super::index::Index;
+use super::pace::Pace;
 use crate::store::catalog::{FileRecord, MENDED_BY};
 use crate::store::{Manifest, Store, StoreError};
 use crate::ui::Ui;
@@ -76,24 +78,34 @@ pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
     Index::open(manifest, store).map(drop)
 }
 
-/// Reads chunks from all over a generation, some MiB at most, and checks them against their BLAKE3.
-/// Gives how many bytes they have.
+/// Reads chunks from all over a generation, some MiB at most and this fast at most (0: any), and
+/// checks them against their BLAKE3. Tells how many bytes each had.
 ///
 /// # Errors
 /// One of them is missing or damaged.
-pub fn check_sample(manifest: &Manifest, store: &dyn Store) -> Result<u64> {
+pub fn check_sample(
+    manifest: &Manifest,
+    store: &dyn Store,
+    bytes_per_second: u64,
+    mut checked: impl FnMut(u64),
+) -> Result<()> {
     let index = Index::open(manifest, store)?;
     let started = Instant::now();
+    let pace = Pace::new(bytes_per_second);
     let mut reader = Sequential::new(&index, store);
     let step = index.chunks.len().div_ceil(SAMPLES).max(1);
     let mut bytes = 0;
     for chunk in index.chunks.iter().step_by(step) {
-        bytes += reader.read(&chunk.frame)?.len() as u64;
+        // They lie far apart: as much as this is read for each.
+        pace.wait_for(READ_PIECE_BYTES.max(chunk.frame.place.len.into()), &AtomicBool::new(false));
+        let len = reader.read(&chunk.frame)?.len() as u64;
+        checked(len);
+        bytes += len;
         if bytes >= SAMPLE_BYTES || started.elapsed() >= SAMPLE_TIME {
             break;
         }
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn check_object(record: &FileRecord, store: &dyn Store, progress: &Progress) -> Result<()> {

@@ -17,7 +17,7 @@ const PLAIN_LIMIT_BYTES: u32 = 256 << 20;
 const INDEX_LIMIT_BYTES: u64 = 1 << 30;
 
 /// How much is read at once where frames follow each other.
-const READ_BYTES: u64 = 1 << 20;
+pub const READ_BYTES: u64 = 1 << 20;
 
 /// Level 1 has 14, made for smaller caches than those of servers. Measured with a Debian tree
 /// (525 MiB) and one of 300,000 small files (1,109 MiB as a stream), zstd's seconds on one core:

@@ -1,5 +1,7 @@
 //! The two halves of a backup: the archive, and the rescue media.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use super::hooks::Hooks;
@@ -14,6 +16,7 @@ use crate::layout::schema;
 use crate::rescue::{self, BuildRequest};
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest, Subject};
 use crate::store::lock::LockGuard;
+use crate::sys::mount;
 use crate::ui::{self, Ui};
 
 /// Archives the files and publishes the generation. Says what could not be read, too.
@@ -141,7 +144,7 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media>
         return Err(refusal);
     }
     let layout = job.layout.as_ref().context("the layout was not read")?;
-    let dir = work_dir()?;
+    let dir = WorkDir::make()?;
     let info = job.rescue_info()?;
     if info.asks_login {
         ui.info(format!(
@@ -149,7 +152,7 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media>
             info.target
         ));
     }
-    let request = BuildRequest { layout, config: job.config, info, out: dir.path() };
+    let request = BuildRequest { layout, config: job.config, info, out: &dir.0 };
     let tools = job.plan.as_ref().map(crate::plan::Plan::tools).unwrap_or_default();
     let image = ui.step("Building the rescue image", || rescue::build(&request, &tools, ui))?;
     for warning in &image.warnings {
@@ -170,15 +173,27 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media>
         None
     };
     local::keep(job, &image, ui)?;
-    Ok(Media { iso_bytes, pxe_tree })
+    Ok(Media { iso_bytes, pxe_tree, problems: image.problems })
 }
 
-/// In /var/tmp: an image is big, and /tmp often lies in memory.
-fn work_dir() -> Result<tempfile::TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("rr-rescue-");
-    builder
-        .tempdir_in("/var/tmp")
-        .or_else(|_| builder.tempdir())
-        .context("creating a directory to build the rescue image in")
+/// A directory to build in, which goes with this, but not with what is mounted there.
+struct WorkDir(PathBuf);
+
+impl WorkDir {
+    /// In /var/tmp: an image is big, and /tmp often lies in memory.
+    fn make() -> Result<WorkDir> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("rr-rescue-");
+        let made = builder.tempdir_in("/var/tmp").or_else(|_| builder.tempdir());
+        let made = made.context("creating a directory to build the rescue image in")?;
+        Ok(WorkDir(made.keep()))
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if let Err(error) = mount::remove_tree(&self.0) {
+            log::warn!("{error:#}");
+        }
+    }
 }

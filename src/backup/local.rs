@@ -247,7 +247,7 @@ mod tests {
         let (kernel, initrd) = (dir.join("k"), dir.join("i"));
         std::fs::write(&kernel, "kernel").unwrap();
         std::fs::File::create(&initrd).unwrap().set_len(initrd_bytes).unwrap();
-        (boot, Image { iso: None, kernel, initrd, warnings: Vec::new() })
+        (boot, Image { iso: None, kernel, initrd, warnings: Vec::new(), problems: Vec::new() })
     }
 
     fn text(dir: &str, size_bytes: u64) -> String {

@@ -26,6 +26,7 @@ pub enum Half {
 pub(super) struct Media {
     pub iso_bytes: Option<u64>,
     pub pxe_tree: Option<String>,
+    pub problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -111,6 +112,7 @@ impl Report {
         self.rescue = Half::Done;
         self.iso_bytes = media.iso_bytes.unwrap_or(0);
         self.pxe_tree = media.pxe_tree;
+        self.problems.extend(media.problems);
     }
 
     /// Takes stock, when all is done.

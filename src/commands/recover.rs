@@ -21,7 +21,7 @@ pub(super) fn rehearse(session: &Session<'_>) -> Result<Exit> {
     };
     // Nobody needs the answer of a backup that was killed.
     set_pdeathsig(Signal::SIGKILL).context("asking to end with the backup")?;
-    print_json(&recover::rehearse::rehearse(&info, session.ui)?)?;
+    print_json(&recover::rehearse::rehearse(session.config, &info, session.ui)?)?;
     Ok(Exit::Done)
 }
 

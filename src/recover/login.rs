@@ -17,10 +17,10 @@ pub fn complete(
     asks: bool,
     auto: bool,
 ) -> Result<TargetOptions> {
-    let s3 = matches!(url, TargetUrl::S3 { .. });
-    if !asks || !options.login.is_empty() || (s3 && credentials::are_given(&options)?) {
+    if !is_asked_for(url, &options, asks)? {
         return Ok(options);
     }
+    let s3 = matches!(url, TargetUrl::S3 { .. });
     ensure!(
         !auto,
         "{url} wants a login, and nobody is asked in an automatic recovery: nothing was touched\n\
@@ -37,6 +37,12 @@ pub fn complete(
         Login { user: Some(name), password: Some(secret), ..Login::default() }
     };
     Ok(TargetOptions { login, ..options })
+}
+
+/// Whether a recovery asks for the login of a target that wants one.
+pub fn is_asked_for(url: &TargetUrl, options: &TargetOptions, wants: bool) -> Result<bool> {
+    let s3 = matches!(url, TargetUrl::S3 { .. });
+    Ok(wants && options.login.is_empty() && !(s3 && credentials::are_given(options)?))
 }
 
 #[cfg(test)]

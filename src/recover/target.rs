@@ -110,7 +110,7 @@ pub(super) fn expect(device: &TargetDevice) -> Result<()> {
 /// this one mount that can't be written to.
 fn mount_read_only(source: &str, kind: &str, point: &Path) -> Result<MountGuard> {
     match MountGuard::mount(&["-o", "ro", "-t", kind, source], point) {
-        Err(error) if error.to_string().contains("busy") => {
+        Err(error) if is_mounted_elsewhere(&error.to_string()) => {
             log::info!("{error:#}");
             let mount = MountGuard::mount(&["-t", kind, source], point)?;
             Cmd::new("mount").args(["-o", "remount,bind,ro"]).arg(point).run()?;
@@ -118,6 +118,12 @@ fn mount_read_only(source: &str, kind: &str, point: &Path) -> Result<MountGuard>
         }
         mounted => mounted,
     }
+}
+
+/// As mount(8) says it: "already mounted or mount point busy", and "already mounted on /." where that
+/// mount is seen here.
+fn is_mounted_elsewhere(said: &str) -> bool {
+    said.contains("already mounted") || said.contains("busy")
 }
 
 /// A disk on USB answers some seconds after it was found; nothing tells when all are there.

@@ -38,6 +38,7 @@ pub mod tree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -71,6 +72,8 @@ pub struct Image {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     pub warnings: Vec<String>,
+    /// What was found wrong that the image is none the worse for.
+    pub problems: Vec<String>,
 }
 
 /// Builds the image with these programs besides the rescue system's own.
@@ -87,7 +90,7 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         warnings.extend(keymap::add(&mut tree, &request.config.rescue.keymap)?);
         Ok(tree)
     })?;
-    selftest::unpacked(&tree, request.out, |root| test(&tree, root, request, ui))?;
+    let problem = selftest::unpacked(&tree, request.out, |root| test(&tree, root, request, ui))?;
     let initrd_path = request.out.join("initrd");
     let compression = kernel.compression(request.config.rescue.drivers);
     ui.step("Packing the initrd", || initrd::write(&tree, &initrd_path, compression))?;
@@ -121,19 +124,29 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
             None => String::new(),
         }
     ));
-    Ok(Image { iso, kernel: kernel_path, initrd: initrd_path, warnings })
+    Ok(Image {
+        iso,
+        kernel: kernel_path,
+        initrd: initrd_path,
+        warnings,
+        problems: problem.into_iter().collect(),
+    })
 }
 
-/// Tests the image that is unpacked below `root`.
-fn test(tree: &Tree, root: &Path, request: &BuildRequest<'_>, ui: &Ui) -> Result<()> {
+/// Tests the image that is unpacked below `root`. Says what is wrong with the backup that it reads.
+fn test(tree: &Tree, root: &Path, request: &BuildRequest<'_>, ui: &Ui) -> Result<Option<String>> {
     ui.step("Testing the rescue system", || selftest::run(tree, root))?;
     if !request.config.rescue.rehearse {
         ui.info("no recovery is rehearsed: rescue.rehearse is false");
-        return Ok(());
+        return Ok(None);
     }
-    let rehearsed = ui.step("Rehearsing a recovery", || rehearsal::run(root))?;
+    let patience = Duration::from_secs(request.config.target_options.patience_seconds);
+    let rehearsed = ui.step("Rehearsing a recovery", || rehearsal::run(root, patience))?;
+    if rehearsed.problem.is_some() {
+        return Ok(Some(rehearsed.shown()));
+    }
     ui.info(rehearsed.shown());
-    Ok(())
+    Ok(None)
 }
 
 fn platforms(layout: &Layout, config: &Config) -> iso::Platforms {

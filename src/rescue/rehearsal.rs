@@ -13,11 +13,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::selftest;
+use crate::sys::mount;
 use crate::sys::run::Cmd;
 
 /// The hidden verb that the image's rr is run with.
 pub const VERB: &str = "rehearse";
-/// A target that takes longer for so little is no target.
+/// Besides the time that a target is waited for. A target that takes longer for so little is no target.
 const LIMIT: Duration = Duration::from_secs(600);
 const RESOLVER: &str = "/etc/resolv.conf";
 const HINT: &str = "hint: rr mkrescue tries again; where only the rescue system's own network reaches the target: rehearse = false in [rescue] of rr.toml";
@@ -29,13 +30,20 @@ pub struct Rehearsed {
     pub generation: Option<String>,
     /// How much of its data was read and checked.
     pub checked_bytes: u64,
-    /// Why nothing could be read, where that is no fault of the image.
+    /// Why no more could be read, where that is no fault of the image.
     pub left_out: Option<String>,
+    /// What is wrong with the backup at the target. The image is none the worse for it.
+    pub problem: Option<String>,
 }
 
 impl Rehearsed {
     /// For people.
     pub fn shown(&self) -> String {
+        if let Some(problem) = &self.problem {
+            return format!(
+                "the rescue system itself reached the target, and can't read the newest backup: {problem}"
+            );
+        }
         match (&self.left_out, &self.generation) {
             (Some(why), _) => format!("not all of a recovery was rehearsed: {why}"),
             (None, Some(generation)) => format!(
@@ -49,23 +57,30 @@ impl Rehearsed {
     }
 }
 
-/// Rehearses with the image that is unpacked below `root`.
+/// Rehearses with the image that is unpacked below `root`. A target is waited for as long as `patience`.
 ///
 /// # Errors
 /// What a recovery would begin with can't be done with this image.
-pub fn run(root: &Path) -> Result<Rehearsed> {
+pub fn run(root: &Path, patience: Duration) -> Result<Rehearsed> {
     let root = root.canonicalize().with_context(|| format!("looking for {}", root.display()))?;
     // Its network writes it at every start; here it is the node's.
     if let Ok(text) = std::fs::read(RESOLVER) {
         let file = root.join(RESOLVER.trim_start_matches('/'));
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
-    let rehearse = Cmd::new("/usr/bin/rr").arg(VERB).chroot(&root).timeout(LIMIT);
-    let output = selftest::in_own_mount(&root, || {
-        mount_below(&root)?;
-        rehearse.output()
+    let rehearse = Cmd::new("/usr/bin/rr").arg(VERB).chroot(&root).timeout(patience + LIMIT);
+    let output = selftest::in_own_mount(&root, || match mount_below(&root) {
+        Err(error) if mount::is_forbidden(&error) => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) => rehearse.output().map(Some),
     });
-    let output = output.context("rehearsing a recovery inside the rescue system")?;
+    let output = output.map_err(|error| {
+        anyhow!("rehearsing a recovery inside the rescue system: {error:#}\n{HINT}")
+    })?;
+    let Some(output) = output.flatten() else {
+        let why = "nothing may be mounted here, as in a container".to_owned();
+        return Ok(Rehearsed { left_out: Some(why), ..Rehearsed::default() });
+    };
     if !output.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("with this rescue image no recovery would begin:\n{}\n{HINT}", said.trim());

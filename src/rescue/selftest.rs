@@ -43,39 +43,55 @@ const CALLS: &[(&str, &[&str])] = &[
 const NOT_STARTED: [i32; 3] = [125, 126, 127];
 
 /// Unpacks the programs of `tree` below `dir`, tests them, and removes them again.
-pub fn unpacked(tree: &Tree, dir: &Path, test: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn unpacked<T>(tree: &Tree, dir: &Path, test: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let root = dir.join("selftest");
     unpack(tree, &root)?;
     let result = test(&root);
-    std::fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
-    result
+    let removed = mount::remove_tree(&root);
+    let tested = result?;
+    removed?;
+    Ok(tested)
 }
 
 /// Runs the programs of `tree`, which is unpacked below `root`.
 pub fn run(tree: &Tree, root: &Path) -> Result<()> {
-    in_own_mount(root, || run_in(tree, root))
+    match in_own_mount(root, || run_in(tree, root))? {
+        Some(()) => Ok(()),
+        // As in a container: they may run all the same.
+        None => run_in(tree, root),
+    }
 }
 
 /// Runs `body` where `root` is a mount of its own, which only this process sees: the image's programs
-/// take it for one, and where they lie may be mounted `noexec`, as many make /var/tmp.
+/// take it for one, and where they lie may be mounted `noexec`, as many make /var/tmp. None where this
+/// process may not mount.
 pub(super) fn in_own_mount<T: Send>(
     root: &Path,
     body: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
+) -> Result<Option<T>> {
     let root = root.canonicalize().with_context(|| format!("looking for {}", root.display()))?;
+    let mut is_mounted = false;
     let done = mount::in_private_namespace(|| {
         let mount = |args: &[&str]| Cmd::new("mount").args(args).arg(&root).run();
         mount(&["--bind", &root.to_string_lossy()])?;
         // What is mounted below is nobody else's, whatever the mounts above are.
         mount(&["--make-private"])?;
         mount(&["-o", "remount,bind,exec"])?;
+        is_mounted = true;
         body()
     });
     // Where rr itself runs in a chroot whose mounts are shared, others see the first of these.
-    for seen in mount::mounts()?.iter().rev().filter(|mount| mount.path.starts_with(&root)) {
-        mount::detach(&seen.path)?;
-    }
-    done
+    let detached = mount::below(&root)
+        .and_then(|seen| seen.iter().rev().try_for_each(|mount| mount::detach(&mount.path)));
+    let done = match done {
+        Err(error) if !is_mounted && mount::is_forbidden(&error) => {
+            log::info!("no mount for the rescue system's programs: {error:#}");
+            None
+        }
+        done => Some(done?),
+    };
+    detached?;
+    Ok(done)
 }
 
 fn run_in(tree: &Tree, root: &Path) -> Result<()> {
@@ -148,6 +164,50 @@ mod tests {
         let error = run(&tree).unwrap_err().to_string();
         assert!(error.contains("mount") && error.contains("libmount"), "{error}");
         assert!(!dir.path().join("selftest").exists());
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_not_removed_and_the_tests_own_error_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = Tree::new();
+        tree.text("etc/precious", 0o600, "x");
+        let root = dir.path().join("selftest");
+        let mut is_mounted = false;
+        let error = unpacked::<()>(&tree, dir.path(), |root| {
+            let own = ["-t", "tmpfs", "tmpfs"];
+            let mounted = mount::MountGuard::mount(&own, &root.join("etc"));
+            is_mounted = mounted.map(mount::MountGuard::keep).is_ok();
+            std::fs::write(root.join("etc/of-others"), "x").unwrap();
+            bail!("its own")
+        });
+        let kept = root.join("etc/of-others").exists();
+        if is_mounted {
+            mount::unmount(&root.join("etc")).unwrap();
+        }
+        assert_eq!(error.unwrap_err().to_string(), "its own");
+        assert_eq!(kept, is_mounted, "removed only where nothing is mounted");
+    }
+
+    const BARE: &str = "RR_TEST_SELFTEST_WITHOUT_MOUNTS";
+
+    #[test]
+    fn programs_are_tested_where_nothing_may_be_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = Tree::new();
+        tree.add_program(&tools::find("sh".as_ref()).unwrap()).unwrap();
+        if std::env::var_os(BARE).is_some() {
+            let none = unpacked(&tree, dir.path(), |root| in_own_mount(root, || Ok(())));
+            assert_eq!(none.unwrap(), None, "nothing may be mounted");
+            return unpacked(&tree, dir.path(), |root| run(&tree, root)).unwrap();
+        }
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: chroot needs root");
+            return;
+        }
+        let name = "rescue::selftest::tests::programs_are_tested_where_nothing_may_be_mounted";
+        let this = std::env::current_exe().unwrap();
+        let cmd = Cmd::new("setpriv").arg("--bounding-set=-sys_admin").arg(this);
+        cmd.args(["--exact", name]).env(BARE, "1").run().unwrap();
     }
 
     #[test]

@@ -232,16 +232,24 @@ pub fn find_machine(store: &dyn Store, named: Option<&str>) -> Result<Manifest> 
         );
         return Ok(manifest);
     }
-    for generation in some_generations(store)?.iter().rev() {
-        let manifest = manifest(store, generation)?;
-        if manifest.subject() == Subject::Machine {
-            return Ok(manifest);
-        }
-    }
-    bail!(
+    newest_machine(store, &some_generations(store)?)?.with_context(|| format!(
         "{} holds files of this node, and no layout to recover it from\nhint: rr restore brings files back; rr mkbackup on the node backs up the whole machine",
         store.url()
-    )
+    ))
+}
+
+/// The newest of these generations that has a layout.
+///
+/// # Errors
+/// Also when one that can't be read is newer.
+pub fn newest_machine(store: &dyn Store, generations: &[String]) -> Result<Option<Manifest>> {
+    for generation in generations.iter().rev() {
+        let manifest = manifest(store, generation)?;
+        if manifest.subject() == Subject::Machine {
+            return Ok(Some(manifest));
+        }
+    }
+    Ok(None)
 }
 
 /// The published generations, oldest first.

@@ -60,6 +60,9 @@ pub enum StoreError {
     Full { store: String, detail: String },
     #[error("{store} does not allow it: {detail}")]
     Denied { store: String, detail: String },
+    /// A certificate is missing or not valid, theirs or ours: no login mends that.
+    #[error("{store}: {detail}")]
+    Certificate { store: String, detail: String },
     /// Worth another try: a broken connection, a busy server.
     #[error("{store} did not answer: {detail}")]
     Transient { store: String, detail: String },

@@ -131,6 +131,33 @@ pub fn held<M, T: Send>(
     })
 }
 
+/// Whether it failed because this process may not mount, as in a container.
+pub fn is_forbidden(error: &anyhow::Error) -> bool {
+    use nix::errno::Errno;
+    let errno = error.chain().find_map(|cause| cause.downcast_ref::<Errno>());
+    // mount(8) says it in words.
+    let said = || format!("{error:#}").to_lowercase();
+    matches!(errno, Some(Errno::EPERM | Errno::EACCES))
+        || ["permission denied", "not permitted"].iter().any(|words| said().contains(words))
+}
+
+/// What is mounted on `dir` or below, as this process sees it.
+pub fn below(dir: &Path) -> Result<Vec<MountInfo>> {
+    let dir = dir.canonicalize().with_context(|| format!("looking for {}", dir.display()))?;
+    let mut all = mounts()?;
+    all.retain(|mount| mount.path.starts_with(&dir));
+    Ok(all)
+}
+
+/// Removes a directory with all that is in it, but never what is mounted there.
+pub fn remove_tree(dir: &Path) -> Result<()> {
+    let removing = || format!("removing {}", dir.display());
+    if let Some(mount) = below(dir).with_context(removing)?.first() {
+        anyhow::bail!("{} stays: {} is mounted", dir.display(), mount.path.display());
+    }
+    std::fs::remove_dir_all(dir).with_context(removing)
+}
+
 /// Takes a mount out of the tree of mounts; it ends when the last file on it is closed.
 pub fn detach(path: &Path) -> Result<()> {
     let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;

@@ -406,12 +406,26 @@ fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<Option<ExitStatu
         }
         if Instant::now() >= deadline {
             kill_tree(child.id().cast_signed());
-            child.wait()?;
+            reap(child)?;
             return Ok(None);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Waits for the end of a child that was killed. One that waits for a server which is gone can't be
+/// killed, and is left behind: nobody else shall wait with it.
+fn reap(child: &mut Child) -> Result<()> {
+    let killed = Instant::now();
+    while child.try_wait()?.is_none() {
+        if killed.elapsed() > LINGER {
+            log::warn!("process {} can't be killed: it is left behind", child.id());
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// Makes the child lead a session with its standard input as the controlling terminal, so that
@@ -498,6 +512,41 @@ mod tests {
         let error =
             Cmd::new("sleep").arg("60").timeout(Duration::from_millis(50)).run().unwrap_err();
         assert!(format!("{error:#}").contains("did not end"), "{error:#}");
+    }
+
+    /// A filesystem on which writers wait uninterruptibly, until this is dropped.
+    struct Frozen(crate::sys::mount::TempMount);
+
+    impl Drop for Frozen {
+        fn drop(&mut self) {
+            let _ = Cmd::new("fsfreeze").arg("--unfreeze").arg(self.0.path()).run();
+        }
+    }
+
+    #[test]
+    fn loop_a_program_that_cannot_be_killed_is_left_behind() {
+        const NAME: &str = "loop_a_program_that_cannot_be_killed_is_left_behind";
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+        Cmd::new("mkfs.ext4").arg("-q").arg(&disk).run().unwrap();
+        let args = ["-o", "loop", disk.to_str().unwrap()];
+        let mounted = match crate::sys::mount::TempMount::mount(&args) {
+            Ok(mounted) => mounted,
+            Err(error) => return eprintln!("{NAME} is skipped: no loop device: {error:#}"),
+        };
+        let file = mounted.path().join("file");
+        Cmd::new("fsfreeze").arg("--freeze").arg(mounted.path()).run().unwrap();
+        let frozen = Frozen(mounted);
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            let second = Duration::from_secs(1);
+            let _ = ended.send(Cmd::new("touch").arg(file).timeout(second).run());
+        });
+        let done = end.recv_timeout(Duration::from_secs(60));
+        drop(frozen);
+        let error = done.expect("it is not waited for").unwrap_err();
+        assert!(error.to_string().contains("did not end within 1 s"), "{error:#}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test takes what it needs
 
 use std::path::Path;
+use std::time::Duration;
 
 use rr::rescue::rehearsal::{self, Rehearsed};
 use rr::rescue::tree::Tree;
@@ -10,6 +11,7 @@ use rr::store::catalog;
 use rr::store::{Manifest, Store};
 use rr::sys::tools;
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const LAYOUT: &str = include_str!("../fixtures/rescue/layout.toml");
 
 /// What an image made for this target knows.
@@ -56,17 +58,18 @@ pub fn image(info: &RescueInfo, rr: &Path) -> Tree {
 
 /// Rehearses with the image, which leaves nothing behind.
 pub fn rehearse(tree: &Tree) -> anyhow::Result<Rehearsed> {
+    rehearse_in(tree, &std::env::temp_dir())
+}
+
+/// The same, unpacked below this directory.
+pub fn rehearse_in(tree: &Tree, dir: &Path) -> anyhow::Result<Rehearsed> {
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(dir).unwrap();
     let before = mounts();
-    let mut rehearsed = None;
-    let done = selftest::unpacked(tree, dir.path(), |root| {
-        rehearsed = Some(rehearsal::run(root)?);
-        Ok(())
-    });
+    let done = selftest::unpacked(tree, dir.path(), |root| rehearsal::run(root, PATIENCE));
     assert_eq!(mounts(), before, "nothing is left mounted");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    done.map(|()| rehearsed.unwrap())
+    done
 }
 
 /// A generation of a machine, with the files of one that has just some trees.

@@ -15,7 +15,7 @@ use rr::sys::run::Cmd;
 
 use crate::loopback;
 use crate::node::Node;
-use crate::node::image::{self, image, info, rehearse};
+use crate::node::image::{self, image, info, rehearse, rehearse_in};
 use crate::servers::{self, Authority, NGINX_ASKS, NGINX_DAV, PASSWORD, USER};
 
 const CHILD: &str = "RR_TEST_REHEARSAL_CHILD";
@@ -105,10 +105,38 @@ fn over_tls_with_what_is_in_the_image() {
     assert!(rehearsed.shown().contains("typed in"), "{rehearsed:?}");
     let nowhere = RescueInfo { target: "https://no-such-host.invalid/x".into(), ..info.clone() };
     assert!(refused(&nowhere, &[&ca]).contains("no-such-host.invalid"));
-    // And a backup that does not come back.
-    damage(&server.files.join("backups/node001/packs"));
-    let text = refused(&info, &[&ca]);
+    // No login mends what the certificate lacks.
+    let text = refused(&asks, &[]);
+    assert!(text.contains("ca.pem") || text.contains("certificate"), "{text}");
+    asks.target_options.ca_file = None;
+    let text = refused(&asks, &[]);
+    assert!(text.contains("certificate is not valid"), "{text}");
+    // A backup that does not come back is a problem, and not the image's.
+    let problem = || {
+        let rehearsed = rehearse(&with_ca(&info)).unwrap();
+        rehearsed.problem.unwrap()
+    };
+    let files = server.files.join("backups/node001");
+    damage(&files.join("packs"));
+    let text = problem();
     assert!(text.contains(&manifest.generation) && text.contains("is damaged"), "{text}");
+    std::fs::write(files.join("generations").join(&manifest.generation).join("manifest.json"), "{")
+        .unwrap();
+    assert!(problem().contains("manifest.json"));
+}
+
+#[test]
+fn s3_whose_keys_are_typed_in_is_not_asked() {
+    if !is_root("s3_whose_keys_are_typed_in_is_not_asked") {
+        return;
+    }
+    let mut info = info("node001", "s3://backups/x");
+    info.target_options.endpoint = Some("http://127.0.0.1:1".into());
+    info.asks_login = true;
+    let rehearsed = rehearse(&image(&info, rr())).unwrap();
+    assert!(rehearsed.shown().contains("typed in"), "{rehearsed:?}");
+    info.read_login = toml::from_str("access_key = 'a'\nsecret_key = 's'").unwrap();
+    assert!(refused(&info, &[]).contains("did not answer"));
 }
 
 /// A filesystem on a loop device.
@@ -116,7 +144,7 @@ struct Disk(String);
 
 impl Disk {
     fn make(file: &Path) -> Option<Disk> {
-        std::fs::File::create(file).unwrap().set_len(64 << 20).unwrap();
+        std::fs::File::create(file).unwrap().set_len(2 << 30).unwrap();
         let device = Cmd::new("losetup").args(["--find", "--show"]).arg(file).text();
         let disk = device.map(|device| Disk(device.trim().to_owned()));
         let disk =
@@ -155,6 +183,9 @@ fn loop_from_a_disk_whether_it_is_mounted_or_not() {
     info.target_device = Some(device.clone());
     // Mounted for writing: the kernel gives no other mount of it that is read-only as a whole.
     let rehearsed = rehearse(&image(&info, rr())).unwrap();
+    assert_eq!(rehearsed.generation.as_ref(), Some(&manifest.generation));
+    // The same, where the image is unpacked on that disk: its root is one more mount of it.
+    let rehearsed = rehearse_in(&image(&info, rr()), mounted.path()).unwrap();
     assert_eq!(rehearsed.generation.as_ref(), Some(&manifest.generation));
     std::fs::write(target.join("still"), "writable").unwrap();
     mounted.close().unwrap();

@@ -282,7 +282,7 @@ impl Client {
         } else {
             "openssl s_client -connect HOST:443 shows what the server presents"
         };
-        Failed::ForGood(StoreError::Denied {
+        Failed::ForGood(StoreError::Certificate {
             store: self.label.clone(),
             detail: format!("the server's certificate is not valid: {said}\nhint: {hint}"),
         })

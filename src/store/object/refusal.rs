@@ -27,7 +27,7 @@ impl ObjectStore {
                 store,
                 detail: detail("may this login do that there? The server's error log says why"),
             },
-            400 | 495 | 496 if text.contains("certificate") => StoreError::Denied {
+            400 | 495 | 496 if text.contains("certificate") => StoreError::Certificate {
                 store,
                 detail: detail(
                     "it wants a client certificate: client_cert_file and client_key_file in [target_options.login]",
