@@ -284,6 +284,23 @@ fn a_failed_rescue_half_leaves_the_archive_half_done() {
 }
 
 #[test]
+fn an_entry_in_the_boot_menu_that_cannot_be_takes_away_no_medium() {
+    let (target, _) = small_tree(0);
+    let options = Options { archive: true, rescue: true, dry_run: true, ..Options::default() };
+    let mut with_entry = config(target.path());
+    with_entry.rescue.local_entry = true;
+    let without = run(target.path(), &options).unwrap();
+    let with = backup::backup(&with_entry, &options, &ui()).unwrap();
+    assert_eq!(with.rescue, without.rescue);
+    let Some(problem) = with.problems.iter().find(|line| line.contains("rescue.local_entry"))
+    else {
+        eprintln!("skipped: this machine's boot menu can have an entry, or its layout is unknown");
+        return;
+    };
+    assert!(with.failed.as_ref().unwrap().contains(problem.as_str()) && problem.contains("hint: "));
+}
+
+#[test]
 fn loop_a_target_that_fills_up_keeps_what_it_has() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("loop_a_target_that_fills_up_keeps_what_it_has is skipped: it needs root");

@@ -135,6 +135,23 @@ pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
     Coverage { trees, exclude: Vec::new(), unprotected: vec![unprotected] }
 }
 
+/// How rr's own image in `/boot` is left out, and said to be. None where it is in none of the trees,
+/// or named itself.
+pub fn of_own_image(
+    dir: &Path,
+    trees: &[PathBuf],
+    include: &[PathBuf],
+) -> Option<(String, Unprotected)> {
+    let wanted = include.iter().any(|tree| tree.starts_with(dir));
+    if wanted || !trees.iter().any(|tree| dir.starts_with(tree)) {
+        return None;
+    }
+    let what = BytesPath(dir.to_owned()).to_string();
+    let why =
+        "rr's own rescue image: the next one is put there anew (rescue.local_entry)".to_owned();
+    Some((format!("{}/*", globset::escape(dir.to_str()?)), Unprotected { what, why }))
+}
+
 /// The patterns of `exclude` that would not throw out a tree as a whole: who names a tree wants it.
 pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
     let hits_tree = |pattern: &String| {
@@ -301,6 +318,20 @@ mod tests {
             ]
         );
         assert_eq!(coverage.unprotected, []);
+    }
+
+    #[test]
+    fn the_own_image_is_left_out_and_named_but_not_where_it_is_asked_for() {
+        let own = Path::new("/boot/rr");
+        let found = |trees: &[&str], include: &[&str]| {
+            let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+            of_own_image(own, &paths(trees), &paths(include))
+        };
+        let (pattern, gap) = found(&["/", "/boot"], &[]).unwrap();
+        assert_eq!((pattern.as_str(), gap.what.as_str()), ("/boot/rr/*", "/boot/rr"));
+        assert!(found(&["/boot"], &["/boot"]).is_some());
+        assert_eq!(found(&["/etc"], &["/etc"]), None);
+        assert_eq!(found(&["/boot/rr"], &["/boot/rr"]), None);
     }
 
     #[test]

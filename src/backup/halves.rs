@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::hooks::Hooks;
+use super::media;
 use super::preflight::Job;
 use super::report::Media;
 use super::snapshot::Snapshots;
-use super::{local, media};
 use crate::archive::{self, CreateOptions, Settled};
 use crate::config::Output;
 use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
-use crate::rescue::{self, BuildRequest};
+use crate::rescue::{self, BuildRequest, Image};
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest, Subject};
 use crate::store::lock::LockGuard;
 use crate::sys::mount;
@@ -138,8 +138,14 @@ fn newest_good(guard: &LockGuard, subject: &Subject, ui: &Ui) -> Result<Option<M
     Ok(other)
 }
 
+/// An image, for as long as this lives.
+pub(super) struct Built {
+    pub image: Image,
+    _dir: WorkDir,
+}
+
 /// Builds the rescue image and puts it under its stable names, and into the tree of a boot server.
-pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media> {
+pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<(Media, Built)> {
     if let Some(refusal) = job.rescue_refusal() {
         return Err(refusal);
     }
@@ -172,8 +178,8 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<Media>
     } else {
         None
     };
-    local::keep(job, &image, ui)?;
-    Ok(Media { iso_bytes, pxe_tree, problems: image.problems })
+    let media = Media { iso_bytes, pxe_tree, problems: image.problems.clone() };
+    Ok((media, Built { image, _dir: dir }))
 }
 
 /// A directory to build in, which goes with this, but not with what is mounted there.

@@ -97,9 +97,13 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
         let (manifest, unread) = halves::archive(job, &guard, &generation, ui)?;
         report.archived(&manifest, unread);
     }
+    let mut built = None;
     if job.options.rescue {
         match halves::rescue(job, &guard, ui) {
-            Ok(media) => report.rescued(media),
+            Ok((media, image)) => {
+                report.rescued(media);
+                built = Some(image);
+            }
             // Said at the end, with the rest.
             Err(error) if job.options.archive => {
                 report.rescue = Half::Failed { why: format!("{error:#}") };
@@ -114,6 +118,13 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
         }
     }
     media::menu(job, &guard).context("writing the boot menu of the backup disk")?;
+    // Last: it is a copy for convenience, and what fails it has failed nothing else.
+    if let Some(built) = built
+        && job.local_entry
+        && let Err(error) = local::keep(job, &built.image, ui)
+    {
+        report.problems.push(format!("{error:#}"));
+    }
     Ok(())
 }
 

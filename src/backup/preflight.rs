@@ -40,7 +40,9 @@ pub(super) struct Job<'a> {
     pub plan: Option<Plan>,
     /// What a rescue image can't be built without.
     pub rescue_lacks: Vec<String>,
-    /// What stands against a recovery onto this very hardware.
+    /// Whether the node's boot menu is to be seen to: to get the image, or to lose it.
+    pub local_entry: bool,
+    /// What stands against a recovery onto this very hardware, and what else fails the run.
     pub problems: Vec<String>,
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
@@ -79,6 +81,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         exclude: Vec::new(),
         plan: None,
         rescue_lacks: Vec::new(),
+        local_entry: true,
         problems: Vec::new(),
         used_bytes: None,
         free_bytes: None,
@@ -97,8 +100,11 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
     job.coverage.unprotected.extend(emptied.trees);
-    if whole_machine {
-        job.exclude.push(local::EXCLUDE.to_owned());
+    if let Some(own) = local::own_dir()
+        && let Some((pattern, gap)) = coverage::of_own_image(&own, &job.coverage.trees, &include)
+    {
+        job.exclude.push(pattern);
+        job.coverage.unprotected.push(gap);
     }
     if whole_machine && options.archive {
         job.problems.extend(emptied.problems);
@@ -266,8 +272,12 @@ impl Job<'_> {
     fn check_rescue(&mut self) {
         let Some(layout) = &self.layout else { return };
         self.rescue_lacks.extend(crate::rescue::missing(layout, self.config));
-        if self.config.rescue.local_entry {
-            self.rescue_lacks.extend(local::lacks());
+        if self.config.rescue.local_entry
+            && let Some(lacks) = local::lacks(Some(layout))
+        {
+            // A copy for convenience: the medium is made all the same.
+            self.problems.push(lacks);
+            self.local_entry = false;
         }
         let answers = Answers { auto: true, ..Answers::default() };
         match plan::plan(layout, layout, &answers) {

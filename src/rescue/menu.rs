@@ -158,6 +158,11 @@ pub fn local(
     fill(LOCAL, &common)
 }
 
+/// Whether this is such a menu.
+pub fn is_local(menu: &[u8]) -> bool {
+    LOCAL.lines().next().is_some_and(|first| menu.starts_with(first.as_bytes()))
+}
+
 /// Such entries without those of generations that are not there any more. All else was written on
 /// the node, which may be another machine than this one, and stays.
 pub fn only(entries: &str, generations: &[String]) -> String {

@@ -337,6 +337,12 @@ pub fn used_bytes(path: &Path) -> io::Result<u64> {
     Ok(fs.blocks().saturating_sub(fs.blocks_free()).saturating_mul(fs.fragment_size()))
 }
 
+/// What is left to be written there.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let fs = nix::sys::statvfs::statvfs(path)?;
+    Ok(fs.blocks_available().saturating_mul(fs.fragment_size()))
+}
+
 /// Whether a filesystem is mounted at `dir`; false where the kernel (before 5.8) can't say.
 pub fn is_mount_root(dir: &Path) -> bool {
     let stat = std::fs::File::open(dir).and_then(|dir| stat_at(dir.as_fd(), c""));
