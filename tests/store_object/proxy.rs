@@ -5,6 +5,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// How long a client may go on sending that was answered.
+const LINGER: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// The answer ends after so many bytes of its body.
@@ -98,7 +101,10 @@ impl Proxy {
         let fault = self.next(&head);
         if let Some(Fault::Instead(answer)) = fault {
             client.write_all(answer.as_bytes()).ok()?;
-            return client.shutdown(Shutdown::Both).ok();
+            // Closed with a body unread, the connection would be reset, and the answer may be lost.
+            client.shutdown(Shutdown::Write).ok()?;
+            client.set_read_timeout(Some(LINGER)).ok()?;
+            return std::io::copy(&mut client, &mut std::io::sink()).ok().map(drop);
         }
         let mut server = TcpStream::connect(("127.0.0.1", upstream)).ok()?;
         let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);

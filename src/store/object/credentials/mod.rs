@@ -35,6 +35,9 @@ pub(super) use profile::setting;
 const LEAST_LEFT: Duration = Duration::from_secs(300);
 /// For one answer about keys.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How often who gives keys is asked, after pauses that get longer.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct Keys {

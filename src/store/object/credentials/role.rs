@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
-use ureq::Agent;
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, RequestBuilder};
 
-use super::{Keys, Origin, asking, variable};
+use super::{Keys, Origin, PAUSE, TRIES, asking, variable};
 use crate::sys::run::Cmd;
 use crate::sys::secret::Secret;
 
@@ -66,7 +67,6 @@ pub(super) fn container_uri() -> Option<String> {
 pub(super) fn of_container() -> Result<Keys> {
     let uri =
         container_uri().context("the environment has no AWS_CONTAINER_CREDENTIALS_FULL_URI")?;
-    let mut request = agent().get(&uri);
     let file = variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
     let token = file
         .map(|file| {
@@ -74,10 +74,12 @@ pub(super) fn of_container() -> Result<Keys> {
                 .with_context(|| format!("reading {file} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE)"))
         })
         .transpose()?;
-    if let Some(token) = token.or_else(|| variable("AWS_CONTAINER_AUTHORIZATION_TOKEN")) {
-        request = request.header("Authorization", token.trim());
-    }
-    let (status, text) = answer(request.call()?)?;
+    let token = token.or_else(|| variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"));
+    let agent = agent();
+    let (status, text) = ask(|| match &token {
+        Some(token) => agent.get(&uri).header("Authorization", token.trim()),
+        None => agent.get(&uri),
+    })?;
     ensure!(status == 200, "{uri} says {status}");
     Given::keys(&text, Origin::Role)
 }
@@ -108,8 +110,7 @@ pub(super) fn of_machine() -> Result<Option<Keys>> {
     };
     let get = |path: &str| {
         let uri = format!("{at}/latest/meta-data/iam/security-credentials/{path}");
-        let reply = agent.get(&uri).header("X-aws-ec2-metadata-token", &token[..]).call()?;
-        match answer(reply)? {
+        match ask(|| agent.get(&uri).header("X-aws-ec2-metadata-token", &token[..]))? {
             (200, text) => Ok(Some(text)),
             (404, _) => Ok(None),
             (status, _) => bail!("{uri} says {status}"),
@@ -120,6 +121,19 @@ pub(super) fn of_machine() -> Result<Option<Keys>> {
     match roles.lines().next().map(str::trim).filter(|role| !role.is_empty()) {
         Some(role) => get(role)?.map(|text| Given::keys(&text, Origin::Role)).transpose(),
         None => Ok(None),
+    }
+}
+
+/// Asks a service that is known to be there; where it breaks off, again.
+fn ask(request: impl Fn() -> RequestBuilder<WithoutBody>) -> Result<(u16, Vec<u8>)> {
+    let mut tries = 1;
+    loop {
+        match request().call().map_err(anyhow::Error::from).and_then(answer) {
+            Err(error) if tries < TRIES => log::info!("asking for the role's keys: {error:#}"),
+            answered => return answered,
+        }
+        std::thread::sleep(PAUSE * tries);
+        tries += 1;
     }
 }
 

@@ -1,7 +1,6 @@
 //! The keys of a role, by those of somebody who may take it: AWS STS, and what speaks like it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,15 +9,13 @@ use sha2::{Digest, Sha256};
 use ureq::http::Uri;
 
 use super::super::s3;
-use super::{Keys, Origin, asking_by_tls, variable};
+use super::{Keys, Origin, PAUSE, TRIES, asking_by_tls, variable};
 use crate::config::TargetOptions;
 use crate::sys::secret::Secret;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 /// All but the unreserved characters of RFC 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-const TRIES: u32 = 3;
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// A role to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
