@@ -98,11 +98,12 @@ pub(super) fn raw_entry(
     let first =
         u32::try_from(from_base / sector).context("a partition beyond what an MBR holds")?;
     let count = u32::try_from(size / sector).context("a partition larger than an MBR holds")?;
+    let last = ((start + size) / sector).checked_sub(1).context("an entry of no sectors")?;
     let mut out = [0; 16];
     out[0] = if active { 0x80 } else { 0 };
     out[1..4].copy_from_slice(&chs(start / sector));
     out[4] = kind;
-    out[5..8].copy_from_slice(&chs((start + size) / sector - 1));
+    out[5..8].copy_from_slice(&chs(last));
     out[8..12].copy_from_slice(&first.to_le_bytes());
     out[12..16].copy_from_slice(&count.to_le_bytes());
     Ok(out)

@@ -1,11 +1,13 @@
 //! Tables written by us, read back by crates and tools that share no code with us.
 
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
 
 use super::table::image;
 use crate::layout::{HybridEntry, HybridMbr, Id, Partition, PartitionKind, Table};
+use crate::plan::hybrid;
 use crate::plan::step::WriteTable;
 use crate::probe;
 use crate::sys::run::Cmd;
@@ -139,6 +141,22 @@ fn a_hybrid_mbr_is_read_back_and_goes_with_its_partitions() {
         moved.entry.iter().map(|e| (e.slot, e.start_bytes / 512, e.size_bytes / 512)).collect();
     assert_eq!(places, [(1, 1, 1023), (2, 1024, 10_000), (4, 12_048, 7952)]);
     assert_eq!(moved.entry[1].partition, Some(1));
+    // What protects the end goes no further than the disk.
+    step.size_bytes = 15_000 * 512;
+    let cut = hybrid::entries(&step).unwrap();
+    assert_eq!(cut[2].size_bytes / 512, 15_000 - 12_048);
+    // One without sectors is none, neither on the disk nor in an older record.
+    let Table::Gpt { hybrid: Some(mbr), .. } = &mut step.table else { unreachable!() };
+    mbr.entry.push(entry(3, "0x83", None, 0, 0));
+    assert_eq!(hybrid::entries(&step).unwrap(), cut);
+    assert!(crate::apply::mbr::raw_entry(false, 0x83, 0, 0, 0, 512).is_err());
+    let step = gpt_table(512, 60_000);
+    let mut file = written(&step).reopen().unwrap();
+    let mut bytes = [0; 16];
+    bytes[4] = 0x83;
+    file.write_all_at(&bytes, 446 + 32).unwrap();
+    let found = probe::table::read(&mut file, "gpt", "sda", 512).unwrap();
+    assert_eq!(found.table, step.table);
 }
 
 #[test]

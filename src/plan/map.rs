@@ -59,6 +59,8 @@ struct Mapper<'a> {
     needs: BTreeMap<Id, u64>,
     content: Content,
     answers: &'a Answers,
+    /// Disks that share one already: whose place it is, and another.
+    shared: &'a [(Id, Disk)],
     /// Disks with other sectors will do.
     any_sectors: bool,
 }
@@ -69,6 +71,7 @@ pub fn map(
     scope: &Layout,
     present: &Layout,
     answers: &Answers,
+    shared: &[(Id, Disk)],
     kept: &[KeptDisk],
     problems: &mut Vec<Problem>,
 ) -> Vec<DiskMatch> {
@@ -88,6 +91,7 @@ pub fn map(
         needs,
         content,
         answers,
+        shared,
         any_sectors,
     };
     mapper.by_answer(kept, problems);
@@ -283,9 +287,15 @@ impl<'a> Mapper<'a> {
                 None => format!("attach a disk of at least {}", size(need)),
             };
             if let Some((other, new)) = self.shared(old).filter(|_| candidate.is_none()) {
-                let (a, b) = (&old.name, &other.name);
-                let _ =
-                    write!(hint, ", or have both on one: --map {b}={0} --map {a}={0}", new.name);
+                let with = self.shared.iter().filter(|(first, _)| *first == other.id);
+                let mut all = vec![other.name.as_str()];
+                all.extend(with.map(|(_, disk)| disk.name.as_str()));
+                let many = if all.len() > 1 { "all" } else { "both" };
+                all.push(&old.name);
+                let _ = write!(hint, ", or have {many} on one:");
+                for name in all {
+                    let _ = write!(hint, " --map {name}={}", new.name);
+                }
             }
             if leave::can_do_without(self.recorded, self.answers, old) {
                 let _ = write!(hint, ", or do without it: --map {}={}", old.name, leave::NONE);

@@ -157,13 +157,21 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     let scope = scope::of(&rest, &mut problems);
     let kept = map::kept_disks(present, answers, &mut problems);
     let joined = join::join(&scope.layout, present, answers, &mut problems);
-    let mut disks =
-        map::map(recorded, &joined.layout, present, &joined.answers, &kept, &mut problems);
+    let mut disks = map::map(
+        recorded,
+        &joined.layout,
+        present,
+        &joined.answers,
+        &joined.pairs,
+        &kept,
+        &mut problems,
+    );
     joined.tell(&mut disks);
     consent::check(recorded, present, answers, &joined.claims(&disks), &mut problems);
     let (layout, with_sectors, told) = fit::sectors::convert(&joined.layout, &disks, &mut problems);
     let (layout, resized) = fit::fit(&layout, &with_sectors, answers.grow, &mut problems);
     map::check_sizes(&layout, present, &with_sectors, &mut problems);
+    hybrid::check(&scope.layout, &layout, &mut problems);
     if !problems.is_empty() {
         return Err(Refusal { problems });
     }

@@ -97,7 +97,7 @@ fn check_table(step: &WriteTable, problems: &mut Vec<Problem>) {
         }
     }
     if let Err(why) = hybrid::entries(step) {
-        problems.push(Problem::new(format!("{name}: {why}"), DAMAGED));
+        problems.push(Problem::new(format!("{name}: {why}"), hybrid::HINT));
     }
     check_overlaps(step, problems);
 }

@@ -108,7 +108,8 @@ fn hybrid(
     partitions: &[Partition],
     sector: u64,
 ) -> Result<Option<HybridMbr>> {
-    let used = || mbr.iter().filter(|(_, entry)| entry.is_used());
+    // As the kernel reads it: what has no sectors is none.
+    let used = || mbr.iter().filter(|(_, entry)| entry.is_used() && entry.sectors > 0);
     if used().all(|(_, entry)| entry.sys == PROTECTIVE) {
         return Ok(None);
     }

@@ -240,6 +240,9 @@ impl Joined {
                      changed.",
                     kept.name
                 ));
+            } else if old.starts_with("PARTLABEL=") {
+                // Such as "primary", by which nothing is known.
+                self.notes.push(format!("{what} does not come back: {old} was of several."));
             } else {
                 let names: Vec<_> = had.iter().map(|p| p.name.as_str()).collect();
                 problems.push(Problem::new(
@@ -308,6 +311,7 @@ impl Joined {
         let start = start - start % ALIGNMENT_BYTES;
         for part in &mut parts {
             let was = partuuid(part, other.table.as_ref());
+            let label = partlabel(part, other.table.as_ref());
             let number =
                 free_number(&table, &numbers).ok_or_else(|| no_slot(part, first, other))?;
             numbers.insert(number);
@@ -328,6 +332,14 @@ impl Joined {
                 && old != new
             {
                 let what = format!("PARTUUID of {}", part.name);
+                self.identity_changes.push(IdentityChange { what, old, new });
+            }
+            if let (Some(old), Table::Mbr { .. }) = (label, &table) {
+                // An MBR has no names.
+                part.label.clear();
+                let what = format!("PARTLABEL of {}", part.name);
+                let new = partuuid(part, Some(&table)).unwrap_or_default();
+                let new = format!("PARTUUID={new}");
                 self.identity_changes.push(IdentityChange { what, old, new });
             }
         }

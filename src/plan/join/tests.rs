@@ -226,3 +226,79 @@ fn a_whole_disk_of_a_raid0_keeps_its_size_as_a_partition() {
     let part = plan.layout.partition.iter().find(|p| p.id == whole(&Id::disk("sdb"))).unwrap();
     assert_eq!(part.size_bytes, 8 * GIB);
 }
+
+#[test]
+fn a_name_that_an_mbr_can_not_have_is_told_and_becomes_its_number() {
+    let mut node = node();
+    node.boot.grub_disk = vec![Id::disk("sdc")];
+    node.partition[0].label = "system".into();
+    node.partition[1].label = "primary".into();
+    node.partition.push(Partition { label: "primary".into(), ..partition("sda", 6, 6 * GIB, GIB) });
+    node.partition.retain(|p| p.disk != Id::disk("sdc") || p.kind == PartitionKind::Primary);
+    node.fs.retain(|fs| fs.on != Id::partition("sdc5"));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/old"));
+    let map = ["sda", "sdc"].map(|old| (old.to_owned(), "vda".to_owned())).to_vec();
+    let mut present = empty();
+    present.disk = vec![disk("vda", 20 * GIB), disk("vdb", 8 * GIB)];
+    let answers = Answers { map, auto: true, ..Answers::default() };
+    let plan = plan(&node, &present, &answers).unwrap();
+    let names: Vec<_> = plan
+        .identity_changes()
+        .iter()
+        .filter(|c| c.what.starts_with("PARTLABEL"))
+        .map(|c| (c.old.as_str(), c.new.as_str()))
+        .collect();
+    assert_eq!(names, [("PARTLABEL=system", "PARTUUID=deadbeef-02")]);
+    assert!(plan.layout.partition.iter().all(|p| p.label.is_empty()));
+}
+
+#[test]
+fn the_hint_names_all_that_share_a_disk() {
+    let mut present = empty();
+    present.disk.push(disk("vda", 30 * GIB));
+    let map = ["sda", "sdc"].map(|old| (old.to_owned(), "vda".to_owned())).to_vec();
+    let text = plan(&node(), &present, &Answers { map, ..Answers::default() });
+    let text = text.unwrap_err().to_string();
+    let hint = "or have all on one: --map sda=vda --map sdc=vda --map sdb=vda";
+    assert!(text.contains(hint), "{text}");
+}
+
+#[test]
+fn what_shows_no_partition_is_refused_where_partitions_move() {
+    let mut node = node();
+    node.disk.truncate(1);
+    node.partition.truncate(2);
+    (node.vg, node.lv) = (Vec::new(), Vec::new());
+    node.fs.truncate(1);
+    node.mount.truncate(1);
+    (node.fs[0].used_bytes, node.fs[0].size_bytes) = (GIB / 4, 2 * GIB);
+    node.fs[0].kind = "btrfs".into();
+    node.fs[0].btrfs = Some(Box::new(crate::layout::BtrfsOptions {
+        sector_bytes: 4096,
+        data_profile: "single".into(),
+        ..crate::layout::BtrfsOptions::default()
+    }));
+    let Some(Table::Gpt { hybrid, .. }) = &mut node.disk[0].table else { unreachable!() };
+    let entry = |slot, kind: &str, partition, start_bytes, size_bytes| crate::layout::HybridEntry {
+        slot,
+        type_code: kind.into(),
+        active: false,
+        partition,
+        start_bytes,
+        size_bytes,
+    };
+    let mbr = crate::layout::HybridMbr {
+        signature: 1,
+        entry: vec![entry(1, "0x83", Some(1), MIB, 2 * GIB), entry(2, "0x0c", None, 4 * GIB, GIB)],
+    };
+    *hybrid = Some(Box::new(mbr));
+    let mut present = empty();
+    let of = |node: &Layout, present: &Layout| plan(node, present, &Answers::default());
+    present.disk.push(disk("vda", 10 * GIB));
+    of(&node, &present).unwrap();
+    present.disk[0].size_bytes = 5 * GIB;
+    let answers = Answers { auto: true, ..Answers::default() };
+    let text = plan(&node, &present, &answers).unwrap_err().to_string();
+    assert!(text.contains("entry 2 of the hybrid MBR of sda is none of its partitions"), "{text}");
+    assert!(text.contains("on which no partition moves"), "{text}");
+}
