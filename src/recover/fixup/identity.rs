@@ -1,5 +1,7 @@
 //! Carrying changed names and UUIDs into the files that name them.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -63,6 +65,9 @@ const IN_INITRAMFS: &[&str] = &[
     "/etc/multipath",
 ];
 
+/// What the name of a file's copy ends with.
+const COPY: &str = ".rr-orig";
+
 const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
 
 /// What a word in a file becomes: devices that have another name here, UUIDs that could not be
@@ -72,7 +77,7 @@ pub fn changes(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
         .identity_changes()
         .iter()
         .filter(|change| !change.new.is_empty())
-        .map(|change| (change.old.clone(), change.new.clone()))
+        .flat_map(|change| forms(&change.old, &change.new))
         .collect();
     let ids = recorded.disk.iter().map(|d| &d.id).chain(recorded.partition.iter().map(|p| &p.id));
     changes.extend(ids.filter_map(|id| renamed(recorded, &plan.layout, id)));
@@ -80,6 +85,36 @@ pub fn changes(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
     changes.extend(volumes_by_uuid(plan, recorded));
     changes.retain(|(old, new)| old != new);
     changes
+}
+
+/// A partition's name is written in several ways: in quotes, as fstab and as udev write what is no
+/// letter.
+fn forms(old: &str, new: &str) -> Vec<(String, String)> {
+    let mut forms = vec![(old.to_owned(), new.to_owned())];
+    let (Some(label), Some(uuid)) = (old.strip_prefix("PARTLABEL="), new.strip_prefix("PARTUUID="))
+    else {
+        return forms;
+    };
+    let octal = label.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
+    if octal != label {
+        forms.push((format!("PARTLABEL={octal}"), new.to_owned()));
+    }
+    forms.push((format!("PARTLABEL=\"{label}\""), new.to_owned()));
+    forms.push((format!("PARTLABEL=\"{octal}\""), new.to_owned()));
+    let mut link = String::new();
+    for c in label.chars() {
+        match c {
+            c if c.is_ascii_alphanumeric() || "#+-.:=@_".contains(c) || !c.is_ascii() => {
+                link.push(c);
+            }
+            c => {
+                let _ = write!(link, "\\x{:02x}", u32::from(c));
+            }
+        }
+    }
+    let link = format!("/dev/disk/by-partlabel/{link}");
+    forms.push((link, format!("/dev/disk/by-partuuid/{uuid}")));
+    forms
 }
 
 /// btrfs numbers its subvolumes itself: a mount by number becomes one by name. A number that
@@ -139,9 +174,12 @@ pub fn rewrite(root: &Path, changes: &[(String, String)]) -> Result<Vec<PathBuf>
 /// The files in the tree, as the system calls them and as they are called here.
 fn files(root: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
     let paths = FILES.iter().flat_map(move |pattern| expand(root, pattern));
+    // Once each: Red Hat's /boot/grub2/grubenv is a link to the ESP's, and names that swap would swap
+    // back.
+    let mut seen = BTreeSet::new();
     paths.filter_map(move |path| {
         let file = inside::find(root, &path).filter(|file| file.is_file())?;
-        Some((path, file))
+        seen.insert(file.clone()).then_some((path, file))
     })
 }
 
@@ -187,7 +225,9 @@ pub fn in_initramfs(files: &[PathBuf]) -> bool {
 
 fn expand(root: &Path, pattern: &str) -> Vec<PathBuf> {
     let Some((dir, rest)) = pattern.split_once("/*") else { return vec![PathBuf::from(pattern)] };
-    let names = inside::names(root, dir).into_iter().filter(|name| !name.ends_with(".rr-orig"));
+    let names = inside::names(root, dir)
+        .into_iter()
+        .filter(|name| !name.trim_end_matches('~').ends_with(COPY));
     names.map(|name| PathBuf::from(format!("{dir}/{name}{rest}"))).collect()
 }
 
@@ -203,7 +243,11 @@ fn replace(file: &Path, text: &str) -> Result<()> {
 
 fn beside(file: &Path) -> PathBuf {
     let mut copy = file.as_os_str().to_owned();
-    copy.push(".rr-orig");
+    copy.push(COPY);
+    // mkinitramfs reads all of these in turn, but for names with other than letters, digits and `._-`.
+    if file.parent().is_some_and(|dir| dir.ends_with("initramfs-tools/conf.d")) {
+        copy.push("~");
+    }
     PathBuf::from(copy)
 }
 
@@ -332,7 +376,39 @@ mod tests {
         assert_eq!(read("etc/fstab"), "/dev/vda1 / ext4\n");
         assert_eq!(read("etc/lvm/lvm.conf"), filter.replace("sda2", "vda2"));
         assert_eq!(read("etc/fstab.rr-orig"), "/dev/sda1 / ext4\n");
+        // mkinitramfs would read `resume.rr-orig` after `resume`.
+        let copies = inside::names(root, "/etc/initramfs-tools/conf.d");
+        assert_eq!(copies, ["resume", "resume.rr-orig~"]);
         assert!(rewrite(root, &changes).unwrap().is_empty());
         assert_eq!(read("etc/fstab.rr-orig"), "/dev/sda1 / ext4\n");
+    }
+
+    #[test]
+    fn a_file_with_two_names_is_rewritten_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("boot/efi/EFI/redhat")).unwrap();
+        std::fs::create_dir_all(root.join("boot/grub2")).unwrap();
+        let mut text = "kernelopts=root=/dev/sda2 resume=/dev/sdb2\n".to_owned();
+        text.push_str(&"#".repeat(GRUBENV_BYTES - text.len()));
+        let file = root.join("boot/efi/EFI/redhat/grubenv");
+        std::fs::write(&file, text).unwrap();
+        let link = root.join("boot/grub2/grubenv");
+        std::os::unix::fs::symlink("../efi/EFI/redhat/grubenv", link).unwrap();
+        let swapped = [("/dev/sda2", "/dev/sdb2"), ("/dev/sdb2", "/dev/sda2")]
+            .map(|(old, new)| (old.to_owned(), new.to_owned()));
+        assert_eq!(rewrite(root, &swapped).unwrap(), [Path::new("/boot/grub2/grubenv")]);
+        let new = std::fs::read_to_string(&file).unwrap();
+        assert!(new.starts_with("kernelopts=root=/dev/sdb2 resume=/dev/sda2\n"), "{new}");
+    }
+
+    #[test]
+    fn a_partitions_name_becomes_its_number_however_it_is_written() {
+        let changes = forms("PARTLABEL=my data", "PARTUUID=deadbeef-02");
+        let text = "PARTLABEL=my\\040data /a ext4\nPARTLABEL=\"my data\" /b ext4\n\
+                    /dev/disk/by-partlabel/my\\x20data /c ext4\n";
+        let wanted = "PARTUUID=deadbeef-02 /a ext4\nPARTUUID=deadbeef-02 /b ext4\n\
+                      /dev/disk/by-partuuid/deadbeef-02 /c ext4\n";
+        assert_eq!(replace_words(text, &changes).as_deref(), Some(wanted));
     }
 }

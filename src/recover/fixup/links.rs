@@ -4,11 +4,13 @@
 use std::path::Path;
 
 use super::identity;
-use crate::layout::{Disk, Layout, Partition, Table};
+use crate::layout::{Disk, Id, Layout, Partition, Table};
 use crate::plan::consent::{serial, wwn};
 use crate::plan::{DiskMatch, Plan, join};
 
 const BY_ID: &str = "/dev/disk/by-id/";
+/// What stands on disks, whatever its name ends with.
+const NO_DISK: &[&str] = &["dm-", "md-", "lvm-"];
 const BY_PATH: &str = "/dev/disk/by-path/";
 
 /// What the links in the tree's files become.
@@ -46,6 +48,9 @@ fn now(link: &str, plan: &Plan, recorded: &Layout) -> Option<String> {
         Some((disk, number)) => (disk, Some(number.parse::<u32>().ok()?)),
         None => (link, None),
     };
+    if disk.strip_prefix(BY_ID).is_some_and(|name| NO_DISK.iter().any(|of| name.starts_with(of))) {
+        return None;
+    }
     let named = |old: &&Disk| match (disk.strip_prefix(BY_ID), disk.strip_prefix(BY_PATH)) {
         (Some(name), _) => {
             serial(old).is_some_and(|serial| ends_with(name, serial))
@@ -61,19 +66,33 @@ fn now(link: &str, plan: &Plan, recorded: &Layout) -> Option<String> {
         true => wwn(old) == wwn(&found.new) && serial(old) == serial(&found.new),
         false => old.path == found.new.path,
     });
-    if stays && !identity::is_joined(plan, recorded) {
+    let Some(number) = number else {
+        let whole = plan.layout.partition.iter().find(|p| p.id == join::whole(&old.id));
+        return match whole {
+            Some(whole) => partition(whole, plan),
+            None if stays => None,
+            None => by_uuid(&old.id, &plan.layout).or_else(|| Some(whole_disk(found?))),
+        };
+    };
+    let was = recorded.partition.iter().find(|p| p.disk == old.id && p.number == number)?;
+    let is = plan.layout.partition.iter().find(|p| p.id == was.id)?;
+    if stays && (&is.disk, is.number) == (&was.disk, was.number) {
         return None;
     }
-    match number {
-        Some(number) => {
-            let was = recorded.partition.iter().find(|p| p.disk == old.id && p.number == number)?;
-            partition(plan.layout.partition.iter().find(|p| p.id == was.id)?, plan)
-        }
-        None => match plan.layout.partition.iter().find(|p| p.id == join::whole(&old.id)) {
-            Some(whole) => partition(whole, plan),
-            None => Some(whole_disk(found?)),
-        },
-    }
+    partition(is, plan)
+}
+
+/// What is on the whole disk, by its own name where no other has it.
+fn by_uuid(disk: &Id, layout: &Layout) -> Option<String> {
+    let all = || {
+        let luks = layout.luks.iter().map(|luks| (vec![luks.on.clone()], &luks.uuid));
+        let swap = layout.swap.iter().map(|swap| (vec![swap.on.clone()], &swap.uuid));
+        let fs = layout.fs.iter().map(|fs| (fs.devices(), &fs.uuid));
+        fs.chain(swap).chain(luks).filter(|(_, uuid)| !uuid.is_empty())
+    };
+    let (_, own) = all().find(|(on, _)| on.contains(disk))?;
+    let alone = all().filter(|(_, uuid)| *uuid == own).count() == 1;
+    alone.then(|| format!("/dev/disk/by-uuid/{own}"))
 }
 
 /// `ata-ACME_20_SERIAL`, `scsi-3WWN`, `wwn-0xWWN`; udev writes what is no name's letter as `_`, and may
@@ -266,5 +285,55 @@ mod tests {
             disk.serial = Some(format!("NEW{}", disk.name));
         });
         assert_eq!(now("/dev/disk/by-id/ata-ACME_20_SER1-part2", &bare, &node), None);
+    }
+
+    #[test]
+    fn what_stands_on_disks_is_none_though_its_name_ends_like_ones_serial() {
+        let mut node = node();
+        node.disk[0].serial = Some("data".into());
+        let plan = planned(&node, |disk| disk.serial = Some(format!("NEW{}", disk.name)));
+        for name in ["dm-name-vg0_data", "md-name-node_data", "lvm-pv-uuid-_data"] {
+            assert_eq!(now(&format!("{BY_ID}{name}"), &plan, &node), None, "{name}");
+        }
+        assert!(now("/dev/disk/by-id/virtio-data", &plan, &node).is_some());
+    }
+
+    #[test]
+    fn a_disk_that_stays_keeps_its_links_where_others_are_joined() {
+        use crate::plan::testing::{GIB, MIB, disk, empty, fs, gpt, mount, partition};
+        let mut recorded = empty();
+        for name in ["sda", "sdb", "sdc", "sdd"] {
+            let mut disk = disk(name, 10 * GIB);
+            disk.serial = Some(format!("SER-{name}"));
+            let mut on = disk.id.clone();
+            if name != "sdd" {
+                gpt(&mut disk, name.as_bytes()[2]);
+                recorded.partition.push(partition(name, 1, MIB, GIB));
+                on = recorded.partition.last().unwrap().id.clone();
+            }
+            let fs = fs(&on, "ext4", GIB);
+            let path = if name == "sda" { "/".to_owned() } else { format!("/{name}") };
+            recorded.mount.push(mount(&path, &fs.id));
+            recorded.fs.push(fs);
+            recorded.disk.push(disk);
+        }
+        let map = ["sda", "sdb"].map(|old| (old.to_owned(), "sda".to_owned())).to_vec();
+        let answers = Answers { map, auto: true, ..Answers::default() };
+        let mut present = blank(&recorded);
+        let of = |plan: &Plan, name: &str| now(&format!("{BY_ID}ata-ACME_{name}"), plan, &recorded);
+        let plan = plan::plan(&recorded, &present, &answers).unwrap();
+        for name in ["SER-sda", "SER-sda-part1", "SER-sdc", "SER-sdc-part1", "SER-sdd"] {
+            assert_eq!(of(&plan, name), None, "{name}");
+        }
+        let second = recorded.partition[1].uuid.unwrap();
+        let link = format!("/dev/disk/by-partuuid/{second}");
+        assert_eq!(of(&plan, "SER-sdb-part1"), Some(link));
+        // A new disk without a WWN is known by what is on all of it.
+        present.disk[3].serial = Some("NEW".into());
+        let mut answers = answers;
+        answers.map.push(("sdd".into(), "sdd".into()));
+        let plan = plan::plan(&recorded, &present, &answers).unwrap();
+        let link = format!("/dev/disk/by-uuid/{}", recorded.fs[3].uuid);
+        assert_eq!(of(&plan, "SER-sdd"), Some(link));
     }
 }
