@@ -3,10 +3,11 @@
 //! node001.a and node001.b are both node001 up to the first dot, and would share a tree without
 //! anybody knowing: each would keep and delete the other's generations. So a tree holds
 //! `machine.json`, which says what machine backs up to it, and another one is refused. Of three
-//! things two must be as they were, the host name, the machine id and the firmware's UUID: so a node
-//! stays the same when it is recovered onto other hardware, installed anew, or renamed. It is beside
-//! the generations and not in them, so that any rr can read those. A tree without it, of an older rr,
-//! is this machine's from now on.
+//! things two must be as they were, the host name, the machine id and the firmware's UUID (of two that
+//! are known, one): so a node stays the same when it is recovered onto other hardware, installed anew,
+//! or renamed. Backups of files alone (`--include`) are nobody's in that sense. It is beside the
+//! generations and not in them, so that any rr can read those. A tree without it, of an older rr, is
+//! this machine's from now on.
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,14 @@ impl Machine {
         }
     }
 
-    /// Two of what both know must be the same; where they know one thing only, that.
+    /// For people.
+    fn shown(&self) -> String {
+        let uuid = self.product_uuid.map_or("none".into(), |uuid| uuid.to_string());
+        format!("{} (UUID of the firmware: {uuid})", self.host)
+    }
+
+    /// Of what both know one thing may be another, as long as something is the same: containers and
+    /// boards have no UUID, and a new host name or a new machine id more often.
     fn is(&self, other: &Machine) -> bool {
         let known = [
             Some(self.host == other.host),
@@ -57,7 +65,7 @@ impl Machine {
             same(self.product_uuid.as_ref(), other.product_uuid.as_ref()),
         ];
         let known: Vec<bool> = known.into_iter().flatten().collect();
-        known.iter().filter(|same| **same).count() >= known.len().min(2)
+        known.iter().filter(|same| **same).count() >= (known.len() - 1).max(1)
     }
 }
 
@@ -77,7 +85,11 @@ pub(super) fn claim(guard: &LockGuard, ui: &Ui) -> Result<()> {
     match look(store, &here)? {
         Found::None => {}
         Found::Machine(found) if found == here => return Ok(()),
-        Found::Machine(_) => ui.info("this machine has changed: its identity is recorded anew"),
+        Found::Machine(found) => ui.warn(format!(
+            "this machine is recorded anew: it was {}, and is {}; two machines must not back up to one tree",
+            found.shown(),
+            here.shown()
+        )),
         Found::Newer => return Ok(()),
         Found::Damaged => ui.warn(format!(
             "{NAME} of {} is damaged and is written anew: was the tree another machine's?",
@@ -145,6 +157,8 @@ mod tests {
             machine("node001.b", Some("i"), Some(1)), // renamed
             machine("node001.a", Some("i"), None),
             machine("node001.a", None, None),
+            machine("node001.a", Some("j"), None), // a board without a UUID, installed anew
+            machine("0123456789ab", None, Some(1)), // a container on this host
         ] {
             assert!(own.is(&same) && same.is(&own), "{same:?}");
         }
@@ -152,7 +166,8 @@ mod tests {
             machine("node001.b", Some("j"), Some(2)),
             machine("node001.a", Some("j"), Some(2)), // the same short name
             machine("node001.b", Some("i"), Some(2)), // a clone of the disk
-            machine("node001.b", Some("i"), None),
+            machine("node001.b", Some("j"), None),
+            machine("node001.b", None, Some(2)),
             machine("node001.b", None, None),
         ] {
             assert!(!own.is(&other) && !other.is(&own), "{other:?}");

@@ -187,7 +187,11 @@ pub fn generations(store: &dyn Store) -> Result<Vec<String>> {
         // One that is damaged matters only where there is no list.
         Ok(latest) => named_in_latest(&latest).unwrap_or_default(),
         Err(StoreError::NotFound { .. }) => Vec::new(),
-        Err(error) => return Err(error.into()),
+        // The list is there, and a backup disk with one bad sector must not stop a recovery.
+        Err(error) => {
+            log::warn!("latest.json of {} can't be read: {error}", store.url());
+            Vec::new()
+        }
     };
     for generation in named {
         if found.contains(&generation) {

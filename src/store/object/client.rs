@@ -153,6 +153,11 @@ impl Client {
         Ok(Client { agent, patience: patience.min(OPENING), later: patience, label })
     }
 
+    /// What an object is waited for once the server has been opened.
+    pub fn whole_patience(&self) -> Duration {
+        self.later
+    }
+
     /// The store is open: from now on there is work to lose, and a server is waited for.
     pub fn be_patient(&mut self) {
         self.patience = self.later;

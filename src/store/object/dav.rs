@@ -258,11 +258,13 @@ impl Dav {
     }
 }
 
-/// What a server says who knows quotas. One without a limit says less than nothing.
+/// What a server says who knows quotas. One without a limit says less than nothing; nothing at all is
+/// what some say who do not know (Nextcloud, of a storage that does not answer): the next PUT tells.
 fn room_in(text: &str) -> Option<u64> {
     let document = roxmltree::Document::parse(text).ok()?;
     let mut nodes = document.descendants();
-    nodes.find(|node| is(*node, "quota-available-bytes"))?.text()?.trim().parse().ok()
+    let told = nodes.find(|node| is(*node, "quota-available-bytes"))?.text()?.trim();
+    told.parse().ok().filter(|bytes| *bytes > 0)
 }
 
 /// What follows the server in a URI.

@@ -28,9 +28,9 @@ pub mod tls;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::name::{Tag, is_name, is_part_of_name};
 use super::{Access, Object, Store, StoreError, room};
@@ -57,6 +57,9 @@ enum Claim {
 const SERVER_SETTLES: Duration = Duration::from_millis(250);
 /// How long another machine may take from looking to putting.
 const OTHERS_SETTLE: Duration = Duration::from_secs(2);
+/// How long a cache may give old answers that is put up with, and when it is asked again.
+const SHORT_CACHE: Duration = Duration::from_secs(75);
+const SHORT_CACHE_PAUSE: Duration = Duration::from_secs(2);
 /// No more memory is taken on a server's word.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -211,17 +214,25 @@ impl ObjectStore {
     }
 
     /// Where the server can't list, `latest.json` is all that tells which generations there are. One
-    /// from a cache would make the next run forget those that it does not name.
+    /// from a cache would make the next run forget those that it does not name. A cache of a minute
+    /// (nginx's open_file_cache) is waited for, which no run is so short as to meet again.
     fn refuse_old_answers(&self, probe: &str) -> Result<()> {
         // Asked for once, it is in the cache.
         self.fetch(probe).context("trying whether objects can be read there")?;
         let text = b"rr, changed\n";
         self.put_content(probe, Content::Bytes(text), false)?;
-        ensure!(
-            self.fetch(probe)? == text,
-            "{} answers with what was there before: is a cache between it and this machine?\nhint: the cache must pass PUT on to the server and ask it again for each GET; or give the target the server's own address",
-            self.client.label()
-        );
+        let end = Instant::now() + SHORT_CACHE.min(self.client.whole_patience());
+        while self.fetch(probe)? != text {
+            if Instant::now() < end {
+                std::thread::sleep(SHORT_CACHE_PAUSE);
+                continue;
+            }
+            self.delete_object(probe)?;
+            bail!(
+                "{} answers with what was there before: is a cache between it and this machine?\nhint: the cache must pass PUT on to the server and ask it again for each GET; or give the target the server's own address",
+                self.client.label()
+            );
+        }
         Ok(())
     }
 

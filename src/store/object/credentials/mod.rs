@@ -18,7 +18,7 @@ mod sts;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use ureq::Agent;
@@ -33,6 +33,8 @@ pub(super) use profile::setting;
 
 /// Keys that end within this are not used for another request.
 const LEAST_LEFT: Duration = Duration::from_secs(300);
+/// Where renewing fails, or gives keys that end as soon: while they last, it is tried again after this.
+const RENEW_PAUSE: Duration = Duration::from_secs(30);
 /// For one answer about keys.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often who gives keys is asked, after pauses that get longer.
@@ -110,10 +112,8 @@ impl Source {
             let session = variable("AWS_ROLE_SESSION_NAME");
             return Ok(Source::WebIdentity(file.into(), sts::Role::new(arn, session)));
         }
-        if let Some(named) = variable("AWS_PROFILE") {
-            return profile::source(&named, "AWS_PROFILE of the environment");
-        }
-        if let Some(source) = profile::default_source()? {
+        // What the environment names may be for other programs, and have only a region.
+        if let Some(source) = profile::source_if_any()? {
             return Ok(source);
         }
         Ok(if role::container_uri().is_some() { Source::Container } else { Source::Machine })
@@ -145,23 +145,28 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct Provider {
     options: TargetOptions,
-    keys: Mutex<Keys>,
+    /// With when they were last renewed, or that was tried.
+    keys: Mutex<(Keys, Option<Instant>)>,
 }
 
 impl Provider {
     pub fn new(options: &TargetOptions) -> Result<Provider> {
         let keys = Source::find(options)?.fetch(options)?.with_context(no_keys)?;
         log::info!("the keys for S3 are those of {}", keys.from);
-        Ok(Provider { options: options.clone(), keys: Mutex::new(keys) })
+        Ok(Provider { options: options.clone(), keys: Mutex::new((keys, None)) })
     }
 
     pub fn keys(&self) -> Result<Keys> {
-        let mut keys = lock(&self.keys);
+        let mut guard = lock(&self.keys);
+        let (keys, tried) = &mut *guard;
         let now = jiff::Timestamp::now();
         let left = keys.ends.map(|ends| ends.duration_since(now));
-        if left.is_some_and(|left| {
-            left < jiff::SignedDuration::try_from(LEAST_LEFT).unwrap_or_default()
-        }) {
+        let least = jiff::SignedDuration::try_from(LEAST_LEFT).unwrap_or_default();
+        let ended = left.is_some_and(|left| !left.is_positive());
+        if left.is_some_and(|left| left < least)
+            && (ended || tried.is_none_or(|at| at.elapsed() > RENEW_PAUSE))
+        {
+            *tried = Some(Instant::now());
             let fresh = Source::find(&self.options).and_then(|source| source.fetch(&self.options));
             match fresh.and_then(|found| found.context("there are none any more")) {
                 Ok(fresh) => *keys = fresh,
@@ -177,8 +182,9 @@ impl Provider {
 }
 
 fn no_keys() -> anyhow::Error {
+    let why = profile::why_none().map(|why| format!(": {why}")).unwrap_or_default();
     anyhow!(
-        "there are no keys for S3\nhint: access_key and secret_key in [target_options.login], AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or ~/.aws/credentials"
+        "there are no keys for S3{why}\nhint: access_key and secret_key in [target_options.login], AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or ~/.aws/credentials"
     )
 }
 

@@ -12,14 +12,8 @@ use crate::sys::secret::Secret;
 
 /// How many profiles may build upon each other.
 const DEEPEST: usize = 5;
-/// What nobody is there to do when a backup runs.
-const BY_HAND: [(&str, &str); 5] = [
-    ("mfa_serial", "wants a code of a device"),
-    ("sso_session", "signs in with a browser"),
-    ("sso_start_url", "signs in with a browser"),
-    ("sso_account_id", "signs in with a browser"),
-    ("login_session", "signs in with a browser"),
-];
+/// With these a profile signs in with a browser.
+const BY_BROWSER: [&str; 4] = ["sso_session", "sso_start_url", "sso_account_id", "login_session"];
 const INSTEAD: &str = "hint: a profile with role_arn and source_profile or credential_source, with credential_process, or with keys of its own";
 
 /// The settings of all profiles.
@@ -42,19 +36,51 @@ pub(super) fn source(named: &str, by: &str) -> Result<Source> {
         file(Kind::Config).display()
     );
     profiles.source(named, DEEPEST)?.with_context(|| {
-        format!("the profile {named} has no keys and no role\nhint: {by} names it")
+        profiles.by_hand(named).map_or_else(
+            || format!("the profile {named} has no keys and no role\nhint: {by} names it"),
+            |why| format!("{why}\n{INSTEAD}"),
+        )
     })
 }
 
-pub(super) fn default_source() -> Result<Option<Source>> {
-    Profiles::read()?.source("default", DEEPEST)
+/// As [`source`], of the profile that the environment names, or the default one, which need not lead to
+/// keys: where it does not, the machine may have a role.
+pub(super) fn source_if_any() -> Result<Option<Source>> {
+    Profiles::read()?.source(&usual(), DEEPEST)
+}
+
+/// Why the profile of [`source_if_any`] leads to no keys, where somebody means it to.
+pub(super) fn why_none() -> Option<String> {
+    let by_hand = Profiles::read().ok()?.by_hand(&usual());
+    by_hand.or_else(|| {
+        let named = variable("AWS_PROFILE")?;
+        Some(format!(
+            "the profile {named} has none and no role, and AWS_PROFILE of the environment names it"
+        ))
+    })
+}
+
+fn usual() -> String {
+    variable("AWS_PROFILE").unwrap_or_else(|| "default".to_owned())
 }
 
 /// A setting of the profile that is in force. What can't be read is told by who looks for keys.
 pub fn setting(options: &TargetOptions, name: &str) -> Option<String> {
-    let named = options.profile.clone().or_else(|| variable("AWS_PROFILE"));
     let profiles = Profiles::read().ok()?;
-    profiles.0.get(named.as_deref().unwrap_or("default"))?.get(name).map(str::to_owned)
+    profiles.0.get(&in_force(options)?)?.get(name).map(str::to_owned)
+}
+
+/// The profile that speaks for this target: one that is named, or the default one where no keys are
+/// given that have nothing to do with it.
+fn in_force(options: &TargetOptions) -> Option<String> {
+    if options.profile.is_some() {
+        return options.profile.clone();
+    }
+    if options.login.access_key.is_some() {
+        return None;
+    }
+    let has_keys = || variable("AWS_ACCESS_KEY_ID").or_else(|| variable("AWS_ROLE_ARN")).is_some();
+    variable("AWS_PROFILE").or_else(|| (!has_keys()).then(|| "default".to_owned()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,14 +146,11 @@ impl Profiles {
     /// None: nothing in it leads to keys.
     fn source(&self, name: &str, deeper: usize) -> Result<Option<Source>> {
         let Some(profile) = self.0.get(name) else { return Ok(None) };
-        for (key, does) in BY_HAND {
-            if profile.get(key).is_some() {
-                bail!(
-                    "the profile {name} {does} ({key}), and nobody is there when a backup runs\n{INSTEAD}"
-                );
-            }
-        }
         if let Some(arn) = profile.get("role_arn") {
+            ensure!(
+                profile.get("mfa_serial").is_none(),
+                "the profile {name} wants a code of a device (mfa_serial), and nobody is there when a backup runs\n{INSTEAD}"
+            );
             let mut role =
                 sts::Role::new(arn.to_owned(), profile.get("role_session_name").map(str::to_owned));
             role.external_id = profile.get("external_id").map(str::to_owned);
@@ -145,6 +168,15 @@ impl Profiles {
         }
         let (profile, command) = (name.to_owned(), profile.get("credential_process"));
         Ok(command.map(|command| Source::Program { command: command.to_owned(), profile }))
+    }
+
+    /// Why a profile without keys has none: somebody would have to be there.
+    fn by_hand(&self, name: &str) -> Option<String> {
+        let profile = self.0.get(name)?;
+        let key = BY_BROWSER.into_iter().find(|key| profile.get(key).is_some())?;
+        Some(format!(
+            "the profile {name} signs in with a browser ({key}), and nobody is there when a backup runs"
+        ))
     }
 
     /// Whose keys take the role of a profile.
@@ -266,9 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_with_keys_needs_no_person() {
+        let mut all = Profiles::default();
+        let keys = "aws_access_key_id = AKIAOWN\naws_secret_access_key = x\n";
+        let left = "mfa_serial = m\nsso_session = s\n";
+        all.add(
+            &format!("[default]\n{keys}{left}[bare]\n{left}"),
+            Kind::Credentials,
+            Path::new("f"),
+        );
+        let found = all.source("default", DEEPEST).unwrap();
+        assert!(matches!(found, Some(Source::Keys(keys)) if keys.access == "AKIAOWN"));
+        assert!(all.source("bare", DEEPEST).unwrap().is_none());
+        assert!(all.by_hand("bare").unwrap().contains("signs in with a browser (sso_session)"));
+    }
+
+    #[test]
     fn what_needs_a_person_is_named_with_the_way_out() {
         for (name, expected) in [
-            ("person", "signs in with a browser (sso_session)"),
             ("device", "wants a code of a device (mfa_serial)"),
             ("a", "from one source_profile to another"),
             ("lonely", "does not say whose keys take it"),
