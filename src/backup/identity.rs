@@ -5,9 +5,8 @@
 //! `machine.json`, which says what machine backs up to it, and another one is refused. Of three
 //! things two must be as they were, the host name, the machine id and the firmware's UUID (of two that
 //! are known, one): so a node stays the same when it is recovered onto other hardware, installed anew,
-//! or renamed. Backups of files alone (`--include`) are nobody's in that sense. It is beside the
-//! generations and not in them, so that any rr can read those. A tree without it, of an older rr, is
-//! this machine's from now on.
+//! or renamed. It is beside the generations and not in them, so that any rr can read those. A tree
+//! without it, of an older rr, is this machine's from now on.
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};

@@ -91,9 +91,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     let store: Arc<dyn Store> = Arc::clone(job.store()?);
     let guard = lock::lock(&store, ui)?;
     retain::sweep(&guard, ui).context("removing what runs left that did not end")?;
-    if job.options.include.is_empty() {
-        identity::claim(&guard, ui)?;
-    }
+    identity::claim(&guard, ui)?;
     if job.options.archive {
         let generation = catalog::new_generation(&*store)?;
         let (manifest, unread) = halves::archive(job, &guard, &generation, ui)?;

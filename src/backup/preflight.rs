@@ -115,9 +115,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     if options.rescue {
         job.check_rescue();
     }
-    // Files of their own may be those of whatever machine has them just now.
-    let is_of_machine = options.include.is_empty();
-    if let Some(Err(error)) = job.store.as_deref().filter(|_| is_of_machine).map(identity::check) {
+    if let Some(Err(error)) = job.store.as_deref().map(identity::check) {
         fatal.push(format!("{error:#}"));
     }
     job.check_room(&mut fatal, ui)?;
