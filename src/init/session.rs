@@ -209,9 +209,13 @@ impl Rescue {
     }
 
     fn bring_up(&self, how: &Network, say: Say<'_>) -> Result<()> {
-        let reaches_target = || network::reach::answers(self.target());
-        let boot_mac = self.options.boot_mac.as_deref();
-        let hints = Hints { boot_mac, reaches_target: &reaches_target };
+        let server = network::reach::server_of(self.target(), &self.config.target_options);
+        let reaches = server.map(|url| move || network::reach::answers(&url));
+        let hints = Hints {
+            boot_mac: self.options.boot_mac.as_deref(),
+            reaches_target: reaches.as_ref().map(|reaches| reaches as &(dyn Fn() -> bool + Sync)),
+            patience: network::LINK_TIMEOUT,
+        };
         match (how, self.config.rescue.network) {
             (Network::None, _) => Ok(()),
             (Network::Given(given), _) => network::given(given, say),

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rr::init::network::plan::Present;
@@ -55,7 +56,8 @@ pub fn run(dir: &Path) -> Result<()> {
     script(CARDS)?;
     let cards = present()?;
     bonds_vlans_and_bridges(dir, &cards)?;
-    one_of_two_cards_reaches_the_target()
+    one_of_two_cards_reaches_the_target()?;
+    cards_in_another_order_reach_the_target()
 }
 
 fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
@@ -93,23 +95,59 @@ fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
 fn one_of_two_cards_reaches_the_target() -> Result<()> {
     script(
         "ip -n peer link delete trunk; for n in 0 1; do ip -n peer link set p$n up; done; \
-         ip -n peer address add 10.9.7.1/24 dev p1",
+         ip -n peer address add 10.9.7.1/24 dev p1; \
+         ip netns exec peer sh -c 'echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore'",
     )?;
     let recorded: Net = toml::from_str(
         "[[nic]]\nname = \"eno1\"\nmac = \"02:00:00:00:00:99\"\nmtu = 1400\n\
          address = [\"10.9.7.2/24\"]\n",
     )?;
     bring_up(&recorded, &present()?)?;
-    ensure!(network::reach::answers("http://10.9.7.1:9/"), "the server can't be reached");
-    let addresses =
-        Cmd::new("ip").args(["-brief", "-4", "address", "show", "dev", "eth0"]).text()?;
-    ensure!(!addresses.contains("10.9.7.2"), "the card that leads nowhere has it: {addresses}");
+    only_the_second_has_it("one card that was replaced")
+}
+
+/// Two cards with the addresses of networks of their own: exchanged, and both replaced.
+fn cards_in_another_order_reach_the_target() -> Result<()> {
+    let mut cards = present()?;
+    cards[0].path = Some("pci-0000:01:00.0".to_owned());
+    cards[1].path = Some("pci-0000:02:00.0".to_owned());
+    let nic = |card: &Present, mac: &str, address: &str| {
+        format!(
+            "[[nic]]\nname = \"{}\"\nmac = \"{mac}\"\npath = \"{}\"\nmtu = 1500\n\
+             address = [\"{address}\"]\n",
+            card.name,
+            card.path.as_deref().unwrap_or_default()
+        )
+    };
+    let node = |macs: [&str; 2]| -> Result<Net> {
+        let second = nic(&cards[1], macs[1], "10.9.7.2/24");
+        Ok(toml::from_str(&(nic(&cards[0], macs[0], "192.0.2.2/24") + &second))?)
+    };
+    script(TEAR_DOWN)?;
+    bring_up(&node([&cards[1].mac, &cards[0].mac])?, &cards)?;
+    only_the_second_has_it("exchanged cards")?;
+
+    script(TEAR_DOWN)?;
+    let others = node(["02:00:00:00:00:98", "02:00:00:00:00:99"])?;
+    bring_up(&others, &present()?)?;
+    only_the_second_has_it("two cards that were replaced")
+}
+
+/// The card that leads to the server has the address, and the other has not.
+fn only_the_second_has_it(what: &str) -> Result<()> {
+    ensure!(network::reach::answers("http://10.9.7.1:9/"), "{what}: no server");
+    let of =
+        |card: &str| Cmd::new("ip").args(["-brief", "-4", "address", "show", "dev", card]).text();
+    let (first, second) = (of("eth0")?, of("eth1")?);
+    let right = !first.contains("10.9.7.2") && second.contains("10.9.7.2");
+    ensure!(right, "{what}: the addresses are\n{first}{second}");
     Ok(())
 }
 
 fn bring_up(recorded: &Net, cards: &[Present]) -> Result<()> {
     let reaches_target = || network::reach::answers("http://10.9.7.1:9/");
-    let hints = Hints { boot_mac: None, reaches_target: &reaches_target };
+    let patience = Duration::from_secs(1);
+    let hints = Hints { boot_mac: None, reaches_target: Some(&reaches_target), patience };
     network::on(recorded, cards, hints, &|text| eprintln!("{text}"))
 }
 

@@ -9,10 +9,11 @@
 //! * [`peers`] the servers for backups, [`nfs`] one of them
 //! * [`network`] recoveries by a boot server, [`pxe`] that server; [`slowcd`] a board's virtual drive
 //! * [`treecheck`] what is in a tree of files, without any of rr's own code
-//! * [`demo`] the main job as a story
+//! * [`demo`] the main job as a story; [`beside`] rr's rescue medium beside ReaR's
 //!
 //! The same program is its own helper: as `vm treecheck DIRECTORY...` it runs in user-mode Linux.
 
+mod beside;
 mod compare;
 mod day;
 mod demo;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let result = match args.first().and_then(|arg| arg.to_str()) {
         Some("treecheck") => treecheck::print(&args[1..]),
         Some("--demo") => demo::run(),
+        Some("--beside-rear") => beside::run(),
         _ => return run_trials(),
     };
     match result {

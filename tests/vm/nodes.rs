@@ -99,6 +99,10 @@ pub const BIOS_MBR_EXT4: Node = Node {
     ..PLAIN
 };
 
+/// With ReaR, and all that it makes an ISO with.
+pub const WITH_REAR: Node =
+    Node { packages: "rear isolinux syslinux-common xorriso ethtool file attr", ..BIOS_MBR_EXT4 };
+
 pub const BIOS_GPT_MD1_LVM_XFS: Node = Node {
     name: "bios.gpt.md1.lvm.xfs",
     firmware: Firmware::Bios,

@@ -506,7 +506,7 @@ impl Stage<'_> {
 }
 
 /// Boots the machine from its own disks, does something in it, and shuts it down.
-fn visit<T>(
+pub fn visit<T>(
     node: &Node,
     machine: &Machine,
     body: impl FnOnce(&mut Vm, &mut Agent) -> Result<T>,

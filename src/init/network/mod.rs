@@ -18,31 +18,55 @@ use super::cmdline::Given;
 use super::dhcp;
 use crate::layout::{Net, Route};
 use crate::sys::run::Cmd;
-use plan::{Plan, Present, Setup};
+use plan::{Assume, Open, Plan, Present, Setup};
 
 /// Where it is told what happens: the console, or only the log.
 pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// How long a switch may take to forward on a port that came up (spanning tree takes 30 s).
-const LINK_TIMEOUT: Duration = Duration::from_secs(45);
+pub const LINK_TIMEOUT: Duration = Duration::from_secs(45);
 const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
 /// Routers answer at once when they are asked.
 const SLAAC_TIMEOUT: Duration = Duration::from_secs(10);
 /// A lease that could not be renewed is tried again this often.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 
+/// How often the target is asked at least, when it was waited for long enough already: an address of
+/// IPv6 is not in use at once.
+const ASKED: usize = 2;
+
 /// What else is known when the network is brought up.
 #[derive(Clone, Copy)]
 pub struct Hints<'a> {
     /// The hardware address of the interface that the machine booted from.
     pub boot_mac: Option<&'a str>,
-    /// Whether the target answers.
-    pub reaches_target: &'a (dyn Fn() -> bool + Sync),
+    /// Whether the target answers. None where it is on a disk.
+    pub reaches_target: Option<&'a (dyn Fn() -> bool + Sync)>,
+    /// How long the target is waited for where another way can be tried; usually [`LINK_TIMEOUT`].
+    pub patience: Duration,
 }
 
 impl std::fmt::Debug for Hints<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hints").field("boot_mac", &self.boot_mac).finish_non_exhaustive()
+    }
+}
+
+impl Hints<'_> {
+    /// Waits for the target, over links that are there since `linked`. Gives true where there is none
+    /// to wait for.
+    fn reach_target(&self, linked: Instant) -> bool {
+        let Some(reaches) = self.reaches_target else { return true };
+        for asked in 1.. {
+            if reaches() {
+                return true;
+            }
+            if asked >= ASKED && linked.elapsed() > self.patience {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        false
     }
 }
 
@@ -56,9 +80,11 @@ pub fn node(net: &Net, hints: Hints<'_>, say: Say<'_>) -> Result<()> {
 
 /// As [`node`], on these interfaces.
 pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Result<()> {
-    let made = plan::plan(net, present, hints.boot_mac, None);
-    if let Some(open) = &made.open {
-        return on_one_of(net, present, &open.nic, &open.candidates, hints, say);
+    let made = plan::plan(net, present, hints.boot_mac, Assume::Nothing);
+    if let Some(open) = &made.open
+        && let Some(problems) = on_one_of(net, present, open, hints, say)?
+    {
+        return finish(&problems, say);
     }
     if made.setups.is_empty() {
         for note in &made.notes {
@@ -67,33 +93,48 @@ pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Res
         say("no interface has an address that was recorded: asking for addresses by DHCP");
         return dhcp_everywhere(say);
     }
-    let problems = carry_out(&made, net, say)?;
+    let linked = Instant::now();
+    let mut problems = carry_out(&made, net, say)?;
+    let by_places = plan::plan(net, present, hints.boot_mac, Assume::Places);
+    if by_places.setups != made.setups && !hints.reach_target(linked) {
+        say("the target does not answer: taking interfaces by their places, not their addresses");
+        undo(&made)?;
+        problems = carry_out(&by_places, net, say)?;
+        if !hints.reach_target(linked) {
+            say("the target does not answer that way either");
+            undo(&by_places)?;
+            problems = carry_out(&made, net, say)?;
+        }
+    }
     finish(&problems, say)
 }
 
-/// Tries which of several interfaces is the recorded one: the one that reaches the target.
+/// Tries which of several interfaces is a recorded one: the one that reaches the target. Gives what
+/// did not work with it, or None where none does.
 fn on_one_of(
     net: &Net,
     present: &[Present],
-    nic: &str,
-    candidates: &[String],
+    open: &Open,
     hints: Hints<'_>,
     say: Say<'_>,
-) -> Result<()> {
-    say(&format!("{nic} may be {}: trying which one reaches the target", candidates.join(" or ")));
-    for candidate in candidates.iter().filter(|name| has_link_soon(name)) {
-        let made = plan::plan(net, present, hints.boot_mac, Some((nic, candidate)));
-        let problems = carry_out(&made, net, say)?;
-        if (hints.reaches_target)() {
-            return finish(&problems, say);
+) -> Result<Option<Vec<String>>> {
+    let (nics, names) = (open.nics.join(" or "), open.candidates.join(" or "));
+    say(&format!("{nics} may be {names}: trying which one reaches the target"));
+    let since = Instant::now();
+    let linked: Vec<&String> = open.candidates.iter().filter(|name| has_link_soon(name)).collect();
+    for nic in &open.nics {
+        for candidate in &linked {
+            let made = plan::plan(net, present, hints.boot_mac, Assume::Pair(nic, candidate));
+            let problems = carry_out(&made, net, say)?;
+            if hints.reach_target(since) {
+                return Ok(Some(problems));
+            }
+            say(&format!("the target does not answer through {candidate} as {nic}"));
+            undo(&made)?;
         }
-        say(&format!("the target does not answer through {candidate}"));
-        undo(&made)?;
     }
-    bail!(
-        "none of {} reaches the target with what {nic} had\nhint: set one up with ip(8), or boot with rr.net=dhcp or ip=ADDRESS/PREFIX::GATEWAY:::DEVICE",
-        candidates.join(", ")
-    )
+    say(&format!("none of {names} reaches the target with what {nics} had"));
+    Ok(None)
 }
 
 /// Sets everything up. Gives what did not work.

@@ -3,8 +3,8 @@
 //! A recorded interface is matched by its hardware address, then by where it is plugged in. What is
 //! left over on both sides is matched if there is only one way to do it: one of each; the ports of
 //! one bond, which are all the same; the one that the machine booted from. Where there are several
-//! ways, each is named in [`Plan::open`], and whoever carries the plan out tries which one reaches
-//! the target.
+//! ways, [`Plan::open`] names them, and whoever carries the plan out tries which one reaches the
+//! target, with an [`Assume`] each.
 
 use std::collections::BTreeMap;
 
@@ -57,26 +57,31 @@ impl Plan {
     }
 }
 
-/// A recorded interface that several could be.
+/// Recorded interfaces that are not known among those that are here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    pub nic: String,
+    pub nics: Vec<String>,
     pub candidates: Vec<String>,
+}
+
+/// What is taken for granted where it can't be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assume<'a> {
+    Nothing,
+    /// That a recorded and a present interface are the same.
+    Pair(&'a str, &'a str),
+    /// That the cables are where they were: what is plugged in at the place of a recorded interface
+    /// is that one, whatever its address. So it is where cards were put back in another order.
+    Places,
 }
 
 /// Which recorded interface (by name) is which present one, and how that is known.
 pub type Pairs = BTreeMap<String, (String, &'static str)>;
 
 /// What to do with the interfaces that are here. `boot_mac`: the one that the machine booted from.
-/// `assumed`: a recorded and a present interface that are to be taken for the same.
-pub fn plan(
-    net: &Net,
-    present: &[Present],
-    boot_mac: Option<&str>,
-    assumed: Option<(&str, &str)>,
-) -> Plan {
+pub fn plan(net: &Net, present: &[Present], boot_mac: Option<&str>, assume: Assume<'_>) -> Plan {
     let wanted = wanted(net);
-    let (pairs, open) = pair(net, &wanted, present, boot_mac, assumed);
+    let (pairs, open) = pair(net, &wanted, present, boot_mac, assume);
     let mut plan = Plan { open, ..Plan::default() };
     for (recorded, (here, how)) in &pairs {
         if recorded != here || *how != "address" {
@@ -135,18 +140,19 @@ fn pair(
     wanted: &[&Nic],
     present: &[Present],
     boot_mac: Option<&str>,
-    assumed: Option<(&str, &str)>,
+    assume: Assume<'_>,
 ) -> (Pairs, Option<Open>) {
     let mut pairs = Pairs::new();
     let mut left: Vec<&Nic> = wanted.to_vec();
     let mut free: Vec<&Present> = present.iter().collect();
     let same_mac = |nic: &Nic, here: &Present| nic.mac.eq_ignore_ascii_case(&here.mac);
     let same_path = |nic: &Nic, here: &Present| nic.path.is_some() && nic.path == here.path;
-    let is_assumed = |nic: &Nic, here: &Present| {
-        assumed.is_some_and(|(was, is)| was == nic.name && is == here.name)
-    };
-    let rules: [(&'static str, Same<'_>); 3] =
+    let is_assumed = |nic: &Nic, here: &Present| assume == Assume::Pair(&nic.name, &here.name);
+    let mut rules: [(&'static str, Same<'_>); 3] =
         [("address", &same_mac), ("place", &same_path), ("reaching the target", &is_assumed)];
+    if assume == Assume::Places {
+        rules.swap(0, 1);
+    }
     for (how, same) in rules {
         left.retain(|nic| {
             let Some(at) = free.iter().position(|here| same(nic, here)) else { return true };
@@ -164,21 +170,22 @@ fn pair(
         ([nic], [here]) => {
             pairs.insert(nic.name.clone(), (here.name.clone(), "being the only one left"));
         }
-        ([nic], several) => match booted {
-            Some(here) => {
-                pairs.insert(nic.name.clone(), (here.name.clone(), "being what booted"));
-            }
-            None => {
-                let candidates = several.iter().map(|here| here.name.clone()).collect();
-                return (pairs, Some(Open { nic: nic.name.clone(), candidates }));
-            }
-        },
+        ([nic], _) if booted.is_some() => {
+            let here = booted.map(|here| here.name.clone()).unwrap_or_default();
+            pairs.insert(nic.name.clone(), (here, "being what booted"));
+        }
         (several, free) if several.len() == free.len() && net.link.iter().any(of_one_bond) => {
             for (nic, here) in several.iter().zip(free) {
                 pairs.insert(nic.name.clone(), (here.name.clone(), "bond"));
             }
         }
-        _ => {}
+        // With one known, what is left of a recorded network is of no use to reach the target.
+        _ if matches!(assume, Assume::Pair(..)) => {}
+        (several, free) => {
+            let nics = several.iter().map(|nic| nic.name.clone()).collect();
+            let candidates = free.iter().map(|here| here.name.clone()).collect();
+            return (pairs, Some(Open { nics, candidates }));
+        }
     }
     (pairs, None)
 }
@@ -326,37 +333,45 @@ mod tests {
     fn interfaces_are_known_by_address_then_by_place_then_by_being_left_over() {
         let recorded = [nic("a", "AA:00", None), nic("b", "bb:00", Some("pci-2"))];
         let present = [here("x", "cc:00", Some("pci-2")), here("y", "aa:00", Some("pci-1"))];
-        let made = plan(&nics(&recorded), &present, None, None);
+        let made = plan(&nics(&recorded), &present, None, Assume::Nothing);
         assert_eq!(made.notes, ["a is y here (by its address)", "b is x here (by its place)"]);
         let other = [here("z", "dd:00", None)];
-        let made = plan(&nics(&recorded[..1]), &other, None, None);
+        let made = plan(&nics(&recorded[..1]), &other, None, Assume::Nothing);
         assert_eq!(made.notes, ["a is z here (by its being the only one left)"]);
     }
 
     #[test]
-    fn swapped_addresses_win_over_places() {
+    fn swapped_addresses_win_over_places_unless_these_are_assumed() {
         let recorded = [nic("a", "aa:00", Some("1")), nic("b", "bb:00", Some("2"))];
         let present = [here("a", "bb:00", Some("1")), here("b", "aa:00", Some("2"))];
-        let made = plan(&nics(&recorded), &present, None, None);
+        let made = plan(&nics(&recorded), &present, None, Assume::Nothing);
         assert_eq!(made.notes, ["a is b here (by its address)", "b is a here (by its address)"]);
+        let made = plan(&nics(&recorded), &present, None, Assume::Places);
+        assert_eq!(made.notes, ["a is a here (by its place)", "b is b here (by its place)"]);
     }
 
     #[test]
     fn what_is_ambiguous_is_tried_and_not_guessed() {
         let recorded = nics(&[nic("a", "aa:00", None)]);
         let present = [here("x", "cc:00", None), here("y", "dd:00", None)];
-        let made = plan(&recorded, &present, None, None);
+        let made = plan(&recorded, &present, None, Assume::Nothing);
         assert!(made.setups.is_empty(), "{made:?}");
-        let open = made.open.unwrap();
-        assert_eq!((open.nic.as_str(), open.candidates), ("a", vec!["x".into(), "y".into()]));
-        let made = plan(&recorded, &present, None, Some(("a", "y")));
+        let open = |nics: &[&str], made: &Plan| {
+            let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(made.open, Some(Open { nics: names(nics), candidates: names(&["x", "y"]) }));
+        };
+        open(&["a"], &made);
+        let made = plan(&recorded, &present, None, Assume::Pair("a", "y"));
         assert_eq!(commands(&made), ["link set dev y up"]);
-        let made = plan(&recorded, &present, Some("DD:00"), None);
+        let made = plan(&recorded, &present, Some("DD:00"), Assume::Nothing);
         assert_eq!(commands(&made), ["link set dev y up"], "what booted");
-        // Two lost and two others: nobody knows.
+        // Two lost and two others: each may be each.
         let two = nics(&[nic("a", "aa:00", None), nic("b", "bb:00", None)]);
-        let made = plan(&two, &present, None, None);
-        assert!(made.setups.is_empty() && made.open.is_none(), "{made:?}");
+        let made = plan(&two, &present, None, Assume::Nothing);
+        assert!(made.setups.is_empty(), "{made:?}");
+        open(&["a", "b"], &made);
+        let made = plan(&two, &present, None, Assume::Pair("b", "x"));
+        assert_eq!((commands(&made), made.open), (vec!["link set dev x up".to_owned()], None));
     }
 
     #[test]
@@ -394,7 +409,7 @@ mod tests {
         };
         // One card was replaced; it is the only one that is left over.
         let present = [here("eth0", "aa:00", None), here("enp5s0", "cc:00", None)];
-        let made = plan(&net, &present, None, None);
+        let made = plan(&net, &present, None, Assume::Nothing);
         assert_eq!(
             commands(&made),
             [
@@ -419,10 +434,10 @@ mod tests {
             made.setups.iter().filter(|setup| setup.is_port).map(|s| &s.name).collect();
         assert_eq!(ports, ["eth0", "enp5s0", "bond0.5"]);
         // A bond lives with one of its ports; without any it is left out, and what rests on it.
-        let made = plan(&net, &present[..1], None, None);
+        let made = plan(&net, &present[..1], None, Assume::Nothing);
         assert!(made.notes[0].contains("eth1"), "{:?}", made.notes);
         assert!(made.setups.iter().any(|setup| setup.name == "br0"));
-        assert!(plan(&net, &[], None, None).setups.is_empty());
+        assert!(plan(&net, &[], None, Assume::Nothing).setups.is_empty());
     }
 
     #[test]
@@ -433,7 +448,7 @@ mod tests {
         let net =
             Net { nic: vec![port, other], link: vec![bond(&["eth0", "eth1"])], ..Net::default() };
         let present = [here("x", "cc:00", None), here("y", "dd:00", None)];
-        let made = plan(&net, &present, None, None);
+        let made = plan(&net, &present, None, Assume::Nothing);
         assert!(commands(&made).contains(&"link set dev y master bond0".to_owned()), "{made:?}");
     }
 
@@ -450,7 +465,7 @@ mod tests {
     fn what_dhcp_gave_is_asked_for_again() {
         let mut nic = nic("a", "aa:00", None);
         nic.address = vec!["10.0.0.7/24".into(), "fd00::7/64".into()];
-        let made = plan(&nics(&[nic]), &[here("a", "aa:00", None)], None, None);
+        let made = plan(&nics(&[nic]), &[here("a", "aa:00", None)], None, Assume::Nothing);
         assert_eq!(made.setups[0].address, ["fd00::7/64"]);
     }
 
@@ -464,7 +479,7 @@ mod tests {
         };
         let mut net = nics(&[nic("a", "aa:00", None)]);
         net.route = vec![route("default", Some("192.0.2.1")), route("192.0.2.1", None)];
-        let made = plan(&net, &[here("x", "aa:00", None)], None, None);
+        let made = plan(&net, &[here("x", "aa:00", None)], None, Assume::Nothing);
         let said: Vec<_> = made.routes.iter().map(|r| (r.to.as_str(), r.nic.as_str())).collect();
         assert_eq!(said, [("192.0.2.1", "x"), ("default", "x")]);
     }

@@ -3,9 +3,22 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::config::{TargetOptions, TargetUrl};
 use crate::sys::run::Cmd;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The URL of the server that a target is on. None where it is a disk.
+pub fn server_of(target: &str, options: &TargetOptions) -> Option<String> {
+    match target.parse().ok()? {
+        // The image has the endpoint of the node's environment and profile in its configuration.
+        TargetUrl::S3 { .. } => Some(options.endpoint.clone().unwrap_or_else(|| {
+            let region = options.region.as_deref().unwrap_or("us-east-1");
+            format!("https://s3.{region}.amazonaws.com")
+        })),
+        url => url.is_on_network().then(|| target.to_owned()),
+    }
+}
 
 /// Whether the server that `url` names answers, if only by refusing: then packets go there and back.
 pub fn answers(url: &str) -> bool {
@@ -24,7 +37,7 @@ fn server(url: &str) -> Option<(String, u16)> {
     let usual = match scheme {
         "nfs" => 2049,
         "http" => 80,
-        "https" | "s3" => 443,
+        "https" => 443,
         _ => return None,
     };
     let authority = rest.split('/').next()?;
@@ -64,6 +77,20 @@ mod tests {
         assert_eq!(said("https://u:p@store:8443/x").as_deref(), Some("store 8443"));
         assert_eq!(said("nfs://[fd00::1]/x").as_deref(), Some("fd00::1 2049"));
         assert_eq!(said("file:///x"), None);
+    }
+
+    #[test]
+    fn the_server_of_a_bucket_is_its_endpoint() {
+        let mut options = TargetOptions::default();
+        let of = |target: &str, options: &TargetOptions| server_of(target, options);
+        let aws = of("s3://backups/nodes", &options);
+        assert_eq!(aws.as_deref(), Some("https://s3.us-east-1.amazonaws.com"));
+        options.endpoint = Some("http://172.16.1.5:9000".to_owned());
+        let own = of("s3://backups/nodes", &options);
+        assert_eq!(own.as_deref(), Some("http://172.16.1.5:9000"));
+        let nfs = "nfs://172.16.1.5/work001";
+        assert_eq!(of(nfs, &options).as_deref(), Some(nfs));
+        assert_eq!((of("file:///x", &options), of("usb://RR-BACKUP", &options)), (None, None));
     }
 
     #[test]
