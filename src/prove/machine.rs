@@ -62,6 +62,15 @@ pub struct Segment {
     pub tap: String,
 }
 
+/// A network card whose frames are datagrams: to and from a program that plays the switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wire {
+    pub mac: String,
+    /// The card's UDP port of the loopback, and the one of the switch.
+    pub own: u16,
+    pub peer: u16,
+}
+
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub firmware: Firmware,
@@ -83,12 +92,30 @@ pub struct Machine {
     /// The network that the machine is on and boots from first. None: QEMU's own, which reaches what
     /// the host reaches, and is not booted from.
     pub segment: Option<Segment>,
+    /// Cards on a switch, in slots that keep their order. Any: instead of `segment`.
+    pub wires: Vec<Wire>,
+    /// False: a machine without graphics, whose console is the serial port.
+    pub screen: bool,
     /// A port of this host's loopback that leads to the machine's port 22. Not on a segment.
     pub ssh_port: Option<u16>,
     /// False: a reboot ends the machine, as pulling the plug at the right moment would.
     pub reboots: bool,
     /// Where `console.log`, `verdict.log` and `qemu.log` go. Each start begins them anew.
     pub logs: PathBuf,
+}
+
+/// The PCI slot of the first card on a wire; Linux calls it enp0s16.
+const WIRE_SLOT: usize = 16;
+
+impl Wire {
+    fn card(&self, at: usize) -> Vec<String> {
+        let Wire { mac, own, peer } = self;
+        words(&format!(
+            "-netdev socket,id=wire{at},udp=127.0.0.1:{peer},localaddr=127.0.0.1:{own} \
+             -device virtio-net-pci,netdev=wire{at},mac={mac},addr={:#x},romfile=",
+            WIRE_SLOT + at
+        ))
+    }
 }
 
 impl Machine {
@@ -106,6 +133,8 @@ impl Machine {
             boots_from: None,
             kernel: None,
             segment: None,
+            wires: Vec::new(),
+            screen: true,
             ssh_port: None,
             reboots: true,
             logs: logs.to_owned(),
@@ -134,12 +163,13 @@ impl Machine {
         let log = self.logs.join("qemu.log");
         let said = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let child = cmd.spawn(Stdio::from(said.try_clone()?), Stdio::from(said))?;
-        Vm::attach(child, sockets, &self.logs)
+        Vm::attach(child, sockets, self.screen, &self.logs)
     }
 
     fn arguments(&self, sockets: &Sockets) -> Result<Vec<Vec<String>>> {
         let mut all = vec![
-            words("-nodefaults -display none -vga std -no-user-config -machine q35"),
+            words("-nodefaults -display none -no-user-config -machine q35"),
+            words(if self.screen { "-vga std" } else { "-vga none" }),
             accelerator()?,
             words(&format!("-m {} -smp {} -rtc base=utc", self.memory_mib, self.cpus)),
             self.network(),
@@ -176,6 +206,9 @@ impl Machine {
     }
 
     fn network(&self) -> Vec<String> {
+        if !self.wires.is_empty() {
+            return self.wires.iter().enumerate().flat_map(|(at, wire)| wire.card(at)).collect();
+        }
         let Some(Segment { tap, .. }) = &self.segment else {
             let forward = self.ssh_port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22"));
             let netdev = format!("-netdev user,id=lan{}", forward.unwrap_or_default());
@@ -329,6 +362,20 @@ mod tests {
             assert_eq!(line.contains("serial=S1,bootindex=1"), ordered, "{line}");
             assert!(line.contains("file=/a,,b.raw,"), "{line}");
         }
+    }
+
+    #[test]
+    fn cards_on_wires_keep_their_slots() {
+        let sockets = Sockets::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut machine = Machine::new(Firmware::Bios, dir.path());
+        let wire = |mac: &str, own| Wire { mac: mac.into(), own, peer: 7 };
+        machine.wires = vec![wire("52:54:00:00:00:0a", 8), wire("52:54:00:00:00:0b", 9)];
+        machine.screen = false;
+        let line = machine.arguments(&sockets).unwrap().concat().join(" ");
+        assert!(line.contains("udp=127.0.0.1:7,localaddr=127.0.0.1:9"), "{line}");
+        assert!(line.contains("netdev=wire1,mac=52:54:00:00:00:0b,addr=0x11"), "{line}");
+        assert!(line.contains("-vga none") && !line.contains("netdev user"), "{line}");
     }
 
     #[test]

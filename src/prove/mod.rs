@@ -20,6 +20,6 @@ pub mod qmp;
 pub mod vm;
 
 pub use agent::Agent;
-pub use machine::{Bus, DirectKernel, Disk, Machine, Segment};
+pub use machine::{Bus, DirectKernel, Disk, Machine, Segment, Wire};
 pub use pulse::StandsStill;
 pub use vm::Vm;

@@ -53,16 +53,23 @@ pub struct Vm {
     pulse: Pulse,
     qmp: Qmp,
     sockets: Sockets,
+    /// Whether there is a screen, and with it a keyboard.
+    screen: bool,
     logs: PathBuf,
 }
 
 impl Vm {
-    pub(super) fn attach(mut child: Child, sockets: Sockets, logs: &Path) -> Result<Vm> {
+    pub(super) fn attach(
+        mut child: Child,
+        sockets: Sockets,
+        screen: bool,
+        logs: &Path,
+    ) -> Result<Vm> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Ok(qmp) = Qmp::connect(&sockets.qmp()) {
                 let pulse = Pulse::of(child.id());
-                return Ok(Vm { child, pulse, qmp, sockets, logs: logs.to_owned() });
+                return Ok(Vm { child, pulse, qmp, sockets, screen, logs: logs.to_owned() });
             }
             let ended = child.try_wait()?;
             if ended.is_some() || Instant::now() > deadline {
@@ -165,20 +172,36 @@ impl Vm {
         }
     }
 
-    /// Takes a picture of the screen, as PNG.
+    /// The terminal that people sit at, as Linux calls it.
+    pub fn terminal(&self) -> &'static str {
+        if self.screen { "tty1" } else { "ttyS0" }
+    }
+
+    /// Takes a picture of the screen, as PNG; none where there is no screen.
     pub fn screenshot(&mut self, file: &Path) -> Result<()> {
+        if !self.screen {
+            return Ok(());
+        }
         let arguments = json!({ "filename": file.display().to_string(), "format": "png" });
         self.qmp.ask("screendump", arguments).map(drop)
     }
 
-    /// Presses and releases a key, by QEMU's name for it: `ret`, `down`, `a`.
+    /// Presses and releases a key, by QEMU's name for it: `ret`, `down`, `a`. Without a screen it is
+    /// one of a terminal on the serial port.
     pub fn press(&mut self, key: &str) -> Result<()> {
+        if !self.screen {
+            return self.send_serial(&[terminal_key(key)?.to_owned()]);
+        }
         let keys = json!([{ "type": "qcode", "data": key }]);
         self.qmp.ask("send-key", json!({ "keys": keys })).map(drop)
     }
 
-    /// Types a line on the keyboard: what is on the keys of an American one, unshifted.
+    /// Types a line on the keyboard: what is on the keys of an American one, unshifted. Without a
+    /// screen, on the serial console.
     pub fn type_line(&mut self, text: &str) -> Result<()> {
+        if !self.screen {
+            return self.type_serial(text);
+        }
         for letter in text.chars() {
             self.press(&key_of(letter)?)?;
             std::thread::sleep(KEY_PAUSE);
@@ -188,10 +211,16 @@ impl Vm {
 
     /// Types a line on the serial console.
     pub fn type_serial(&mut self, text: &str) -> Result<()> {
+        let keys: Vec<String> = text.chars().chain(['\r']).map(String::from).collect();
+        self.send_serial(&keys)
+    }
+
+    /// Sends what keys of a terminal send, one after the other.
+    fn send_serial(&mut self, keys: &[String]) -> Result<()> {
         let typing = || {
             let mut line = UnixStream::connect(self.sockets.serial())?;
-            for letter in text.bytes().chain([b'\r']) {
-                line.write_all(&[letter])?;
+            for key in keys {
+                line.write_all(key.as_bytes())?;
                 // QEMU drops what the guest has not read yet when the line is hung up.
                 std::thread::sleep(KEY_PAUSE);
             }
@@ -260,6 +289,17 @@ fn key_of(letter: char) -> Result<String> {
         '/' => "slash".to_owned(),
         '=' => "equal".to_owned(),
         other => bail!("no key is known for {other:?}"),
+    })
+}
+
+/// What a VT100 sends for the key that QEMU calls so.
+fn terminal_key(key: &str) -> Result<&'static str> {
+    Ok(match key {
+        "ret" => "\r",
+        "home" => "\x1b[H",
+        "end" => "\x1b[F",
+        "down" => "\x1b[B",
+        other => bail!("no terminal is known to have the key {other:?}"),
     })
 }
 

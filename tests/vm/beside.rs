@@ -25,7 +25,7 @@ pub fn run() -> Result<()> {
     let mut phases = Phases::new("beside-rear");
     let tree = phases.run("tree", || Tree::of(scenario.suite, scenario.node.packages))?;
     let source = phases.run("source disks", || scenario.node.source(&tree))?;
-    let stage = Stage { scenario: &scenario, tree: &tree, dir: &dir };
+    let stage = Stage { scenario: &scenario, tree: &tree, dir: &dir, switch: None };
     stage.install(&source, None)?;
     make(&stage, &mut phases)?;
     let share = dir.join("take");

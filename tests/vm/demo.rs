@@ -16,7 +16,7 @@ pub fn run() -> Result<()> {
     println!("A small Debian node in a virtual machine without hardware acceleration.");
     let tree = Tree::of(scenario.suite, scenario.node.packages)?;
     let source = phases.run("the node is installed", || scenario.node.source(&tree))?;
-    let stage = Stage { scenario: &scenario, tree: &tree, dir: &dir };
+    let stage = Stage { scenario: &scenario, tree: &tree, dir: &dir, switch: None };
     phases.run("rr and its two-line configuration are put into it", || {
         stage.install(&source, None)
     })?;

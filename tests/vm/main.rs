@@ -8,12 +8,14 @@
 //! * [`uml`] user-mode Linux, in which disks are made and read at native speed
 //! * [`peers`] the servers for backups, [`nfs`] one of them
 //! * [`network`] recoveries by a boot server, [`pxe`] that server; [`slowcd`] a board's virtual drive
+//! * [`cards`] which network cards a node has, [`switch`] what they are plugged into
 //! * [`treecheck`] what is in a tree of files, without any of rr's own code
 //! * [`demo`] the main job as a story; [`beside`] rr's rescue medium beside ReaR's
 //!
 //! The same program is its own helper: as `vm treecheck DIRECTORY...` it runs in user-mode Linux.
 
 mod beside;
+mod cards;
 mod compare;
 mod day;
 mod demo;
@@ -30,6 +32,7 @@ mod selftest;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod slowcd;
+mod switch;
 mod tree;
 mod treecheck;
 mod uml;

@@ -1,5 +1,6 @@
 //! The scenarios: what is recovered, from where, by what, and on what kind of day.
 
+use crate::cards::Cards;
 use crate::day::Day;
 use crate::newdisks::NewDisks;
 use crate::nfs;
@@ -48,6 +49,9 @@ pub struct Scenario {
     pub medium: Medium,
     pub day: Day,
     pub new_disks: NewDisks,
+    pub cards: Cards,
+    /// False: the machine that is recovered has no graphics.
+    pub screen: bool,
     /// The memory of the machine that is recovered.
     pub memory_mib: u32,
 }
@@ -89,7 +93,13 @@ pub fn all() -> Vec<Scenario> {
         Scenario { medium: Medium::LocalEntry, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { new_disks: NewDisks::Smaller, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
         on(nodes::UEFI_GPT_NVME_EXT4_SIGNED, Target::File),
+        on(nodes::UEFI_GPT_NVME_EXT4_SIGNED, Target::Usb),
+        Scenario { medium: Medium::Stick, ..on(nodes::UEFI_GPT_NVME_EXT4_SIGNED, Target::File) },
+        on(nodes::BIOS_MBR_EXT4, Target::Usb),
         Scenario { medium: Medium::SlowCd, ..on(nodes::UEFI_GPT_NVME_EXT4, Target::File) },
+        Scenario { cards: Cards::Bond, ..on(nodes::UEFI_GPT_LVM_EXT4, nfs4) },
+        Scenario { cards: Cards::Swapped, ..on(nodes::UEFI_GPT_LVM_EXT4, Target::S3) },
+        Scenario { screen: false, day: Day::Asked, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { memory_mib: 512, ..on(nodes::BIOS_MBR_EXT4, Target::File) },
         Scenario { day: Day::Asked, ..on(nodes::UEFI_GPT_LUKS2_LVM_EXT4, Target::File) },
         on(nodes::UEFI_GPT_4KN_BTRFS, Target::File),
@@ -109,6 +119,8 @@ impl Scenario {
             medium: Medium::Cd,
             day: Day::Automatic,
             new_disks: NewDisks::Alike,
+            cards: Cards::Usual,
+            screen: true,
             memory_mib: MEMORY_MIB,
         }
     }
@@ -147,7 +159,13 @@ impl Scenario {
                 NewDisks::Dirty => Some("dirty"),
                 NewDisks::One => Some("one-disk"),
             },
+            match self.cards {
+                Cards::Usual => None,
+                Cards::Bond => Some("bond"),
+                Cards::Swapped => Some("swapped-cards"),
+            },
             self.node.secure_boot().then_some("secure-boot"),
+            (!self.screen).then_some("serial-only"),
             (self.memory_mib != MEMORY_MIB).then_some(&*memory),
         ];
         words.into_iter().flatten().collect::<Vec<_>>().join(".")

@@ -100,8 +100,10 @@ pub const BIOS_MBR_EXT4: Node = Node {
 };
 
 /// With ReaR, and all that it makes an ISO with.
-pub const WITH_REAR: Node =
-    Node { packages: "rear isolinux syslinux-common xorriso ethtool file attr", ..BIOS_MBR_EXT4 };
+pub const WITH_REAR: Node = Node {
+    packages: "rear isolinux syslinux-common xorriso ethtool file attr less",
+    ..BIOS_MBR_EXT4
+};
 
 pub const BIOS_GPT_MD1_LVM_XFS: Node = Node {
     name: "bios.gpt.md1.lvm.xfs",

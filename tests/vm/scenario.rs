@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rr::layout::Firmware;
-use rr::prove::{Agent, Disk, Machine, StandsStill, Vm};
+use rr::prove::{Agent, Bus, Disk, Machine, StandsStill, Vm};
 use rr::sys::run::Cmd;
 
 use crate::compare::{VOLATILE, differences, line_differences};
@@ -23,6 +23,7 @@ use crate::peers::{Peer, READER, WRITER};
 use crate::pxe::{self, BootServer};
 use crate::servers;
 use crate::slowcd::{self, SlowCd};
+use crate::switch::Switch;
 use crate::tree::Tree;
 use crate::uml;
 
@@ -96,7 +97,7 @@ impl Scenario {
         let mut phases = Phases::new(&name);
         let tree = phases.run("tree", || Tree::of(self.suite, self.node.packages))?;
         let source = phases.run("source disks", || self.node.source(&tree))?;
-        let stage = Stage { scenario: self, tree: &tree, dir: &dir };
+        let stage = Stage { scenario: self, tree: &tree, dir: &dir, switch: None };
         phases.run("install rr", || stage.install(&source, None))?;
         phases.run("read the disks", || stage.read("before"))?;
         let machine = self.node.machine(&dir, &dir.join("boot"), "OLD");
@@ -110,7 +111,8 @@ impl Scenario {
     fn play(&self, dir: &Path, phases: &mut Phases) -> Result<()> {
         let tree = phases.run("tree", || Tree::of(self.suite, self.node.packages))?;
         let source = phases.run("source disks", || self.node.source(&tree))?;
-        let stage = Stage { scenario: self, tree: &tree, dir };
+        let switch = self.cards.switch()?;
+        let stage = Stage { scenario: self, tree: &tree, dir, switch: switch.as_ref() };
         let mut peer = Peer::start(self.target, dir)?;
         phases.run("install rr", || stage.install(&source, peer.as_ref()))?;
         let facts = phases.run("back up", || stage.back_up())?;
@@ -155,6 +157,8 @@ pub struct Stage<'a> {
     pub scenario: &'a Scenario,
     pub tree: &'a Tree,
     pub dir: &'a Path,
+    /// What the node's cards are plugged into, where it is not QEMU's own network.
+    pub switch: Option<&'a Switch>,
 }
 
 impl Stage<'_> {
@@ -208,8 +212,9 @@ impl Stage<'_> {
         for file in peer.iter().flat_map(|peer| peer.files()) {
             lab::copy_sparse(&file, &etc)?;
         }
+        let network = self.scenario.cards.configure(&share)?;
         let work = format!(
-            "open_disks; mount_all defaults; put rr /usr/local/sbin/rr; \
+            "open_disks; mount_all defaults; {network}put rr /usr/local/sbin/rr; \
              chmod 755 /mnt/node/usr/local/sbin/rr; put rr.toml /etc/rr/rr.toml; \
              chmod 600 /mnt/node/etc/rr/rr.toml; {keys}\
              for file in $(ls etc); do put etc/$file /etc/rr/$file; done; close_disks"
@@ -220,6 +225,7 @@ impl Stage<'_> {
     /// Boots the node, backs it up, and makes a file afterwards. Gives what it says of itself.
     pub fn back_up(&self) -> Result<String> {
         let mut machine = self.node().machine(self.dir, &self.dir.join("1-node"), "OLD");
+        self.scenario.cards.plug(self.switch, &mut machine, false);
         if self.scenario.target == Target::Usb {
             lab::blank(&self.stick(), STICK_MIB)?;
             machine.disks.push(self.plugged());
@@ -248,7 +254,7 @@ impl Stage<'_> {
 
     fn plugged(&self) -> Disk {
         let (file, serial) = (self.stick(), "STICK".to_owned());
-        Disk { file, bus: self.node().bus, serial, wwn: None, sector_bytes: 512 }
+        Disk { file, bus: Bus::Virtio, serial, wwn: None, sector_bytes: 512 }
     }
 
     /// Writes what is on the disks to `WHEN.disks` and what is in the files to `WHEN.tree`.
@@ -335,8 +341,9 @@ impl Stage<'_> {
         desk.reading = reading;
         desk.pass(self.scenario.day, server)?;
         let console = vm.console()?;
-        for text in self.scenario.new_disks.remains() {
-            ensure!(console.contains(text), "the rescue system did not see {text:?}");
+        let texts = [self.scenario.new_disks.remains(), self.scenario.cards.said()];
+        for text in texts.into_iter().flatten() {
+            ensure!(console.contains(text), "the rescue system did not say {text:?}");
         }
         let (enforced, wanted) = (console.contains(SECURE_BOOT), self.node().secure_boot());
         ensure!(enforced == wanted, "{SECURE_BOOT:?} was said: {enforced}");
@@ -347,6 +354,8 @@ impl Stage<'_> {
     pub fn new_machine(&self, logs: &str) -> Machine {
         let mut machine = self.node().machine(self.dir, &self.dir.join(logs), "NEW");
         self.scenario.new_disks.fit(&mut machine, self.node().disks_mib.len());
+        self.scenario.cards.plug(self.switch, &mut machine, true);
+        machine.screen = self.scenario.screen;
         machine
     }
 
@@ -522,9 +531,10 @@ pub fn visit<T>(
 /// Types root's name and password on the screen's terminal.
 fn log_in(vm: &mut Vm, agent: &mut Agent) -> Result<()> {
     vm.wait_console("login:", boot_timeout())?;
+    let terminal = vm.terminal();
     let process = |name: &str| {
         format!(
-            "for try in $(seq 60); do pgrep -t tty1 '^{name}$' && exit 0; sleep 1; done; exit 1"
+            "for try in $(seq 60); do pgrep -t {terminal} '^{name}$' && exit 0; sleep 1; done; exit 1"
         )
     };
     agent.check(&process("agetty"), command_timeout()).context("waiting for the login prompt")?;

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::compare::differences;
-use crate::treecheck;
+use crate::{switch, treecheck};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -18,6 +18,9 @@ pub fn trials() -> Vec<Trial> {
             "lab.compare.volatile_is_what_is_listed",
             || said(volatile_is_what_is_listed()),
         ),
+        Trial::test("lab.switch.frames_are_tagged_and_untagged", || {
+            said(switch::frames_are_tagged_and_untagged())
+        }),
     ]
 }
 
