@@ -55,8 +55,8 @@ impl Machine {
         format!("{} (UUID of the firmware: {uuid})", self.host)
     }
 
-    /// Of what both know one thing may be another, as long as something is the same: containers and
-    /// boards have no UUID, and a new host name or a new machine id more often.
+    /// Whether both are one machine. Only what both know counts (containers and some boards have no
+    /// UUID). One thing may have changed, as a host name or a machine id does, but not all.
     fn is(&self, other: &Machine) -> bool {
         let known = [
             Some(self.host == other.host),
