@@ -150,6 +150,7 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<(Media
         return Err(refusal);
     }
     let layout = job.layout.as_ref().context("the layout was not read")?;
+    let (carried, unfinished) = media::inside(job, guard)?.unzip();
     let dir = WorkDir::make()?;
     let info = job.rescue_info()?;
     if info.asks_login {
@@ -158,7 +159,8 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<(Media
             info.target
         ));
     }
-    let request = BuildRequest { layout, config: job.config, info, out: &dir.0 };
+    let carried = carried.as_ref();
+    let request = BuildRequest { layout, config: job.config, info, out: &dir.0, carried };
     let tools = job.plan.as_ref().map(crate::plan::Plan::tools).unwrap_or_default();
     let image = ui.step("Building the rescue image", || rescue::build(&request, &tools, ui))?;
     for warning in &image.warnings {
@@ -166,7 +168,7 @@ pub(super) fn rescue(job: &Job<'_>, guard: &LockGuard, ui: &Ui) -> Result<(Media
     }
     let iso_bytes = ui.step("Storing the rescue image", || {
         guard.check()?;
-        media::put(job, guard, &image)
+        media::put(job, guard, &image, unfinished)
     })?;
     let pxe_tree = if job.config.rescue.output.contains(&Output::Pxe) {
         let publish = || rescue::publish_pxe(&request, &image);

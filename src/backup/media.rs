@@ -3,20 +3,46 @@
 //! Where they lie is said by [`stored`]. The menu of a backup disk leads to the newest image that is
 //! whole, whenever a run is killed; then the others are deleted.
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use tempfile::TempPath;
 
 use super::preflight::Job;
-use crate::config::TargetUrl;
+use crate::config::{Iso, TargetUrl};
+use crate::rescue::carried::Carried;
 use crate::rescue::stored::{self, FILES, IMAGES};
 use crate::rescue::{self, Image};
 use crate::store::Store;
 use crate::store::catalog::{self, Subject};
 use crate::store::lock::LockGuard;
+use crate::store::name::Tag;
+
+/// Where the target is an ISO: the backup that is to be on it, the newest of the machine, and the
+/// unfinished ISO. That goes away with this value, and where rr is killed, with the next run.
+pub(super) fn inside(job: &Job<'_>, guard: &LockGuard) -> Result<Option<(Carried, TempPath)>> {
+    let TargetUrl::Iso(Iso::Path(dir)) = &job.url else { return Ok(None) };
+    let manifest = catalog::find_machine(guard.store(), None).context(
+        "choosing the backup for the ISO\nhint: rr mkbackup makes one, and the ISO with it",
+    )?;
+    let tree = dir.join(&job.node);
+    let iso = tree.join(Tag::own().part_name(&iso_name(job)));
+    let unfinished = TempPath::try_from_path(&iso).context("naming the ISO")?;
+    Ok(Some((Carried::new(&manifest, tree, iso)?, unfinished)))
+}
+
+fn iso_name(job: &Job<'_>) -> String {
+    format!("rr-{}.iso", job.node)
+}
 
 /// Stores the image. Gives the size of the ISO, where one was made.
-pub(super) fn put(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Option<u64>> {
+pub(super) fn put(
+    job: &Job<'_>,
+    guard: &LockGuard,
+    image: &Image,
+    unfinished: Option<TempPath>,
+) -> Result<Option<u64>> {
     let store = guard.store();
     let put = |name: &str, path: &Path| {
         store.put_file(name, path).with_context(|| format!("storing {name}"))
@@ -29,8 +55,19 @@ pub(super) fn put(job: &Job<'_>, guard: &LockGuard, image: &Image) -> Result<Opt
         put(&format!("{dir}{file}"), path)?;
     }
     let Some(iso) = &image.iso else { return Ok(None) };
-    put(&format!("rr-{}.iso", job.node), iso)?;
     let meta = iso.metadata().with_context(|| format!("looking at {}", iso.display()))?;
+    match unfinished {
+        None => put(&iso_name(job), iso)?,
+        // It is there, and durable: only its name is not.
+        Some(unfinished) => {
+            let place = iso.with_file_name(iso_name(job));
+            unfinished
+                .persist(&place)
+                .with_context(|| format!("publishing {}", place.display()))?;
+            let dir = File::open(place.parent().unwrap_or(&place)).and_then(|dir| dir.sync_all());
+            dir.with_context(|| format!("publishing {}", place.display()))?;
+        }
+    }
     Ok(Some(meta.len()))
 }
 

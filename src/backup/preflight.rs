@@ -11,11 +11,12 @@ use super::identity;
 use super::local;
 use super::place::{self, Place, PlaceKind};
 use super::report::size;
-use crate::config::{Config, TargetUrl};
+use crate::config::{Config, Iso, Output, TargetUrl};
 use crate::layout::{BytesPath, Layout};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
-use crate::store::catalog::Subject;
+use crate::rescue::iso::{new_id, volume_id};
+use crate::store::catalog::{Manifest, Subject};
 use crate::store::{self, Access, Store, StoreError, object, usb};
 use crate::sys::{fs, tools};
 use crate::ui::Ui;
@@ -115,6 +116,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     if options.rescue {
         job.check_rescue();
     }
+    job.check_iso(&mut fatal, ui);
     if let Some(Err(error)) = job.store.as_deref().map(identity::check) {
         fatal.push(format!("{error:#}"));
     }
@@ -162,7 +164,7 @@ fn included(include: &[PathBuf], fatal: &mut Vec<String>) -> Vec<PathBuf> {
 
 /// A `file://` target below a mount point that is not mounted now.
 fn unmounted(url: &TargetUrl, mounts: &[mounts::MountInfo]) -> Option<String> {
-    let TargetUrl::File { dir } = url else { return None };
+    let dir = url.dir()?;
     let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
     let missing = place::missing_mount(dir, &fstab, mounts)?;
     let missing = missing.display();
@@ -245,18 +247,20 @@ impl Job<'_> {
     fn find_place(&mut self, mounts: &[mounts::MountInfo], ui: &Ui) {
         // Where it is not there, opening the target has said so.
         let place = match &self.url {
-            TargetUrl::File { dir } => dir
-                .canonicalize()
-                .ok()
-                .and_then(|dir| place::find(&dir, mounts, self.layout.as_ref())),
             TargetUrl::Usb(stick) => {
                 let found = usb::find(stick).ok();
                 found.and_then(|found| place::of_stick(&found, mounts, self.layout.as_ref()))
             }
-            _ => None,
+            url => {
+                let dir = url.dir().and_then(|dir| dir.canonicalize().ok());
+                dir.and_then(|dir| place::find(&dir, mounts, self.layout.as_ref()))
+            }
         };
         let Some(place) = place else { return };
+        // An ISO is carried elsewhere.
+        let is_iso = matches!(self.url, TargetUrl::Iso(_));
         if self.options.include.is_empty()
+            && !is_iso
             && let Some(warning) = place.warning()
         {
             ui.warn(warning);
@@ -293,6 +297,26 @@ impl Job<'_> {
         }
     }
 
+    /// What is put on the ISO is the machine, by a run that makes it.
+    fn check_iso(&self, fatal: &mut Vec<String>, ui: &Ui) {
+        if !matches!(self.url, TargetUrl::Iso(_)) {
+            return;
+        }
+        if self.options.rescue && !self.config.rescue.output.contains(&Output::Iso) {
+            fatal.push(format!(
+                "the target {} is an ISO, and none is to be made\nhint: rescue.output = [\"iso\"] in rr.toml, or --output iso",
+                self.url
+            ));
+        }
+        if !self.options.rescue {
+            ui.warn(if self.options.include.is_empty() {
+                "the ISO stays as it is: rr mkrescue puts this backup on it"
+            } else {
+                "the ISO stays as it is: only the whole machine is put on it (rr mkbackup)"
+            });
+        }
+    }
+
     /// Refuses a target that has no room at all, and warns about one that has probably too little.
     fn check_room(&mut self, fatal: &mut Vec<String>, ui: &Ui) -> Result<()> {
         if self.options.archive && self.options.include.is_empty() {
@@ -313,17 +337,24 @@ impl Job<'_> {
         // The first generation has to hold everything, the next about what the last one had to.
         let newest = store::catalog::latest(&**store)?;
         let newest = newest.and_then(|name| store::catalog::manifest(&**store, &name).ok());
+        let is_iso = matches!(self.url, TargetUrl::Iso(_)) && self.options.rescue;
+        let needed = |last: &Manifest| {
+            let stored = last.parent.as_ref().map_or(0, |_| last.archive.stored_bytes);
+            // On an ISO all of it is once more, beside the one before.
+            let whole = last.pack.iter().map(|pack| pack.size_bytes).sum();
+            stored + if is_iso { whole } else { 0 }
+        };
         match (newest, self.used_bytes) {
-            (None, Some(used)) if free < used / 4 => ui.warn(format!(
+            (None, Some(used)) if free < used / if is_iso { 2 } else { 4 } => ui.warn(format!(
                 "the target has {} free and {} are to be archived for the first time: compressed to a quarter they would not fit",
                 size(free),
                 size(used)
             )),
-            (Some(last), _) if last.parent.is_some() && free < last.archive.stored_bytes => {
+            (Some(last), _) if free < needed(&last) => {
                 ui.warn(format!(
                     "the target has {} free, and the last generation needed {}",
                     size(free),
-                    size(last.archive.stored_bytes)
+                    size(needed(&last))
                 ));
             }
             _ => {}
@@ -353,11 +384,16 @@ impl Job<'_> {
     /// The facts for the rescue system.
     pub(super) fn rescue_info(&self) -> Result<crate::rescue::RescueInfo> {
         let options = &self.config.target_options;
-        let on_local_disk = |place: &&Place| !matches!(place.kind, PlaceKind::Elsewhere { .. });
+        let is_iso = matches!(self.url, TargetUrl::Iso(_));
+        let on_local_disk =
+            |place: &&Place| !is_iso && !matches!(place.kind, PlaceKind::Elsewhere { .. });
+        // Of a node that boots its ISO, that is the medium.
+        let medium = TargetUrl::Iso(Iso::Medium(volume_id(&self.node)));
+        let target = if is_iso { &medium } else { &self.url };
         Ok(crate::rescue::RescueInfo {
             version: crate::rescue::info::VERSION,
             node: self.node.clone(),
-            target: self.url.to_string(),
+            target: target.to_string(),
             rr: env!("CARGO_PKG_VERSION").to_owned(),
             consoles: Vec::new(),
             cmdline: String::new(),
@@ -369,6 +405,7 @@ impl Job<'_> {
                 .as_ref()
                 .filter(on_local_disk)
                 .and_then(|place| place.target_device.clone()),
+            medium: is_iso.then(new_id),
             product_uuid: crate::probe::node::product_uuid(),
         })
     }

@@ -163,7 +163,12 @@ impl Report {
                 size(self.stored_bytes)
             ));
         }
-        if self.iso_bytes > 0 {
+        if let (1.., Some(dir)) = (self.iso_bytes, self.target.strip_prefix("iso://")) {
+            let (iso, size) = (format!("{dir}/{0}/rr-{0}.iso", self.node), size(self.iso_bytes));
+            ui.info(format!(
+                "rescue system and backup on one ISO: {iso}, {size}: keep a copy elsewhere than on this machine"
+            ));
+        } else if self.iso_bytes > 0 {
             ui.info(format!("rescue image: rr-{}.iso, {}", self.node, size(self.iso_bytes)));
         }
         if let Some(tree) = &self.pxe_tree {

@@ -60,8 +60,8 @@ fn print_dnsmasq(session: &Session<'_>, args: &DnsmasqArgs) -> Result<Exit> {
 /// The tree's directory on the boot server: an NFS server most often exports by the same name.
 fn root(config: &Config) -> Result<PathBuf> {
     let (url, below) = pxe::tree::place(config)?;
-    let dir = if let TargetUrl::File { dir } = url {
-        dir
+    let dir = if let Some(dir) = url.dir() {
+        dir.to_owned()
     } else if let TargetUrl::Nfs { path, .. } = url {
         PathBuf::from(path)
     } else {

@@ -15,4 +15,4 @@ pub use schema::{
     RescueConfig,
 };
 pub use target::{Login, TargetOptions};
-pub use url::{Stick, TargetUrl};
+pub use url::{Iso, Stick, TargetUrl};

@@ -1,11 +1,11 @@
 //! Target URLs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-/// Where backups go, as `file:///dir`, `nfs://host/export[/path]`, `http[s]://host[:port]/path` or
-/// `s3://bucket[/prefix]`.
+/// Where backups go, as `file:///dir`, `nfs://host/export[/path]`, `http[s]://host[:port]/path`,
+/// `s3://bucket[/prefix]`, `usb://LABEL` or `iso:///dir`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetUrl {
     /// A directory that is there already.
@@ -18,6 +18,8 @@ pub enum TargetUrl {
     S3 { bucket: String, prefix: String },
     /// A disk that is plugged in for it.
     Usb(Stick),
+    /// The rescue ISO itself.
+    Iso(Iso),
 }
 
 /// How the disk of a `usb://` target is named.
@@ -29,9 +31,29 @@ pub enum Stick {
     Device(PathBuf),
 }
 
+/// Which ISO an `iso://` target is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Iso {
+    /// The directory in which it is made; or, to read it, the image, or the drive that it is in.
+    Path(PathBuf),
+    /// The one in this machine that has this volume identifier.
+    Medium(String),
+}
+
+/// Where `target = "iso"` makes it. The one directory for backups that rr makes by itself.
+pub const ISO_DIR: &str = "/var/lib/rr/iso";
+
 impl TargetUrl {
     pub fn is_on_network(&self) -> bool {
-        !matches!(self, TargetUrl::File { .. } | TargetUrl::Usb(_))
+        !matches!(self, TargetUrl::File { .. } | TargetUrl::Usb(_) | TargetUrl::Iso(_))
+    }
+
+    /// The directory of this machine that a backup goes to, where it is one.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            TargetUrl::File { dir } | TargetUrl::Iso(Iso::Path(dir)) => Some(dir),
+            _ => None,
+        }
     }
 }
 
@@ -39,6 +61,9 @@ impl std::str::FromStr for TargetUrl {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text == "iso" {
+            return Ok(TargetUrl::Iso(Iso::Path(PathBuf::from(ISO_DIR))));
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             bail!(
                 "{text:?} is no target URL\nhint: it looks like nfs://server/export or file:///directory"
@@ -62,10 +87,17 @@ impl std::str::FromStr for TargetUrl {
                 Ok(TargetUrl::Nfs { host: host.to_owned(), path })
             }
             "usb" => Ok(TargetUrl::Usb(stick(text, rest)?)),
+            "iso" if rest.starts_with('/') => {
+                Ok(TargetUrl::Iso(Iso::Path(PathBuf::from(normal(rest)))))
+            }
+            "iso" if is_volume_id(rest) => Ok(TargetUrl::Iso(Iso::Medium(rest.to_owned()))),
+            "iso" => bail!(
+                "{text:?} names neither a directory nor an ISO\nhint: iso:///directory makes it there; iso:///directory/rr-NODE.iso and iso://RR_NODE read it"
+            ),
             "http" | "https" => http(scheme == "https", text, rest),
             "s3" => s3(text, rest),
             other => bail!(
-                "targets of the kind {other}:// are not known\nhint: this rr knows file://, nfs://, usb://, http://, https:// and s3://"
+                "targets of the kind {other}:// are not known\nhint: this rr knows file://, nfs://, usb://, http://, https://, s3:// and iso://"
             ),
         }
     }
@@ -78,6 +110,8 @@ impl std::fmt::Display for TargetUrl {
             TargetUrl::Nfs { host, path } => write!(f, "nfs://{host}{path}"),
             TargetUrl::Usb(Stick::Label(label)) => write!(f, "usb://{label}"),
             TargetUrl::Usb(Stick::Device(path)) => write!(f, "usb://{}", path.display()),
+            TargetUrl::Iso(Iso::Path(path)) => write!(f, "iso://{}", path.display()),
+            TargetUrl::Iso(Iso::Medium(id)) => write!(f, "iso://{id}"),
             TargetUrl::Http { tls, host, path } => {
                 write!(f, "http{}://{host}{path}", if *tls { "s" } else { "" })
             }
@@ -106,6 +140,12 @@ const LONGEST_LABEL: usize = 16;
 pub fn is_label(label: &str) -> bool {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     (1..=LONGEST_LABEL).contains(&label.len()) && label.bytes().all(known)
+}
+
+/// As ISO 9660 allows them.
+fn is_volume_id(id: &str) -> bool {
+    let known = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    (1..=32).contains(&id.len()) && id.bytes().all(known)
 }
 
 fn http(tls: bool, text: &str, rest: &str) -> Result<TargetUrl> {
@@ -170,6 +210,9 @@ mod tests {
             ("nfs://[fe80::1]/a//b/", "nfs://[fe80::1]/a/b"),
             ("usb://RR-BACKUP", "usb://RR-BACKUP"),
             ("usb:///dev/disk//by-id/usb-A_B-0:0/", "usb:///dev/disk/by-id/usb-A_B-0:0"),
+            ("iso", "iso:///var/lib/rr/iso"),
+            ("iso:///srv//iso/", "iso:///srv/iso"),
+            ("iso://RR_NODE001", "iso://RR_NODE001"),
             ("https://backup.example.com", "https://backup.example.com"),
             ("http://10.0.2.2:8080/a//b/", "http://10.0.2.2:8080/a/b"),
             ("https://[fe80::1]:8443/", "https://[fe80::1]:8443"),
@@ -190,6 +233,8 @@ mod tests {
             "usb:///mnt",
             "usb://a b",
             "usb://a-label-of-18-char",
+            "iso://",
+            "iso://srv",
             "http:///x",
             "http://:80/x",
             "http://host:0/x",

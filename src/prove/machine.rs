@@ -84,6 +84,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// A CD in the drive, which then is what the machine boots from.
     pub cdrom: Option<PathBuf>,
+    /// What the drive is on: SATA, or SCSI for kernels without its driver.
+    pub cdrom_bus: Bus,
     /// An image on a USB stick, which then is what the machine boots from.
     pub stick: Option<PathBuf>,
     /// The place in `disks` of the one that the machine boots from, whatever its firmware is set to.
@@ -129,6 +131,7 @@ impl Machine {
             cpus: 2,
             disks: Vec::new(),
             cdrom: None,
+            cdrom_bus: Bus::Sata,
             stick: None,
             boots_from: None,
             kernel: None,
@@ -189,7 +192,13 @@ impl Machine {
         }
         if let Some(iso) = &self.cdrom {
             all.push(drive("cd", iso, ",media=cdrom,readonly=on"));
-            all.push(words("-device ide-cd,drive=cd,bus=ide.5,bootindex=0"));
+            match self.cdrom_bus {
+                Bus::Scsi => {
+                    all.push(words("-device virtio-scsi-pci,id=drives"));
+                    all.push(words("-device scsi-cd,drive=cd,bus=drives.0,bootindex=0"));
+                }
+                _ => all.push(words("-device ide-cd,drive=cd,bus=ide.5,bootindex=0")),
+            }
         }
         if let Some(image) = &self.stick {
             all.push(drive("stick", image, ""));

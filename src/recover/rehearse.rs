@@ -38,6 +38,11 @@ pub fn rehearse(config: &Config, info: &RescueInfo, ui: &Ui) -> Result<Rehearsed
                 "the target is on nothing that a rescue system mounts by itself; a recovery needs --target".to_owned(),
             ));
         }
+        (TargetUrl::Iso(_), _) => {
+            return Ok(left_out(
+                "the backup comes with the image, on an ISO that is made of both and then read back".to_owned(),
+            ));
+        }
         // Without keys no request can be made.
         (TargetUrl::S3 { .. }, _) if asks => {
             return Ok(left_out(format!("the target wants keys, {TYPED_IN}")));
@@ -46,7 +51,7 @@ pub fn rehearse(config: &Config, info: &RescueInfo, ui: &Ui) -> Result<Rehearsed
         (_, Some(device)) => target::expect(device)?,
         _ => {}
     }
-    let opened = Target::locate(&url, info.target_device.as_ref(), ui).and_then(|target| {
+    let opened = Target::locate(&url, Some(info), ui).and_then(|target| {
         let store = target.open(&info.node, &options)?;
         let generations = catalog::generations(store.as_ref())?;
         Ok((target, store, generations))

@@ -129,10 +129,10 @@ impl<'a> Run<'a> {
     fn fetch(&mut self) -> Result<Backup> {
         let (url, options) = self.target_url()?;
         self.node = self.node_name()?;
-        let device = self.info_of(&url).and_then(|info| info.target_device.as_ref());
-        let asks = self.info_of(&url).is_some_and(|info| info.asks_login);
+        let info = self.info_of(&url);
+        let asks = info.is_some_and(|info| info.asks_login);
         self.target_options = login::complete(&url, options, asks, self.options.auto)?;
-        let target = Target::locate(&url, device, self.ui)?;
+        let target = Target::locate(&url, info, self.ui)?;
         self.report.target = target.shown().to_owned();
         let store = target.open(&self.node, &self.target_options)?;
         self.target = Some(target);

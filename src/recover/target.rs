@@ -1,17 +1,19 @@
 //! Where the backup is: for `file://` and `usb://` targets, the filesystem that holds it is found by its UUID
-//! and mounted, and the disks below it are kept from being erased.
+//! and mounted, for `iso://` the medium that this was started from, and the disks below it are kept
+//! from being erased.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::devices::Devices;
 use super::mounts;
 use super::sysfs::{Sysfs, kernel_name};
 use crate::config::{TargetOptions, TargetUrl};
-use crate::rescue::info::TargetDevice;
+use crate::rescue::info::{RescueInfo, TargetDevice};
+use crate::store::iso::{self, Source};
 use crate::store::{self, Access, Store, usb};
 use crate::sys::mount::MountGuard;
 use crate::sys::run::Cmd;
@@ -28,43 +30,72 @@ pub struct Target {
     pub disks: BTreeSet<String>,
     /// What the URL was before the filesystem was mounted elsewhere.
     shown: String,
+    /// Can't be written to, ever.
+    is_iso: bool,
     mount: Option<MountGuard>,
 }
 
 impl Target {
-    /// Finds the target. `device` is what the rescue image knows about a `file://` target.
-    pub fn locate(url: &TargetUrl, device: Option<&TargetDevice>, ui: &Ui) -> Result<Target> {
-        let shown = url.to_string();
+    /// Finds the target. `info` is what the rescue image knows, where it was made for this target.
+    pub fn locate(url: &TargetUrl, info: Option<&RescueInfo>, ui: &Ui) -> Result<Target> {
         let looking = || format!("looking for the filesystem that holds {url}");
-        let device = match (url, device) {
+        let device = match (url, info.and_then(|info| info.target_device.as_ref())) {
+            (TargetUrl::Iso(iso), _) => {
+                let set = info.and_then(|info| info.medium.as_deref());
+                let find = || Source::find(iso, set);
+                return Target::of_iso(url, patiently(ui, MEDIUM_PATIENCE, find)?);
+            }
             (TargetUrl::File { .. } | TargetUrl::Usb(_), Some(device)) => device.clone(),
             (TargetUrl::Usb(stick), None) => TargetDevice {
-                fs_uuid: patiently(ui, || usb::find(stick)).with_context(looking)?.uuid,
+                fs_uuid: patiently(ui, PATIENCE, || usb::find(stick)).with_context(looking)?.uuid,
                 fs_kind: usb::KIND.to_owned(),
                 subdir: Path::new("/").join(usb::DIR).into(),
             },
             (TargetUrl::File { dir }, None) => {
                 let disks = disks_of_dir(dir)?;
-                return Ok(Target { url: url.clone(), disks, shown, mount: None });
+                return Ok(Target::of(url, disks));
             }
-            _ => {
-                return Ok(Target { url: url.clone(), disks: BTreeSet::new(), shown, mount: None });
-            }
+            _ => return Ok(Target::of(url, BTreeSet::new())),
         };
         let dev = match url {
-            TargetUrl::Usb(_) => patiently(ui, || look(&device)?.with_context(|| absent(&device))),
+            TargetUrl::Usb(_) => {
+                patiently(ui, PATIENCE, || look(&device)?.with_context(|| absent(&device)))
+            }
             _ => find(&device, ui),
         };
         let dev = dev.with_context(looking)?;
         let disks = Sysfs::default().disks_below(&kernel_name(&dev)?)?;
-        let point = Path::new(MOUNT_POINT);
-        mounts::unmount_all(point)?;
-        std::fs::create_dir_all(point).with_context(|| format!("creating {MOUNT_POINT}"))?;
+        let point = mount_point()?;
         let source = dev.to_string_lossy();
         let mount = mount_read_only(&source, &device.fs_kind, point)?;
         let subdir = device.subdir.as_path();
         let dir = point.join(subdir.strip_prefix("/").unwrap_or(subdir));
-        Ok(Target { url: TargetUrl::File { dir }, disks, shown, mount: Some(mount) })
+        let target = TargetUrl::File { dir };
+        Ok(Target { url: target, mount: Some(mount), ..Target::of(url, disks) })
+    }
+
+    /// One that can be opened as it is.
+    fn of(url: &TargetUrl, disks: BTreeSet<String>) -> Target {
+        Target { url: url.clone(), disks, shown: url.to_string(), is_iso: false, mount: None }
+    }
+
+    /// The medium stays mounted for as long as the recovery reads it.
+    fn of_iso(url: &TargetUrl, source: Source) -> Result<Target> {
+        let disks = match &source {
+            Source::Dir(dir) => disks_of_dir(dir)?,
+            Source::Image(image) => disks_of_dir(image.parent().unwrap_or(image))?,
+            Source::Device(device) => Sysfs::default().disks_below(&kernel_name(device)?)?,
+        };
+        let (Some(args), Source::Image(path) | Source::Device(path)) =
+            (source.mount_args(), &source)
+        else {
+            return Ok(Target::of(url, disks));
+        };
+        let point = mount_point()?;
+        let mount = Some(MountGuard::mount(&args, point)?);
+        let dir = point.join(iso::DIR);
+        ensure!(dir.is_dir(), iso::no_backup(path));
+        Ok(Target { url: TargetUrl::File { dir }, is_iso: true, mount, ..Target::of(url, disks) })
     }
 
     pub fn open(&self, node: &str, options: &TargetOptions) -> Result<Box<dyn Store>> {
@@ -79,6 +110,9 @@ impl Target {
         options: &TargetOptions,
         body: impl FnOnce(&dyn Store) -> Result<()>,
     ) -> Result<()> {
+        if self.is_iso {
+            return Err(iso::denied(&self.shown).into());
+        }
         self.remount("rw")?;
         let written = store::open(&self.url, node, Access::Write, options)
             .and_then(|store| body(store.as_ref()));
@@ -99,6 +133,14 @@ impl Target {
     pub fn shown(&self) -> &str {
         &self.shown
     }
+}
+
+/// Where nothing is mounted any more.
+fn mount_point() -> Result<&'static Path> {
+    let point = Path::new(MOUNT_POINT);
+    mounts::unmount_all(point)?;
+    std::fs::create_dir_all(point).with_context(|| format!("creating {MOUNT_POINT}"))?;
+    Ok(point)
 }
 
 /// Fails where the device is not here, without bringing anything up.
@@ -127,15 +169,18 @@ fn is_mounted_elsewhere(said: &str) -> bool {
 }
 
 /// A disk on USB answers some seconds after it was found; nothing tells when all are there.
-fn patiently<T>(ui: &Ui, look: impl Fn() -> Result<T>) -> Result<T> {
-    const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A management board plugs its virtual drive in anew when the firmware has let go of it.
+const MEDIUM_PATIENCE: Duration = Duration::from_secs(60);
+
+fn patiently<T>(ui: &Ui, patience: Duration, look: impl Fn() -> Result<T>) -> Result<T> {
     let started = Instant::now();
     let mut said = false;
     loop {
         match look() {
-            Err(_) if started.elapsed() < PATIENCE => {
+            Err(_) if started.elapsed() < patience => {
                 if !said {
-                    ui.info(format!("waiting up to {} s for the disk", PATIENCE.as_secs()));
+                    ui.info(format!("waiting up to {} s for the disk", patience.as_secs()));
                     said = true;
                 }
                 std::thread::sleep(Duration::from_millis(500));

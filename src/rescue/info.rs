@@ -48,6 +48,9 @@ pub struct RescueInfo {
     pub read_login: Login,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_device: Option<TargetDevice>,
+    /// The volume set of the ISO that holds the backup, where that is one: only this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub medium: Option<String>,
     /// What the node's firmware says which machine it is; none where it says nothing of use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product_uuid: Option<Uuid>,
@@ -106,6 +109,7 @@ mod tests {
             rr: "0.1.0".into(),
             consoles: vec!["ttyS0,115200".into()],
             cmdline: String::new(),
+            medium: None,
             product_uuid: Some(Uuid::from_u128(0x0123_4567_89ab_cdef)),
         };
         let dir = tempfile::tempdir().unwrap();

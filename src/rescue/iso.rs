@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::carried::Carried;
 use super::menu::Menu;
 use super::signed::{self, Signed};
 use crate::config::Drivers;
@@ -120,6 +121,11 @@ pub fn volume_id(node: &str) -> String {
     format!("RR_{}", node.take(29).collect::<String>())
 }
 
+/// What tells an image from all others, in its volume set's identifier and in its marker file.
+pub fn new_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string().to_ascii_uppercase()
+}
+
 /// What goes on the medium.
 #[derive(Debug)]
 pub struct Content<'a> {
@@ -128,6 +134,7 @@ pub struct Content<'a> {
     pub initrd: &'a Path,
     /// The font file, where the node has one.
     pub font: Option<&'a Path>,
+    pub carried: Option<&'a Carried>,
 }
 
 /// Builds the image at `path` from the platforms that [`Platforms::programs`] are there for. Scratch
@@ -150,6 +157,10 @@ pub fn build(content: &Content<'_>, platforms: &Platforms, dir: &Path, path: &Pa
         copy(font, &ours.join("menu.pf2"))?;
     }
     let mut options = vec!["-volid".to_owned(), volume_id(&menu.info.node)];
+    options.extend(["-volset".to_owned(), menu.id.to_owned()]);
+    if let Some(carried) = content.carried {
+        options.extend(carried.stage(&stage, &dir.join("carried"))?);
+    }
     if let Some(signed) = &platforms.signed {
         efi_image(signed, &menu.grub_cfg(), dir, &stage.join(EFI_IMAGE))?;
         options.extend(EFI_OPTIONS.split(' ').map(str::to_owned));
@@ -182,7 +193,9 @@ fn assemble(platforms: &Platforms, stage: &Path, path: &Path, options: &[String]
         // By itself it takes every platform that is installed.
         (Some(_), Some(_)) => mkrescue(),
         (Some(one), None) | (None, Some(one)) => mkrescue().arg("--directory").arg(one),
-        (None, None) => Cmd::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r"]),
+        (None, None) => {
+            Cmd::new("xorriso").args(["-as", "mkisofs", "-quiet", "-r", "-graft-points"])
+        }
     };
     command.arg("-o").arg(path).arg(stage).args(options).run()
 }
@@ -347,7 +360,8 @@ mod tests {
         for file in [&kernel, &initrd] {
             std::fs::write(file, "x").unwrap();
         }
-        let content = Content { menu: &menu, kernel: &kernel, initrd: &initrd, font: None };
+        let content =
+            Content { menu: &menu, kernel: &kernel, initrd: &initrd, font: None, carried: None };
         build(&content, platforms, dir, &iso).unwrap();
         iso
     }

@@ -80,7 +80,11 @@ impl Menu<'_> {
         let date = shown_time(&self.layout.node.recorded);
         let product = format!("{} {}", self.layout.node.vendor, self.layout.node.product);
         let os = format!("{}  {}", self.layout.node.os, product.trim());
-        theme(self.font, &self.info.node, &format!("Rescue system of rr, made {date}"), os.trim())
+        let what = match self.info.medium {
+            Some(_) => "Rescue system of rr, with the backup",
+            None => "Rescue system of rr",
+        };
+        theme(self.font, &self.info.node, &format!("{what}, made {date}"), os.trim())
     }
 }
 
@@ -313,6 +317,7 @@ pub(crate) mod tests {
             target_options: crate::config::TargetOptions::default(),
             read_login: Default::default(),
             target_device: None,
+            medium: None,
             product_uuid: None,
         }
     }

@@ -15,10 +15,11 @@
 //!   that runs
 //! * [`selftest`] the programs run inside the tree, [`rehearsal`] and what a recovery begins with
 //! * [`initrd`] the tree as an archive that the kernel unpacks
-//! * [`menu`] the boot menu, [`iso`] the bootable image, [`pxe`] the tree of a boot server, [`signed`]
-//!   boot loaders for Secure Boot
+//! * [`menu`] the boot menu, [`iso`] the bootable image, [`carried`] the backup in it, [`pxe`] the tree
+//!   of a boot server, [`signed`] boot loaders for Secure Boot
 
 pub mod boot;
+pub mod carried;
 pub mod elf;
 pub mod info;
 pub mod initrd;
@@ -42,12 +43,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{Config, Drivers, Output};
+use crate::config::{Config, Drivers, Output, TargetUrl};
 use crate::layout::{Layout, LinkKind};
 use crate::store::object;
 use crate::sys::tools;
 use crate::ui::Ui;
 
+use carried::Carried;
 pub use info::{RescueInfo, TargetDevice};
 use kernel::Kernel;
 use modules::Index;
@@ -63,6 +65,8 @@ pub struct BuildRequest<'a> {
     pub info: RescueInfo,
     /// An empty directory with room for twice the image.
     pub out: &'a Path,
+    /// What the ISO is to hold besides.
+    pub carried: Option<&'a Carried>,
 }
 
 /// The finished files, mode 0600, in the request's directory.
@@ -100,7 +104,11 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
     warnings.extend(too_big(&tree, size_bytes));
     let iso = if request.config.rescue.output.contains(&Output::Iso) {
         let media = (kernel_path.as_path(), initrd_path.as_path());
-        Some(ui.step("Building the ISO", || build_iso(request, media, size_bytes))?)
+        let iso = ui.step("Building the ISO", || build_iso(request, media, size_bytes))?;
+        if let Some(carried) = request.carried {
+            ui.step("Reading the ISO back", || carried.check(ui))?;
+        }
+        Some(iso)
     } else {
         None
     };
@@ -158,9 +166,15 @@ fn build_iso(
     (kernel, initrd): (&Path, &Path),
     size_bytes: u64,
 ) -> Result<PathBuf> {
-    let path = request.out.join(format!("rr-{}.iso", request.info.node));
+    let path = match request.carried {
+        Some(carried) => {
+            carried.check_room(size_bytes)?;
+            carried.iso.clone()
+        }
+        None => request.out.join(format!("rr-{}.iso", request.info.node)),
+    };
     let font = iso::font();
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    let id = request.info.medium.clone().unwrap_or_else(iso::new_id);
     let menu = menu::Menu {
         layout: request.layout,
         config: request.config,
@@ -170,7 +184,7 @@ fn build_iso(
         font: font.as_ref().map_or("", |(_, name)| name),
     };
     let font = font.as_ref().map(|(path, _)| path.as_path());
-    let content = iso::Content { menu: &menu, kernel, initrd, font };
+    let content = iso::Content { menu: &menu, kernel, initrd, font, carried: request.carried };
     iso::build(&content, &platforms(request.layout, request.config), request.out, &path)?;
     Ok(path)
 }
@@ -290,9 +304,11 @@ fn needed_modules<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, 
     if is_nfs(config.target.as_deref()) {
         needed.insert("nfs", "the target".to_owned());
     }
-    if config.target.as_deref().is_some_and(|target| target.starts_with("usb:")) {
-        needed.insert("ext4", "the target".to_owned());
-    }
+    match config.target_url() {
+        Ok(TargetUrl::Usb(_)) => needed.insert("ext4", "the target".to_owned()),
+        Ok(TargetUrl::Iso(_)) => needed.insert("isofs", "the target".to_owned()),
+        _ => None,
+    };
     needed
 }
 
@@ -375,7 +391,9 @@ fn add_rr(tree: &mut Tree, request: &BuildRequest<'_>) -> Result<()> {
         toml::to_string_pretty(&request.info).context("writing the rescue system's facts")?;
     tree.text("etc/rr/rescue.toml", 0o600, info);
     tree.text("etc/rr/layout.toml", 0o600, crate::layout::schema::render(request.layout)?);
-    let config = request.config.for_rescue();
+    // Of an ISO it is another one there.
+    let target = Some(request.info.target.clone());
+    let config = Config { target, ..request.config.for_rescue() };
     let config = toml::to_string_pretty(&config).context("writing the configuration")?;
     tree.text("etc/rr/rr.toml", 0o600, config);
     Ok(())
@@ -465,11 +483,13 @@ pub(crate) mod tests {
             target_options: object::for_rescue(&url, options),
             read_login: options.read_login.clone(),
             target_device: None,
+            medium: None,
             product_uuid: None,
         };
         assert!(!info.asks_login);
         let layout = layout();
-        let request = BuildRequest { layout: &layout, config: &config, info, out: dir.path() };
+        let request =
+            BuildRequest { layout: &layout, config: &config, info, out: dir.path(), carried: None };
         let mut tree = Tree::new();
         add_trust(&mut tree, &request.info).unwrap();
         add_rr(&mut tree, &request).unwrap();

@@ -321,14 +321,19 @@ pub fn publish(store: &dyn Store, manifest: &Manifest) -> Result<()> {
     store
         .put_new(&object(generation, "manifest.json"), &render(manifest)?)
         .with_context(|| format!("publishing the generation {generation}"))?;
+    store
+        .put("latest.json", latest_json(generation, &generations(store)?).as_bytes())
+        .with_context(|| format!("naming {generation} in latest.json"))
+}
+
+/// `latest.json`, for a tree with these generations.
+pub(crate) fn latest_json(newest: &str, generations: &[String]) -> String {
     let latest = serde_json::json!({
         "version": MANIFEST_VERSION,
-        "generation": generation,
-        "generations": generations(store)?,
+        "generation": newest,
+        "generations": generations,
     });
-    store
-        .put("latest.json", format!("{latest:#}\n").as_bytes())
-        .with_context(|| format!("naming {generation} in latest.json"))
+    format!("{latest:#}\n")
 }
 
 /// The generations that `latest.json` names; those that were deleted since are among them. For a

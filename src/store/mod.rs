@@ -4,7 +4,8 @@
 //! or not at all. What the names mean is told by [`catalog`].
 //!
 //! * [`dir`] a directory as a store; [`nfs`] how one on an NFS server comes to be a directory,
-//!   [`usb`] one on a disk that is plugged in; [`patient`] how it is given up when the server is gone
+//!   [`usb`] one on a disk that is plugged in, [`iso`] in the rescue ISO; [`patient`] how it is given
+//!   up when the server is gone
 //! * [`object`] objects on a server: S3, WebDAV, plain HTTP
 //! * [`name`] what objects and unfinished files are called
 //! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
@@ -12,6 +13,7 @@
 
 pub mod catalog;
 pub mod dir;
+pub mod iso;
 pub mod keep;
 pub mod lock;
 pub mod name;
@@ -158,6 +160,7 @@ fn base(url: &TargetUrl, access: Access, options: &TargetOptions) -> Result<Opti
         TargetUrl::File { dir } => Some(open_dir(dir)?),
         TargetUrl::Nfs { host, path } => Some(nfs::open(host, path, options)?),
         TargetUrl::Usb(stick) => Some(usb::open(stick, access)?),
+        TargetUrl::Iso(iso) => Some(iso::open(iso, access)?),
         TargetUrl::Http { .. } | TargetUrl::S3 { .. } => None,
     })
 }

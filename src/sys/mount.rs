@@ -1,6 +1,6 @@
 //! Mounting, and undoing it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub struct MountGuard {
 
 impl MountGuard {
     /// Runs `mount(8)` with these arguments, the last of which is the mount point `path`.
-    pub fn mount(args: &[&str], path: &Path) -> Result<MountGuard> {
+    pub fn mount<S: AsRef<OsStr>>(args: &[S], path: &Path) -> Result<MountGuard> {
         Cmd::new("mount").args(args).arg(path).run()?;
         Ok(MountGuard { path: Some(path.to_owned()) })
     }

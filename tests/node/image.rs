@@ -27,6 +27,7 @@ pub fn info(node: &str, target: &str) -> RescueInfo {
         target_options: rr::config::TargetOptions::default(),
         read_login: rr::config::Login::default(),
         target_device: None,
+        medium: None,
         product_uuid: None,
     }
 }

@@ -187,7 +187,8 @@ pub fn run_recovery() -> Result<()> {
     let new = disks(dir, "new", recover::DISKS_MIB)?;
     boot(&tree, dir, &new, "damaged")?;
     boot(&tree, dir, &new, "recover")?;
-    let new = disks(dir, "newer", recover::DISKS_MIB)?;
+    let mut new = disks(dir, "newer", recover::DISKS_MIB)?;
+    new.push(recover::carry(dir)?);
     boot(&tree, dir, &new, "step by step")
 }
 

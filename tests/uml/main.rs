@@ -14,6 +14,8 @@
 mod agent;
 mod cases;
 mod elsewhere;
+#[path = "../node/iso.rs"]
+mod iso;
 mod lab;
 mod network;
 mod recover;

@@ -1,14 +1,14 @@
 //! A whole recovery in user-mode Linux: a small node on LVM on a mirror is backed up into a
-//! directory, and comes back on two blank disks; once more over the finished disks; once more step by
-//! step, as an admin does with `layoutonly` and its like; and not at all where a pack is damaged, with
-//! the disks left as they are.
+//! directory, and comes back on two blank disks; once more over the finished disks; once more from an
+//! ISO that holds the backup, step by step, as an admin does with `layoutonly` and its like; and not at
+//! all where a pack is damaged, with the disks left as they are.
 //!
 //! Only firmware and boot loader are missing here: the kernel and its initramfs are files that look
 //! the part.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rr::archive::{self, CreateOptions};
@@ -16,10 +16,14 @@ use rr::config::{Config, TargetOptions, TargetUrl};
 use rr::layout::{BytesPath, Layout, schema};
 use rr::probe;
 use rr::recover::{self, Failure, Options, Outcome, Phase};
+use rr::rescue::RescueInfo;
+use rr::rescue::iso::volume_id;
 use rr::store::{self, Access, Manifest, catalog};
 use rr::sys::run::Cmd;
 use rr::ui::Ui;
 use rr::ui::verdict::Verdict;
+
+use crate::iso;
 
 pub const NAME: &str = "recover_md1_lvm";
 /// The same with LUKS between the mirror and LVM.
@@ -229,12 +233,35 @@ fn twice(dir: &Path, config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// What an image knows whose ISO holds the backup.
+fn on_medium() -> RescueInfo {
+    let known = format!(
+        "version = 1\nnode = 'node001'\ntarget = 'iso://{}'\nrr = 'test'\nmedium = 'A1B2'",
+        volume_id("node001")
+    );
+    toml::from_str(&known).expect("the facts of a rescue system")
+}
+
+/// Makes the ISO, outside of the machine.
+pub fn carry(dir: &Path) -> Result<PathBuf> {
+    if let Some(why) = iso::missing() {
+        bail!("{why}");
+    }
+    let store = store::open(&target(dir), "node001", Access::Read, &TargetOptions::default())?;
+    let file = dir.join("carried.iso");
+    iso::make(store.as_ref(), dir.join("backups/node001"), file.clone(), &on_medium())?;
+    Ok(file)
+}
+
 /// Each verb finds the disks as the one before left them; `mountonly` as after a reboot.
 fn step_by_step(dir: &Path) -> Result<()> {
     let ui = Ui::detect(false);
+    // As the rescue system does, of which only the ISO is left.
+    let info = on_medium();
+    fs::rename(dir.join("backups"), dir.join("carried away"))?;
     let step = |phase: Phase| {
-        let options = Options { phase, ..options(dir) };
-        recover::recover(&Config::default(), None, &options, &ui)
+        let options = Options { phase, target: None, ..options(dir) };
+        recover::recover(&Config::default(), Some(&info), &options, &ui)
             .map_err(|failure| failure.error.context(format!("{phase:?}")))
     };
     for phase in [Phase::Layout, Phase::Restore, Phase::Mount] {
@@ -246,6 +273,8 @@ fn step_by_step(dir: &Path) -> Result<()> {
     }
     let outcome = step(Phase::Finalize)?;
     ensure!(matches!(outcome, Outcome::Recovered(_)), "{outcome:?}");
+    let log = String::from_utf8_lossy(&rr::ui::log::text()).into_owned();
+    ensure!(log.contains("may only be read from here"), "nothing can be put to an ISO:\n{log}");
     compare(dir)
 }
 

@@ -18,6 +18,8 @@ pub enum Target {
     /// A disk that rr formats, which also is what the rescue system boots from. Not on USB, which
     /// Debian's kernels for virtual machines do not know.
     Usb,
+    /// The rescue ISO itself. Nothing else of the backup is left.
+    Iso,
 }
 
 /// What the rescue system is booted from.
@@ -68,6 +70,8 @@ pub fn all() -> Vec<Scenario> {
         on(nodes::UEFI_GPT_LVM_EXT4, Target::Usb),
         on(nodes::UEFI_GPT_LVM_EXT4, Target::Http),
         on(nodes::BIOS_GPT_MD1_LVM_XFS, Target::S3),
+        on(nodes::UEFI_GPT_NVME_EXT4, Target::Iso),
+        Scenario { medium: Medium::Stick, ..on(nodes::BIOS_MBR_EXT4, Target::Iso) },
         Scenario {
             suite: "bullseye",
             medium: Medium::Stick,
@@ -137,6 +141,7 @@ impl Scenario {
                 Target::Http => "http",
                 Target::S3 => "s3",
                 Target::Usb => "usb",
+                Target::Iso => "iso",
             }),
             Some(self.suite).filter(|suite| *suite != "bookworm"),
             match self.medium {

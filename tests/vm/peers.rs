@@ -30,7 +30,7 @@ impl Peer {
     /// None where the target is a disk.
     pub fn start(target: Target, dir: &Path) -> Result<Option<Peer>> {
         Ok(Some(match target {
-            Target::File | Target::Usb => return Ok(None),
+            Target::File | Target::Usb | Target::Iso => return Ok(None),
             Target::Nfs(version) => Peer::Nfs(nfs::Server::start(&dir.join("nfs"), version)?),
             Target::Http => {
                 let dir = dir.join("http");

@@ -184,6 +184,7 @@ impl Stage<'_> {
         let target = match (peer, self.scenario.target) {
             (Some(peer), _) => peer.rr_toml(),
             (None, Target::Usb) => "target = \"usb://RR-BACKUP\"\n".to_owned(),
+            (None, Target::Iso) => "target = \"iso:///backup\"\n".to_owned(),
             (None, _) => "target = \"file:///backup\"\n".to_owned(),
         };
         let agreed = self.scenario.new_disks.agreed(self.node());
@@ -228,7 +229,7 @@ impl Stage<'_> {
         self.scenario.cards.plug(self.switch, &mut machine, false);
         if self.scenario.target == Target::Usb {
             lab::blank(&self.stick(), STICK_MIB)?;
-            machine.disks.push(self.plugged());
+            machine.disks.push(self.plugged(self.stick()));
         }
         visit(self.node(), &machine, |_, agent| {
             if self.scenario.target == Target::Usb {
@@ -236,7 +237,7 @@ impl Stage<'_> {
                 lab::write(&self.dir.join("format.txt"), said)?;
             }
             let facts = agent.check(FACTS, command_timeout())?;
-            if !matches!(self.scenario.target, Target::File | Target::Usb) {
+            if !matches!(self.scenario.target, Target::File | Target::Usb | Target::Iso) {
                 agent.check(ONLINE, command_timeout()).context("waiting for the network")?;
             }
             let answer = agent.run(BACKUP, lab::seconds(BACKUP_SECONDS))?;
@@ -252,8 +253,8 @@ impl Stage<'_> {
         self.dir.join("stick.raw")
     }
 
-    fn plugged(&self) -> Disk {
-        let (file, serial) = (self.stick(), "STICK".to_owned());
+    fn plugged(&self, file: PathBuf) -> Disk {
+        let serial = "STICK".to_owned();
         Disk { file, bus: Bus::Virtio, serial, wwn: None, sector_bytes: 512 }
     }
 
@@ -284,9 +285,20 @@ impl Stage<'_> {
             lab::copy_sparse(&peer.trees().join("node001/rr-node001.iso"), &iso)?;
         } else {
             let share = self.dir.join("take-iso");
-            let work = "open_disks; mount_all ro; \
-                        cp /mnt/node/backup/node001/rr-node001.iso .; close_disks";
-            uml::run(self.tree, &self.disks(), false, &share, &self.node().script(work))?;
+            let work = match self.scenario.target {
+                // It is all that is left of the backup then.
+                Target::Iso => {
+                    "open_disks; mount_all defaults; \
+                     cp /mnt/node/backup/node001/rr-node001.iso .; \
+                     rm -r /mnt/node/backup/node001; close_disks"
+                }
+                _ => {
+                    "open_disks; mount_all ro; \
+                     cp /mnt/node/backup/node001/rr-node001.iso .; close_disks"
+                }
+            };
+            let writes = self.scenario.target == Target::Iso;
+            uml::run(self.tree, &self.disks(), writes, &share, &self.node().script(work))?;
             std::fs::rename(share.join("rr-node001.iso"), &iso)?;
         }
         Ok(iso)
@@ -322,10 +334,20 @@ impl Stage<'_> {
         match (self.scenario.medium, self.scenario.target) {
             (_, Target::Usb) => {
                 machine.boots_from = Some(machine.disks.len());
-                machine.disks.push(self.plugged());
+                machine.disks.push(self.plugged(self.stick()));
+            }
+            // Not on USB: as with the target `usb`, the rescue system has to see it.
+            (Medium::Stick, Target::Iso) => {
+                machine.boots_from = Some(machine.disks.len());
+                machine.disks.push(self.plugged(medium.to_owned()));
             }
             (Medium::Stick, _) => machine.stick = Some(medium.to_owned()),
-            (Medium::Cd, _) => machine.cdrom = Some(medium.to_owned()),
+            (Medium::Cd, target) => {
+                machine.cdrom = Some(medium.to_owned());
+                if target == Target::Iso {
+                    machine.cdrom_bus = Bus::Scsi;
+                }
+            }
             (Medium::SlowCd, _) => {
                 machine.cdrom = Some(slow.insert(SlowCd::insert(medium)?).drive());
                 reading = slowcd::reading(medium)?;
@@ -344,6 +366,12 @@ impl Stage<'_> {
         let texts = [self.scenario.new_disks.remains(), self.scenario.cards.said()];
         for text in texts.into_iter().flatten() {
             ensure!(console.contains(text), "the rescue system did not say {text:?}");
+        }
+        if self.scenario.target == Target::Iso {
+            ensure!(
+                console.contains("may only be read from here"),
+                "the medium was not what it read"
+            );
         }
         let (enforced, wanted) = (console.contains(SECURE_BOOT), self.node().secure_boot());
         ensure!(enforced == wanted, "{SECURE_BOOT:?} was said: {enforced}");
@@ -469,7 +497,7 @@ impl Stage<'_> {
         let mut machine = self.new_machine("3-recovered");
         machine.segment = server.map(BootServer::segment);
         if self.scenario.target == Target::Usb {
-            machine.disks.push(self.plugged());
+            machine.disks.push(self.plugged(self.stick()));
         }
         visit(self.node(), &machine, |vm, agent| {
             if server.is_some() {
@@ -501,8 +529,12 @@ impl Stage<'_> {
         for file in self.disks() {
             std::fs::remove_file(file)?;
         }
-        if self.stick().exists() {
-            std::fs::remove_file(self.stick())?;
+        let mut large = vec![self.stick()];
+        if self.scenario.target == Target::Iso {
+            large.push(self.dir.join("rr-node001.iso"));
+        }
+        for file in large.into_iter().filter(|file| file.exists()) {
+            std::fs::remove_file(file)?;
         }
         for served in ["nfs/export", "http/files", "s3/files"] {
             let served = self.dir.join(served);

@@ -33,6 +33,7 @@ impl Lab {
             target_options: TargetOptions::default(),
             read_login: crate::config::Login::default(),
             target_device: None,
+            medium: None,
             product_uuid: None,
         };
         let layout = crate::rescue::tests::layout();

@@ -41,7 +41,7 @@ impl Tree {
             );
         }
         let opening = || format!("opening the PXE tree {label}");
-        let base = if let TargetUrl::File { dir } = &url {
+        let base = if let Some(dir) = url.dir() {
             File::open(dir).map(OwnedFd::from).with_context(opening)?
         } else if let TargetUrl::Nfs { host, path } = &url {
             crate::store::nfs::open(host, path, &config.target_options).with_context(opening)?
