@@ -34,7 +34,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where backups are: nfs://server/export, https://server/path, s3://bucket/prefix,
-    /// file:///directory or usb://LABEL
+    /// file:///directory, usb://LABEL, or iso:///directory for one ISO that boots and
+    /// holds the backup
     #[arg(long, global = true, value_name = "URL", env = "RR_TARGET")]
     pub target: Option<String>,
     /// The node's name at the target (default: the host name)

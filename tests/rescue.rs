@@ -126,7 +126,7 @@ fn a_backup_is_on_its_iso_as_it_was_or_the_iso_is_refused() {
     let copy = TargetUrl::File { dir: out };
     let copy = store::open(&copy, "node001", Access::Read, &TargetOptions::default()).unwrap();
     let manifest = catalog::find_machine(store.as_ref(), None).unwrap();
-    assert_eq!(catalog::generations(copy.as_ref()).unwrap(), [manifest.generation.clone()]);
+    assert_eq!(catalog::generations(copy.as_ref()).unwrap().len(), 1);
     assert_eq!(catalog::manifest(copy.as_ref(), &manifest.generation).unwrap(), manifest);
     let packs = |store: &dyn Store| store.list("packs/").unwrap().len();
     assert_eq!(packs(copy.as_ref()), manifest.pack.len());

@@ -11,6 +11,7 @@ use super::identity;
 use super::local;
 use super::place::{self, Place, PlaceKind};
 use super::report::size;
+use crate::config::url::ISO_DIR;
 use crate::config::{Config, Iso, Output, TargetUrl};
 use crate::layout::{BytesPath, Layout};
 use crate::plan::{self, Answers, Plan};
@@ -174,7 +175,7 @@ fn unmounted(url: &TargetUrl, mounts: &[mounts::MountInfo]) -> Option<String> {
     ))
 }
 
-/// A dry run makes no directory for the node; without one there is nothing to open.
+/// A dry run makes no directory, neither its own nor for the node; without one there is nothing to open.
 fn opened(
     url: &TargetUrl,
     node: &str,
@@ -182,6 +183,9 @@ fn opened(
     options: &Options,
     fatal: &mut Vec<String>,
 ) -> Option<Arc<dyn Store>> {
+    if options.dry_run && url.dir() == Some(Path::new(ISO_DIR)) && !Path::new(ISO_DIR).exists() {
+        return None;
+    }
     let access = if options.dry_run { Access::Read } else { Access::Write };
     match store::open(url, node, access, &config.target_options) {
         Ok(store) => Some(store.into()),

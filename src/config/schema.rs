@@ -13,7 +13,7 @@ use super::{TargetOptions, TargetUrl};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where backups go: `nfs://172.16.1.5/work001`, `https://server/backups`, `s3://bucket/prefix`,
-    /// `file:///srv/backup` or `usb://RR-BACKUP`.
+    /// `file:///srv/backup`, `usb://RR-BACKUP` or `iso:///srv/iso`.
     pub target: Option<String>,
     /// The name of this node's directory at the target. Default: the host name up to the first dot.
     pub node: Option<String>,

@@ -43,7 +43,7 @@ impl Target {
             (TargetUrl::Iso(iso), _) => {
                 let set = info.and_then(|info| info.medium.as_deref());
                 let find = || Source::find(iso, set);
-                return Target::of_iso(url, patiently(ui, MEDIUM_PATIENCE, find)?);
+                return Target::of_iso(url, &patiently(ui, MEDIUM_PATIENCE, find)?);
             }
             (TargetUrl::File { .. } | TargetUrl::Usb(_), Some(device)) => device.clone(),
             (TargetUrl::Usb(stick), None) => TargetDevice {
@@ -80,14 +80,14 @@ impl Target {
     }
 
     /// The medium stays mounted for as long as the recovery reads it.
-    fn of_iso(url: &TargetUrl, source: Source) -> Result<Target> {
-        let disks = match &source {
+    fn of_iso(url: &TargetUrl, source: &Source) -> Result<Target> {
+        let disks = match source {
             Source::Dir(dir) => disks_of_dir(dir)?,
             Source::Image(image) => disks_of_dir(image.parent().unwrap_or(image))?,
             Source::Device(device) => Sysfs::default().disks_below(&kernel_name(device)?)?,
         };
         let (Some(args), Source::Image(path) | Source::Device(path)) =
-            (source.mount_args(), &source)
+            (source.mount_args(), source)
         else {
             return Ok(Target::of(url, disks));
         };

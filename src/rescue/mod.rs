@@ -37,14 +37,13 @@ pub mod ssh;
 pub mod stored;
 pub mod tree;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{Config, Drivers, Output, TargetUrl};
-use crate::layout::{Layout, LinkKind};
+use crate::config::{Config, Drivers, Output};
+use crate::layout::Layout;
 use crate::store::object;
 use crate::sys::tools;
 use crate::ui::Ui;
@@ -216,7 +215,7 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     match kernel::find(config.rescue.kernel.as_deref()) {
         Ok(kernel) => match Index::read(&kernel) {
-            Ok(index) => problems.extend(missing_modules(&index, layout, config, &kernel.release)),
+            Ok(index) => problems.extend(modules::missing(&index, layout, config, &kernel.release)),
             Err(error) => problems.push(format!("{error:#}")),
         },
         Err(error) => problems.push(format!("{error:#}")),
@@ -250,68 +249,6 @@ fn resolver(target: Option<&str>) -> Option<&'static str> {
     target.is_some_and(direct).then_some("getent")
 }
 
-/// Modules that the layout can't be recovered without and that the kernel has not, and why.
-fn missing_modules(index: &Index, layout: &Layout, config: &Config, release: &str) -> Vec<String> {
-    needed_modules(layout, config)
-        .iter()
-        .filter(|(module, _)| !index.has(module))
-        .map(|(module, why)| {
-            format!("the kernel {release} has no module {module}, needed for {why}")
-        })
-        .collect()
-}
-
-/// Modules that the layout can't be recovered without, and why.
-fn needed_modules<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, String> {
-    let mut needed: BTreeMap<&str, String> = BTreeMap::new();
-    for fs in &layout.fs {
-        let module = match fs.kind.as_str() {
-            "ext2" | "ext3" | "ext4" => "ext4",
-            other => other,
-        };
-        needed.insert(module, format!("the filesystem on {}", fs.on));
-    }
-    for md in &layout.md {
-        let module = match md.level.as_str() {
-            "raid4" | "raid5" | "raid6" => "raid456",
-            other => other,
-        };
-        needed.insert(module, format!("the array {}", md.name));
-    }
-    if let Some(luks) = layout.luks.first() {
-        needed.insert("dm_crypt", format!("the LUKS volume {}", luks.uuid));
-    }
-    if let Some(vg) = layout.vg.first() {
-        needed.insert("dm_mod", format!("the volume group {}", vg.name));
-    }
-    for lv in &layout.lv {
-        let module = match lv.kind.as_str() {
-            "thin-pool" => "dm_thin_pool",
-            "mirror" => "dm_mirror",
-            kind if kind.starts_with("raid") => "dm_raid",
-            _ => continue,
-        };
-        needed.insert(module, format!("the volume {}", lv.id));
-    }
-    for link in &layout.net.link {
-        let module = match link.kind {
-            LinkKind::Bond => "bonding",
-            LinkKind::Vlan => "8021q",
-            LinkKind::Bridge => "bridge",
-        };
-        needed.insert(module, format!("the network interface {}", link.name));
-    }
-    if is_nfs(config.target.as_deref()) {
-        needed.insert("nfs", "the target".to_owned());
-    }
-    match config.target_url() {
-        Ok(TargetUrl::Usb(_)) => needed.insert("ext4", "the target".to_owned()),
-        Ok(TargetUrl::Iso(_)) => needed.insert("isofs", "the target".to_owned()),
-        _ => None,
-    };
-    needed
-}
-
 fn collect(
     tree: &mut Tree,
     request: &BuildRequest<'_>,
@@ -326,7 +263,7 @@ fn collect(
     let drivers = request.config.rescue.drivers;
     programs::add(tree, &names, drivers)?;
     let index = Index::read(kernel)?;
-    let needed = needed_modules(request.layout, request.config);
+    let needed = modules::needed(request.layout, request.config);
     let needed: Vec<&str> = needed.into_keys().collect();
     modules::add(tree, kernel, &index, drivers, &needed)?;
     add_skeleton(tree);
@@ -508,20 +445,5 @@ pub(crate) mod tests {
         assert_eq!(*mode, 0o600);
         let found: RescueInfo = toml::from_str(text).unwrap();
         assert_eq!(found.options().login, options.read_login);
-    }
-
-    #[test]
-    fn a_kernel_without_what_the_layout_needs_is_told_by_module() {
-        let index = Index::parse("kernel/fs/xfs/xfs.ko:\n", "kernel/fs/ext4/ext4.ko\n", "");
-        let config = Config { target: Some("nfs://s/x".into()), ..Config::default() };
-        let problems = missing_modules(&index, &layout(), &config, "6.1");
-        assert_eq!(
-            problems,
-            [
-                "the kernel 6.1 has no module dm_mod, needed for the volume group vg0",
-                "the kernel 6.1 has no module nfs, needed for the target",
-                "the kernel 6.1 has no module raid1, needed for the array md0",
-            ]
-        );
     }
 }

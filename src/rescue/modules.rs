@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
 use super::tree::Tree;
-use crate::config::Drivers;
+use crate::config::{Config, Drivers, TargetUrl};
+use crate::layout::{Layout, LinkKind};
 use crate::sys::run::Cmd;
 
 /// Directories below `kernel/` that are taken with `drivers = "all"`.
@@ -319,6 +320,67 @@ fn add_firmware(tree: &mut Tree, kernel: &Kernel, files: &BTreeSet<String>) -> R
     Ok(())
 }
 
+/// Modules that the layout can't be recovered without and that the kernel has not, and why.
+pub fn missing(index: &Index, layout: &Layout, config: &Config, release: &str) -> Vec<String> {
+    needed(layout, config)
+        .iter()
+        .filter(|(module, _)| !index.has(module))
+        .map(|(module, why)| {
+            format!("the kernel {release} has no module {module}, needed for {why}")
+        })
+        .collect()
+}
+
+/// Modules that the layout can't be recovered without, and why.
+pub fn needed<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, String> {
+    let mut needed: BTreeMap<&str, String> = BTreeMap::new();
+    for fs in &layout.fs {
+        let module = match fs.kind.as_str() {
+            "ext2" | "ext3" | "ext4" => "ext4",
+            other => other,
+        };
+        needed.insert(module, format!("the filesystem on {}", fs.on));
+    }
+    for md in &layout.md {
+        let module = match md.level.as_str() {
+            "raid4" | "raid5" | "raid6" => "raid456",
+            other => other,
+        };
+        needed.insert(module, format!("the array {}", md.name));
+    }
+    if let Some(luks) = layout.luks.first() {
+        needed.insert("dm_crypt", format!("the LUKS volume {}", luks.uuid));
+    }
+    if let Some(vg) = layout.vg.first() {
+        needed.insert("dm_mod", format!("the volume group {}", vg.name));
+    }
+    for lv in &layout.lv {
+        let module = match lv.kind.as_str() {
+            "thin-pool" => "dm_thin_pool",
+            "mirror" => "dm_mirror",
+            kind if kind.starts_with("raid") => "dm_raid",
+            _ => continue,
+        };
+        needed.insert(module, format!("the volume {}", lv.id));
+    }
+    for link in &layout.net.link {
+        let module = match link.kind {
+            LinkKind::Bond => "bonding",
+            LinkKind::Vlan => "8021q",
+            LinkKind::Bridge => "bridge",
+        };
+        needed.insert(module, format!("the network interface {}", link.name));
+    }
+    let of_target = match config.target_url() {
+        Ok(TargetUrl::Nfs { .. }) => "nfs",
+        Ok(TargetUrl::Usb(_)) => "ext4",
+        Ok(TargetUrl::Iso(_)) => "isofs",
+        _ => return needed,
+    };
+    needed.insert(of_target, "the target".to_owned());
+    needed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,5 +438,20 @@ kernel/crypto/crc32c_generic.ko:
         assert!(is_wanted("kernel/drivers/hid/hid-generic.ko"));
         assert!(!is_wanted("kernel/libfoo/x.ko"));
         assert!(!is_wanted("kernel/drivers/net/wireless/x.ko"));
+    }
+
+    #[test]
+    fn a_kernel_without_what_the_layout_needs_is_told_by_module() {
+        let index = Index::parse("kernel/fs/xfs/xfs.ko:\n", "kernel/fs/ext4/ext4.ko\n", "");
+        let config = Config { target: Some("nfs://s/x".into()), ..Config::default() };
+        let problems = missing(&index, &super::super::tests::layout(), &config, "6.1");
+        assert_eq!(
+            problems,
+            [
+                "the kernel 6.1 has no module dm_mod, needed for the volume group vg0",
+                "the kernel 6.1 has no module nfs, needed for the target",
+                "the kernel 6.1 has no module raid1, needed for the array md0",
+            ]
+        );
     }
 }

@@ -124,7 +124,14 @@ impl Source {
         };
         match path.metadata() {
             Ok(meta) if meta.is_file() => Ok(Source::Image(path.clone())),
-            Ok(meta) if meta.file_type().is_block_device() => Ok(Source::Device(path.clone())),
+            Ok(meta) if meta.file_type().is_block_device() => {
+                ensure!(identifiers(path).is_some(), "{} holds no ISO", path.display());
+                Ok(Source::Device(path.clone()))
+            }
+            // It may come.
+            Err(error) if path.starts_with("/dev") => {
+                Err(error).with_context(|| format!("looking for {}", path.display()))
+            }
             // What is wrong with it is said when it is opened.
             _ => Ok(Source::Dir(path.clone())),
         }
