@@ -229,7 +229,7 @@ impl Stage<'_> {
         self.scenario.cards.plug(self.switch, &mut machine, false);
         if self.scenario.target == Target::Usb {
             lab::blank(&self.stick(), STICK_MIB)?;
-            machine.disks.push(self.plugged(self.stick()));
+            machine.disks.push(plugged(self.stick()));
         }
         visit(self.node(), &machine, |_, agent| {
             if self.scenario.target == Target::Usb {
@@ -251,11 +251,6 @@ impl Stage<'_> {
     /// The image of the disk that is made for the backup.
     fn stick(&self) -> PathBuf {
         self.dir.join("stick.raw")
-    }
-
-    fn plugged(&self, file: PathBuf) -> Disk {
-        let serial = "STICK".to_owned();
-        Disk { file, bus: Bus::Virtio, serial, wwn: None, sector_bytes: 512 }
     }
 
     /// Writes what is on the disks to `WHEN.disks` and what is in the files to `WHEN.tree`.
@@ -334,12 +329,12 @@ impl Stage<'_> {
         match (self.scenario.medium, self.scenario.target) {
             (_, Target::Usb) => {
                 machine.boots_from = Some(machine.disks.len());
-                machine.disks.push(self.plugged(self.stick()));
+                machine.disks.push(plugged(self.stick()));
             }
             // Not on USB: as with the target `usb`, the rescue system has to see it.
             (Medium::Stick, Target::Iso) => {
                 machine.boots_from = Some(machine.disks.len());
-                machine.disks.push(self.plugged(medium.to_owned()));
+                machine.disks.push(plugged(medium.to_owned()));
             }
             (Medium::Stick, _) => machine.stick = Some(medium.to_owned()),
             (Medium::Cd, target) => {
@@ -497,7 +492,7 @@ impl Stage<'_> {
         let mut machine = self.new_machine("3-recovered");
         machine.segment = server.map(BootServer::segment);
         if self.scenario.target == Target::Usb {
-            machine.disks.push(self.plugged(self.stick()));
+            machine.disks.push(plugged(self.stick()));
         }
         visit(self.node(), &machine, |vm, agent| {
             if server.is_some() {
@@ -544,6 +539,13 @@ impl Stage<'_> {
         }
         Ok(())
     }
+}
+
+/// What is plugged in besides the node's disks. Not on USB, which Debian's kernels for virtual machines
+/// do not know.
+fn plugged(file: PathBuf) -> Disk {
+    let serial = "STICK".to_owned();
+    Disk { file, bus: Bus::Virtio, serial, wwn: None, sector_bytes: 512 }
 }
 
 /// Boots the machine from its own disks, does something in it, and shuts it down.
