@@ -241,7 +241,8 @@ impl<'a> Run<'a> {
         }
         match std::fs::read_to_string(MEDIUM) {
             Ok(text) => {
-                for name in text.split_whitespace() {
+                let is_new = |name: &&str| kept.iter().all(|disk| disk.name != **name);
+                for name in text.split_whitespace().filter(is_new).collect::<Vec<_>>() {
                     let why = "is what this rescue system was started from".into();
                     kept.push(KeptDisk { name: name.to_owned(), why });
                 }
