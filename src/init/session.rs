@@ -268,7 +268,9 @@ impl Rescue {
     fn shell_after_failure(&self, code: i32) {
         let disks = match code {
             1 | 2 => "Nothing on the disks was changed.",
-            3 => "Disks were changed: see above what is to be done before you boot from them.",
+            3 => {
+                "Disks were changed: mend what is said above and run rr recover again before you boot from them."
+            }
             _ => "It ended unexpectedly: disks may have been changed.",
         };
         let error = anyhow::anyhow!("the recovery FAILED (exit code {code}). {disks}");

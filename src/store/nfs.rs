@@ -66,8 +66,9 @@ fn reach(host: &str, options: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "the NFS server {host} does not answer ({})\nhint: is it up, is its name right, does a firewall stop TCP port {NFS_PORT}?",
-        said.join("; ")
+        "the NFS server {host} does not answer ({})\nhint: is it up, is its name right, does a firewall stop TCP port {}?",
+        said.join("; "),
+        ports(options)[0]
     )
 }
 
