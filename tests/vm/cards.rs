@@ -79,7 +79,7 @@ impl Cards {
     pub fn said(self) -> &'static [&'static str] {
         match self {
             Cards::Usual => &[],
-            Cards::Bond => &["(by its bond)"],
+            Cards::Bond => &["(by its place)"],
             Cards::Swapped => &["by its address", "taking interfaces by their places"],
         }
     }
