@@ -376,6 +376,10 @@ fn size_exact(bytes: u64) -> String {
     format!("{} ({bytes} bytes)", size(bytes))
 }
 
+/// More than md(4) needs behind a member's data, for a superblock, a bitmap (128 KiB) and a list of
+/// bad blocks, each aligned. Where it took less, the whole disk was enough.
+const MD_END_BYTES: u64 = 256 << 10;
+
 /// How many bytes of the disk the layout needs.
 pub fn need(layout: &Layout, disk: &Disk) -> u64 {
     let end = layout
@@ -398,7 +402,9 @@ pub fn need(layout: &Layout, disk: &Disk) -> u64 {
     let md = layout.md.iter().filter(|m| m.member.iter().any(|m| m.on == disk.id)).map(|m| {
         // RAID0 and linear use all of a member, and the kernel says no size.
         let Some(bytes) = m.member_size_bytes else { return disk.size_bytes };
-        bytes.saturating_add(m.data_offset_bytes.unwrap_or(0))
+        let behind = if matches!(m.metadata.as_str(), "0.90" | "1.0") { MD_END_BYTES } else { 0 };
+        let bytes = bytes.saturating_add(m.data_offset_bytes.unwrap_or(0)).saturating_add(behind);
+        bytes.min(disk.size_bytes)
     });
     let luks = layout.luks.iter().filter(|l| l.on == disk.id);
     let luks = luks.map(|l| l.data_offset_bytes.saturating_add(l.size_bytes));

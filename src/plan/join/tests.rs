@@ -228,6 +228,50 @@ fn a_whole_disk_of_a_raid0_keeps_its_size_as_a_partition() {
 }
 
 #[test]
+fn a_whole_disk_of_an_array_gets_a_partition_with_room_for_a_superblock_behind_the_data() {
+    const KIB: u64 = 1 << 10;
+    let mut node = node();
+    node.vg.clear();
+    node.lv.clear();
+    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    let mut md = raid_node().md.remove(0);
+    md.data_offset_bytes = None;
+    md.member.truncate(1);
+    md.member[0].on = Id::disk("sdb");
+    let fs = fs(&md.id, "ext4", GIB);
+    node.mount.push(mount("/srv", &fs.id));
+    (node.md, node.boot) = (vec![md], crate::layout::Boot::default());
+    node.fs.push(fs);
+    let mut present = empty();
+    present.disk.push(disk("vda", 30 * GIB));
+    // As on all of a disk of 8 GiB, and as with mdadm --size.
+    for (metadata, member_bytes) in [
+        ("0.90", 8 * GIB - 64 * KIB),
+        ("1.0", 8 * GIB - 140 * KIB),
+        ("0.90", 4 * GIB),
+        ("1.0", 4 * GIB),
+    ] {
+        let md = &mut node.md[0];
+        md.metadata = metadata.into();
+        (md.size_bytes, md.member_size_bytes) = (member_bytes, Some(member_bytes));
+        let plan = plan(&node, &present, &all_on("vda")).unwrap();
+        let part = plan.layout.partition.iter().find(|p| p.id == whole(&Id::disk("sdb"))).unwrap();
+        // The block before the last whole one of 64 KiB; 8 KiB, aligned, and the bitmap before it.
+        let room = match metadata {
+            "0.90" => part.size_bytes / (64 * KIB) * (64 * KIB) - 64 * KIB,
+            _ => part.size_bytes - 12 * KIB - 128 * KIB,
+        };
+        assert!(
+            room >= member_bytes,
+            "{metadata}: {room} of {} for {member_bytes}",
+            part.size_bytes
+        );
+        assert!(part.size_bytes <= 8 * GIB);
+    }
+}
+
+#[test]
 fn a_name_that_an_mbr_can_not_have_is_told_and_becomes_its_number() {
     let mut node = node();
     node.boot.grub_disk = vec![Id::disk("sdc")];
