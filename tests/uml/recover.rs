@@ -80,6 +80,14 @@ if [ "$0" = encrypted ]; then
     head -c 64 /dev/urandom >etc/keys/crypt.key
     echo "crypt UUID=$(cryptsetup luksUUID /dev/md1) /etc/keys/crypt.key luks" >etc/crypttab
 fi
+mkdir -p etc/lvm/devices
+echo 'devices { use_devicesfile = 1 }' >etc/lvm/lvm.conf
+cat >etc/lvm/devices/system.devices <<END
+VERSION=1.1.2
+IDTYPE=sys_wwid IDNAME=naa.5000c500a1b2c3d4 DEVNAME=/dev/sda3 PVID=$(lvm pvs --noheadings -o pv_uuid $pv | tr -d ' -') PART=3
+IDTYPE=sys_wwid IDNAME=naa.5000c500a1b2c3d5 DEVNAME=/dev/sdz PVID=abcdefghijklmnopqrstuvwxyz012345
+END
+for file in /sbin/lvm $(ldd /sbin/lvm | grep -o '/[^ ]*'); do cp -L --parents $file /node; done
 head -c 300000 /dev/urandom >/node/boot/vmlinuz-6.1.0
 { printf 070701; head -c 500000 /dev/urandom; } >/node/boot/initrd.img-6.1.0
 cp /bin/true /node/sbin/init
@@ -163,9 +171,9 @@ pub fn as_a_node(mut layout: Layout) -> Layout {
 
 /// Everything about every file that must come back.
 fn files(root: &str) -> Result<String> {
-    let list = "find . -xdev \\( -name lost+found -o -path ./var/log \\) -prune -o \
+    let list = "find . -xdev \\( -name lost+found -o -path ./var/log -o -path ./etc/lvm \\) -prune -o \
                 -printf '%p %y %m %U %G %n %T@ %l\\n' | sort; \
-                find . -xdev -type f ! -path './var/*' -exec sha256sum {} + | sort -k 2; \
+                find . -xdev -type f ! -path './var/*' ! -path './etc/lvm/*' -exec sha256sum {} + | sort -k 2; \
                 test ! -e srv/sparse || du -k srv/sparse";
     let both = format!("cd {root}; {list}; cd boot; {list}");
     Cmd::new("sh").args(["-c", &both]).text()
@@ -284,12 +292,28 @@ fn compare(dir: &Path) -> Result<()> {
     script("mount /dev/vg0/root /node; mount /dev/md0 /node/boot")?;
     let (before, after) = (fs::read_to_string(dir.join("files.txt"))?, files(NODE)?);
     let report = fs::read_dir("/node/var/log/rr")?.count();
+    lists_devices()?;
     script(LEAVE)?;
     ensure!(report == 2, "log and result are not in the recovered system");
     ensure!(before.lines().count() > 400, "hardly anything was recorded: {before}");
     let lost: Vec<_> = before.lines().filter(|l| !after.lines().any(|o| o == *l)).collect();
     let new: Vec<_> = after.lines().filter(|l| !before.lines().any(|o| o == *l)).collect();
     ensure!(lost.is_empty() && new.is_empty(), "was: {lost:#?}\nis: {new:#?}");
+    Ok(())
+}
+
+/// LVM's list has the physical volume as it is here, and the other one as it was.
+fn lists_devices() -> Result<()> {
+    let dir = Path::new("/node/etc/lvm/devices");
+    let list = fs::read_to_string(dir.join("system.devices")).context("LVM has no list")?;
+    ensure!(
+        !list.contains("naa.5000c500a1b2c3d4") && list.contains("naa.5000c500a1b2c3d5"),
+        "{list}"
+    );
+    ensure!(fs::read_dir(dir)?.count() == 2, "not just the list and its copy are in {dir:?}");
+    let pvs = Cmd::new("lvm").args(["pvs", "--noheadings", "-o", "vg_name"]);
+    let found = pvs.env("LVM_SYSTEM_DIR", "/node/etc/lvm").text()?;
+    ensure!(found.trim() == "vg0", "by this list LVM finds {found:?}: {list}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::fstab::replace_words;
 use crate::layout::{Id, Layout, Lv, Partition, Subvolume};
-use crate::plan::{DiskMatch, Plan, join};
+use crate::plan::{Plan, join};
 
 use super::super::inside;
 
@@ -67,8 +67,6 @@ const IN_INITRAMFS: &[&str] = &[
 
 /// What the name of a file's copy ends with.
 const COPY: &str = ".rr-orig";
-
-const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
 
 /// What a word in a file becomes: devices that have another name here, UUIDs that could not be
 /// kept.
@@ -196,22 +194,6 @@ fn replace_in_block(text: &str, changes: &[(String, String)]) -> Option<String> 
     Some(new)
 }
 
-/// LVM's list of the devices that it may use names disks by what is printed on them (RHEL 9, see
-/// lvmdevices(8)): with other disks it finds no volume group. Without the list it takes all.
-///
-/// Returns the list where it was put aside.
-pub fn forget_lvm_devices(root: &Path, plan: &Plan, recorded: &Layout) -> Result<Option<PathBuf>> {
-    let stays = |d: &DiskMatch| {
-        (d.old.wwn.is_some() && d.old.wwn == d.new.wwn)
-            || (d.old.serial.is_some() && d.old.serial == d.new.serial)
-    };
-    let same = plan.disks.iter().all(stays) && !is_joined(plan, recorded);
-    let Some(file) = inside::find(root, LVM_DEVICES).filter(|_| !same) else { return Ok(None) };
-    std::fs::rename(&file, beside(&file))
-        .with_context(|| format!("putting {} aside", file.display()))?;
-    Ok(Some(PathBuf::from(LVM_DEVICES)))
-}
-
 /// Whether partitions are on the disk of others now, by other numbers.
 pub fn is_joined(plan: &Plan, recorded: &Layout) -> bool {
     let was = |p: &Partition| recorded.partition.iter().any(|w| w.id == p.id && w.disk == p.disk);
@@ -232,7 +214,7 @@ fn expand(root: &Path, pattern: &str) -> Vec<PathBuf> {
 }
 
 /// In place, so that owner, mode, labels and hard links stay; the copy of the first run is kept.
-fn replace(file: &Path, text: &str) -> Result<()> {
+pub fn replace(file: &Path, text: &str) -> Result<()> {
     let copy = beside(file);
     if !copy.exists() {
         std::fs::copy(file, &copy)
@@ -241,7 +223,7 @@ fn replace(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("rewriting {}", file.display()))
 }
 
-fn beside(file: &Path) -> PathBuf {
+pub fn beside(file: &Path) -> PathBuf {
     let mut copy = file.as_os_str().to_owned();
     copy.push(COPY);
     // mkinitramfs reads all of these in turn, but for names with other than letters, digits and `._-`.
@@ -300,15 +282,11 @@ mod tests {
             replace_words(fstab, &changes(&joined, &node)).unwrap(),
             "/dev/sda1 / ext4\n/dev/sda2 /old ext4\n/dev/sda3 /srv ext4\n"
         );
-        // The disk is the same one, and yet its partitions are not all that LVM's list has.
-        let dir = tempfile::tempdir().unwrap();
-        let list = dir.path().join("etc/lvm/devices/system.devices");
-        std::fs::create_dir_all(list.parent().unwrap()).unwrap();
-        std::fs::write(&list, "").unwrap();
         let own = plan(&node, &node, &Answers::default()).unwrap();
         assert!(!is_joined(&own, &node) && is_joined(&joined, &node));
-        assert_eq!(forget_lvm_devices(dir.path(), &own, &node).unwrap(), None);
-        assert!(forget_lvm_devices(dir.path(), &joined, &node).unwrap().is_some());
+        // The disk is the same one, and yet its partitions are not all that LVM's list has.
+        use super::super::lvm::is_stale;
+        assert!(!is_stale(&own, &node) && is_stale(&joined, &node));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! * [`links`] udev's names of disks that are no more, and multipath's
 //! * [`initramfs`] rebuilt where it can't reach the disks
 //! * [`grub`] BIOS: boot sectors    [`efi`] UEFI: firmware entries, the fallback loader
+//! * [`lvm`] LVM's list of devices
 //! * [`crypttab`] key files open their volumes again
 //! * [`nics`] network cards that are gone
 //! * [`fstab`], [`menu`] reading the restored system's own files
@@ -16,6 +17,7 @@ pub mod grub;
 pub mod identity;
 pub mod initramfs;
 pub mod links;
+pub mod lvm;
 pub mod menu;
 pub mod nics;
 
@@ -108,13 +110,14 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     for file in &rewritten {
         changed.push(format!("{} names devices as they are here", file.display()));
     }
-    if let Some(file) = identity::forget_lvm_devices(tree.root, tree.plan, tree.recorded)? {
-        changed.push(format!("{} listed other disks and is put aside", file.display()));
-        rewritten.push(file);
-    }
     changed.extend(crypttab::enroll(tree)?);
     relabel(tree.root, &mut changed)?;
     let chroot = Chroot::enter(tree.root)?;
+    // What is built next may ask LVM.
+    if let Some((file, said)) = lvm::renew(tree, &chroot)? {
+        changed.push(said);
+        rewritten.push(file);
+    }
     if tree.recorded.boot.firmware == Firmware::Bios {
         install_grub(tree, &chroot, &mut changed, ui)?;
     }
