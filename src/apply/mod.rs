@@ -50,7 +50,7 @@ pub fn apply(plan: &Plan, root: &Path, passphrase: Option<&Secret>, ui: &Ui) -> 
         }
         let name = step.describe();
         ui.step(&name, || {
-            run(plan, step, root, passphrase, &mut held, &mut kept)
+            run(plan, step, root, passphrase, &mut held, &mut kept, ui)
                 .with_context(|| format!("step: {name}"))
         })?;
     }
@@ -80,6 +80,7 @@ fn run(
     passphrase: Option<&Secret>,
     held: &mut Held,
     kept: &mut Vec<File>,
+    ui: &Ui,
 ) -> Result<()> {
     match step {
         Step::Release(release) => {
@@ -95,6 +96,12 @@ fn run(
         Step::MakeLuks(make) => stack::make_luks(step, make, passphrase),
         Step::CreateVg(create) => stack::create_vg(step, create),
         Step::CreateLv(_) => stack::create_lv(step),
+        Step::KeepUuids(keep) => {
+            if let Some(why) = stack::keep_uuids(step, keep)? {
+                ui.warn(why);
+            }
+            Ok(())
+        }
         Step::MakeFs(make) => content::make_fs(step, make),
         Step::MakeSubvolumes(make) => content::make_subvolumes(make),
         Step::MakeSwap(make) => content::make_swap(step, make),

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::wipe::{wipe_area, wipe_data_start, wipe_new};
-use crate::plan::step::{Argv, CreateMd, CreateVg, MakeLuks};
-use crate::plan::{Plan, Step, fscmd, stackcmd};
+use crate::layout::Layout;
+use crate::plan::step::{Argv, CreateMd, CreateVg, KeepUuids, MakeLuks};
+use crate::plan::{Plan, Step, fscmd, groups, lvmtext, stackcmd};
 use crate::sys::run::Cmd;
 use crate::sys::secret::Secret;
 use crate::sys::{ioctl, udev};
@@ -74,6 +75,68 @@ pub fn create_vg(step: &Step, create: &CreateVg) -> Result<()> {
 pub fn create_lv(step: &Step) -> Result<()> {
     run_all(&step.commands(""))?;
     udev::settle()
+}
+
+/// Where LVM refuses, the volumes work all the same, with other UUIDs: the answer says why.
+pub fn keep_uuids(step: &Step, keep: &KeepUuids) -> Result<Option<String>> {
+    let file = tempfile::NamedTempFile::new().context("making a file for LVM's metadata")?;
+    let path = file.path().to_str().context("the path of a temporary file")?;
+    let commands = step.commands(path);
+    let (activate, before) = commands.split_last().context("a step without commands")?;
+    let (back_up, restore) = before.split_first().context("a step without commands")?;
+    let change = || {
+        command(back_up)?.run()?;
+        let text = std::fs::read_to_string(path).context("reading what vgcfgbackup wrote")?;
+        let uuids = keep.uuids.iter().map(|(name, uuid)| (name.as_str(), uuid.as_str())).collect();
+        let text = lvmtext::with_uuids(&text, &keep.vg, &uuids)
+            .context("what vgcfgbackup wrote is not understood")?;
+        std::fs::write(path, text).context("writing LVM's metadata")?;
+        // Whoever looks at new volumes has them open.
+        udev::settle()?;
+        run_all(restore)
+    };
+    let changed = change();
+    command(activate)?.run()?;
+    udev::settle()?;
+    let checked = changed.and_then(|()| has_uuids(keep));
+    let told = |error| {
+        format!("volumes of {} come back with other UUIDs than they had: {error:#}", keep.vg)
+    };
+    Ok(checked.err().map(told))
+}
+
+fn has_uuids(keep: &KeepUuids) -> Result<()> {
+    let fields = ["lvm", "lvs", "--all", "--noheadings", "-o", "lv_name,lv_uuid", &keep.vg];
+    let text = lvm(&fields.map(str::to_owned)).text()?;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(uuid)) = (words.next(), words.next()) else { continue };
+        // Hidden parts stand in brackets.
+        let name = name.trim_matches(['[', ']']);
+        let wanted = keep.uuids.iter().find(|(wanted, _)| wanted == name);
+        if let Some((_, wanted)) = wanted.filter(|(_, wanted)| wanted != uuid) {
+            bail!("{name} has the UUID {uuid}, not {wanted}");
+        }
+    }
+    Ok(())
+}
+
+/// The kinds of cached volumes in `layout` that the kernel does not know. They come back without
+/// their caches then; what else it lacks, there is no doing without.
+pub fn lacking(layout: &Layout) -> Result<Vec<String>> {
+    let mut kinds: Vec<_> = layout.lv.iter().filter(|lv| groups::is_cached(lv)).collect();
+    kinds.sort_by_key(|lv| &lv.kind);
+    kinds.dedup_by_key(|lv| &lv.kind);
+    if kinds.is_empty() {
+        return Ok(Vec::new());
+    }
+    modprobe("dm_mod");
+    for lv in &kinds {
+        modprobe(&format!("dm_{}", lv.kind));
+    }
+    let targets = Cmd::new("dmsetup").arg("targets").text()?;
+    let has = |kind: &str| targets.lines().any(|l| l.split_whitespace().next() == Some(kind));
+    Ok(kinds.iter().filter(|lv| !has(&lv.kind)).map(|lv| lv.kind.clone()).collect())
 }
 
 /// Starts the plan's arrays and volume groups from what is on the disks.

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::lvmtext::Restorable;
 use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
-    CreateLv, CreateMd, CreateVg, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release,
-    Step, Wipe, WriteTable,
+    CreateMd, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release, Step, Wipe, WriteTable,
 };
-use super::{IdentityChange, Problem, lvmtext, partition_name};
-use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Lv, LvSegment, Md, Mount, Table, Vg};
+use super::{Answers, IdentityChange, Problem, groups, partition_name};
+use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Md, Mount, Table};
 
 #[derive(Debug)]
 pub struct Built {
@@ -17,12 +15,14 @@ pub struct Built {
     pub layout: Layout,
     pub steps: Vec<Step>,
     pub identity_changes: Vec<IdentityChange>,
+    pub notes: Vec<String>,
 }
 
 pub fn build(
     scope: &Layout,
     present: &Layout,
     disks: &[DiskMatch],
+    answers: &Answers,
     problems: &mut Vec<Problem>,
 ) -> Built {
     let mut identity_changes = Vec::new();
@@ -33,12 +33,23 @@ pub fn build(
     tables(&layout, &mut todo);
     arrays(&layout, &mut todo);
     encrypted(&layout, &mut todo);
-    groups(&layout, &mut todo, &mut identity_changes, problems);
+    let mut notes = Vec::new();
+    for vg in &layout.vg {
+        let group = groups::group(&layout, vg, &answers.lacks, problems);
+        identity_changes.extend(group.identity_changes);
+        notes.extend(group.notes);
+        todo.push(Todo {
+            what: format!("volume group {}", vg.name),
+            needs: vg.pv.iter().map(|pv| pv.on.clone()).collect(),
+            gives: group.gives,
+            steps: group.steps,
+        });
+    }
     content(&layout, &mut todo);
     let done: BTreeSet<Id> = layout.disk.iter().map(|d| d.id.clone()).collect();
     sort(todo, done, &mut steps, problems);
     steps.extend(mounts(&layout).into_iter().map(Step::Mount));
-    Built { layout, steps, identity_changes }
+    Built { layout, steps, identity_changes, notes }
 }
 
 /// Gives disks, partitions and arrays the names that they will have here.
@@ -139,9 +150,9 @@ fn wipe(layout: &Layout, present: &Layout, found: &DiskMatch) -> Wipe {
     }
 }
 
-/// A step, what it needs and what is there after it.
+/// Steps, what they need and what is there after them.
 struct Todo {
-    step: Option<Step>,
+    steps: Vec<Step>,
     what: String,
     needs: Vec<Id>,
     gives: Vec<Id>,
@@ -163,7 +174,7 @@ fn tables(layout: &Layout, todo: &mut Vec<Todo>) {
             what: format!("the partition table of {name}"),
             needs: vec![id.clone()],
             gives: partitions.iter().map(|p| p.id.clone()).collect(),
-            step: Some(Step::WriteTable(WriteTable {
+            steps: vec![Step::WriteTable(WriteTable {
                 name,
                 size_bytes,
                 sector_bytes,
@@ -171,7 +182,7 @@ fn tables(layout: &Layout, todo: &mut Vec<Todo>) {
                 partitions,
                 bios_boots: layout.boot.firmware == Firmware::Bios
                     && layout.boot.grub_disk.contains(id),
-            })),
+            })],
         });
     }
 }
@@ -205,7 +216,7 @@ fn arrays(layout: &Layout, todo: &mut Vec<Todo>) {
             what: format!("array {}", md.name),
             needs: md.member.iter().map(|m| m.on.clone()).collect(),
             gives: vec![md.id.clone()],
-            step: Some(Step::CreateMd(CreateMd { md: md.clone(), members, spares })),
+            steps: vec![Step::CreateMd(CreateMd { md: md.clone(), members, spares })],
         });
     }
 }
@@ -217,102 +228,9 @@ fn encrypted(layout: &Layout, todo: &mut Vec<Todo>) {
             what: format!("LUKS on {dev}"),
             needs: vec![luks.on.clone()],
             gives: vec![luks.id.clone()],
-            step: Some(Step::MakeLuks(MakeLuks { dev, luks: luks.clone() })),
+            steps: vec![Step::MakeLuks(MakeLuks { dev, luks: luks.clone() })],
         });
     }
-}
-
-fn groups(
-    layout: &Layout,
-    todo: &mut Vec<Todo>,
-    changes: &mut Vec<IdentityChange>,
-    problems: &mut Vec<Problem>,
-) {
-    for vg in &layout.vg {
-        let lvs: Vec<_> = layout.lv.iter().filter(|l| l.vg == vg.id).collect();
-        let restorable = restorable(vg, &lvs);
-        let is_back = |lv: &Lv| restorable.as_ref().is_some_and(|r| r.volumes.contains(&lv.name));
-        let mut gives = vec![vg.id.clone()];
-        gives.extend(lvs.iter().filter(|lv| is_back(lv)).map(|lv| lv.id.clone()));
-        if restorable.is_none() {
-            changes.push(IdentityChange {
-                what: format!("UUID of volume group {}", vg.name),
-                old: vg.uuid.clone(),
-                new: String::new(),
-            });
-        }
-        let device = |uuid: &str| vg.pv.iter().find(|pv| pv.uuid == uuid).map(|pv| &pv.on);
-        let clear = restorable.iter().flat_map(|r| &r.clear).filter_map(|(pv, at, bytes)| {
-            Some((device(pv).and_then(|on| layout.dev(on))?, *at, *bytes))
-        });
-        let mut recorded = vg.clone();
-        if let Some(restorable) = &restorable {
-            recorded.metadata.clone_from(&restorable.text);
-        }
-        todo.push(Todo {
-            what: format!("volume group {}", vg.name),
-            needs: vg.pv.iter().map(|pv| pv.on.clone()).collect(),
-            gives,
-            step: Some(Step::CreateVg(CreateVg {
-                vg: recorded,
-                devices: vg.pv.iter().filter_map(|pv| layout.dev(&pv.on)).collect(),
-                restore: restorable.is_some(),
-                clear: clear.collect(),
-            })),
-        });
-        for lv in lvs.into_iter().filter(|lv| !is_back(lv)) {
-            problems.extend(cannot_create(vg, lv));
-            changes.push(IdentityChange {
-                what: format!("UUID of logical volume {}/{}", vg.name, lv.name),
-                old: lv.uuid.clone(),
-                new: String::new(),
-            });
-            todo.push(volume(layout, vg, lv));
-        }
-    }
-}
-
-fn volume(layout: &Layout, vg: &Vg, lv: &Lv) -> Todo {
-    Todo {
-        what: format!("logical volume {}/{}", vg.name, lv.name),
-        needs: layout.below(&lv.id),
-        gives: vec![lv.id.clone()],
-        step: Some(Step::CreateLv(CreateLv {
-            vg: vg.name.clone(),
-            lv: lv.clone(),
-            places: lv.segment.iter().map(|s| places(layout, s)).collect(),
-        })),
-    }
-}
-
-/// What comes back from the recorded metadata, if it is there and speaks of these physical volumes.
-fn restorable(vg: &Vg, lvs: &[&Lv]) -> Option<Restorable> {
-    let speaks_of_it = vg.metadata.contains(&vg.uuid)
-        && !vg.uuid.is_empty()
-        && vg.pv.iter().all(|pv| vg.metadata.contains(&pv.uuid));
-    let wanted = lvs.iter().map(|lv| lv.name.as_str()).collect();
-    lvmtext::restorable(&vg.metadata, &vg.name, &wanted).filter(|_| speaks_of_it)
-}
-
-/// Why lvcreate alone does not make it: its data lies on arrays.
-fn cannot_create(vg: &Vg, lv: &Lv) -> Option<Problem> {
-    let plain = |s: &LvSegment| matches!(s.kind.as_str(), "linear" | "striped");
-    if lv.kind == "thin" || lv.segment.iter().all(plain) {
-        return None;
-    }
-    Some(Problem::new(
-        format!("{}/{} ({}) lies on an array inside LVM", vg.name, lv.name, lv.kind),
-        "rr makes thin pools and cached volumes on plain extents alone, and arrays from LVM's metadata: without it, back the node up again",
-    ))
-}
-
-/// `part:sda2:0-99` with today's name of the device.
-fn places(layout: &Layout, segment: &LvSegment) -> Vec<String> {
-    let place = |text: &String| {
-        let (id, range) = text.rsplit_once(':')?;
-        Some(format!("{}:{range}", layout.dev(&Id(id.to_owned()))?))
-    };
-    segment.on.iter().filter_map(place).collect()
 }
 
 fn content(layout: &Layout, todo: &mut Vec<Todo>) {
@@ -322,11 +240,11 @@ fn content(layout: &Layout, todo: &mut Vec<Todo>) {
             what: format!("{} on {dev}", fs.kind),
             needs: fs.devices(),
             gives: vec![fs.id.clone()],
-            step: Some(Step::MakeFs(MakeFs {
+            steps: vec![Step::MakeFs(MakeFs {
                 dev: dev.clone(),
                 more_devs: more_devs(layout, fs),
                 fs: fs.clone(),
-            })),
+            })],
         });
         todo.extend(subvolumes(layout, fs, dev));
     }
@@ -336,7 +254,7 @@ fn content(layout: &Layout, todo: &mut Vec<Todo>) {
             what: format!("swap on {dev}"),
             needs: vec![swap.on.clone()],
             gives: vec![swap.id.clone()],
-            step: Some(Step::MakeSwap(MakeSwap { dev, swap: swap.clone() })),
+            steps: vec![Step::MakeSwap(MakeSwap { dev, swap: swap.clone() })],
         });
     }
 }
@@ -351,12 +269,12 @@ fn subvolumes(layout: &Layout, fs: &Fs, dev: String) -> Option<Todo> {
         what: format!("the subvolumes on {dev}"),
         needs: vec![fs.id.clone()],
         gives: Vec::new(),
-        step: Some(Step::MakeSubvolumes(MakeSubvolumes {
+        steps: vec![Step::MakeSubvolumes(MakeSubvolumes {
             more_devs: more_devs(layout, fs),
             paths: btrfs.subvolume.iter().map(|s| s.path.clone()).collect(),
             default: btrfs.default_subvolume.clone(),
             dev,
-        })),
+        })],
     })
 }
 
@@ -368,9 +286,9 @@ fn sort(
     problems: &mut Vec<Problem>,
 ) {
     while let Some(next) = todo.iter().position(|t| t.needs.iter().all(|id| done.contains(id))) {
-        let Todo { step, gives, .. } = todo.remove(next);
-        done.extend(gives);
-        steps.extend(step);
+        let next = todo.remove(next);
+        done.extend(next.gives);
+        steps.extend(next.steps);
     }
     for Todo { what, needs, .. } in todo {
         let missing: Vec<_> =

@@ -18,6 +18,7 @@
 //! * [`consent`] which disks may be erased
 //! * [`fit`] the layout for disks of other sizes
 //! * [`build`] the steps, in an order in which each finds what it stands on
+//! * [`groups`] those that make a volume group
 //! * [`step`] the steps' types
 //! * [`hybrid`] the entries of a hybrid MBR
 //! * [`fscmd`], [`stackcmd`] the command lines that make filesystems, arrays and volumes
@@ -31,6 +32,7 @@ pub mod build;
 pub mod consent;
 pub mod fit;
 pub mod fscmd;
+pub mod groups;
 pub mod hybrid;
 pub mod join;
 pub mod leave;
@@ -75,6 +77,9 @@ pub struct Answers {
     /// The kernel's names of the disks that an earlier run was allowed to erase since this machine
     /// started.
     pub begun: Vec<String>,
+    /// Kinds of logical volumes that the kernel here does not know, of those that work without it as
+    /// well: `cache`, `writecache`.
+    pub lacks: Vec<String>,
 }
 
 /// A disk that is never erased: the boot medium, the disk that holds the backup.
@@ -175,14 +180,14 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     if !problems.is_empty() {
         return Err(Refusal { problems });
     }
-    let built = build::build(&layout, present, &with_sectors, &mut problems);
+    let built = build::build(&layout, present, &with_sectors, answers, &mut problems);
     let plan = Plan {
         layout: built.layout,
         disks,
         kept,
         steps: built.steps,
         identity_changes: [joined.identity_changes, built.identity_changes].concat(),
-        notes: [left, scope.notes, joined.notes, told, resized].concat(),
+        notes: [left, scope.notes, joined.notes, told, resized, built.notes].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

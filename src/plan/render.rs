@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::step::{Argv, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
+use super::step::{Argv, KeepUuids, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
 use super::{Plan, Problem, consent, fscmd, hybrid, stackcmd};
 use crate::layout::units::size;
 use crate::layout::{PartitionKind, Table};
@@ -194,6 +194,7 @@ pub(super) fn script(plan: &Plan) -> String {
                 }
                 let _ = writeln!(out, "{activate}");
             }
+            Step::KeepUuids(s) => keep_uuids(step, s, &mut out),
             _ => commands(step, "").iter().for_each(|line| {
                 let _ = writeln!(out, "{line}");
             }),
@@ -215,6 +216,23 @@ fn commands(step: &Step, metadata: &str) -> Vec<String> {
         lines.push(format!("{}{}", line(&argv), older.unwrap_or_default()));
     }
     lines
+}
+
+/// LVM writes each volume's UUID in the line after its name.
+fn keep_uuids(step: &Step, keep: &KeepUuids, out: &mut String) {
+    let file = format!("/tmp/{}.vg", keep.vg);
+    for (n, line) in commands(step, &file).into_iter().enumerate() {
+        let _ = writeln!(out, "{line}");
+        if n > 0 {
+            continue;
+        }
+        let _ = writeln!(out, "sed -i '/^\tlogical_volumes {{$/,$ {{");
+        for (name, uuid) in &keep.uuids {
+            let name = name.replace('.', "\\.");
+            let _ = writeln!(out, "/^\t\t{name} {{$/ {{ n; s/id = \".*\"/id = \"{uuid}\"/; }}");
+        }
+        let _ = writeln!(out, "}}' {}", quote(&file));
+    }
 }
 
 fn release(step: &Release, out: &mut String) {

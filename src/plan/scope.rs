@@ -76,7 +76,6 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         .retain(|v| stays(&v.id) || skipped(format!("volume group {}", v.name), &v.id, &mut notes));
     layout.lv.retain(|l| stays(&l.id));
     drop_snapshots(&mut layout, &mut notes);
-    caches(&layout, &mut notes);
     layout.swap.retain(|s| stays(&s.on));
     layout.mount.retain(|m| !m.target && stays(&m.fs));
     layout.fs.retain(|f| stays(&f.id));
@@ -104,15 +103,6 @@ fn drop_snapshots(layout: &mut Layout, notes: &mut Vec<String>) {
     layout.swap.retain(|swap| !dropped.contains(&swap.on));
     let kept: BTreeSet<Id> = layout.fs.iter().map(|fs| fs.id.clone()).collect();
     layout.mount.retain(|m| kept.contains(&m.fs) || m.target);
-}
-
-fn caches(layout: &Layout, notes: &mut Vec<String>) {
-    for lv in layout.lv.iter().filter(|lv| matches!(lv.kind.as_str(), "cache" | "writecache")) {
-        notes.push(format!(
-            "{} comes back without its cache: lvconvert --type {} makes another.",
-            lv.name, lv.kind
-        ));
-    }
 }
 
 /// Files that are restored to a place where nothing is mounted would land in the rescue system.

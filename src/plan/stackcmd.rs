@@ -1,7 +1,7 @@
 //! The command lines that make md arrays, volume groups and logical volumes as they were.
 
 use super::fscmd::words;
-use super::step::{Argv, CreateLv, CreateMd, CreateVg, MakeLuks};
+use super::step::{Argv, CreateLv, CreateMd, CreateVg, KeepUuids, MakeLuks};
 use crate::layout::{LvSegment, Md};
 
 /// `mdadm --create` with the recorded identity and geometry.
@@ -211,6 +211,17 @@ fn create_thin(step: &CreateLv) -> Option<Argv> {
     }
     argv.extend(words(&["--name", &lv.name, &step.vg]));
     Some(argv)
+}
+
+/// The first writes `metadata`, in which the UUIDs are to be put before the others run.
+pub fn keep_uuids(step: &KeepUuids, metadata: &str) -> Vec<Argv> {
+    let vg = &step.vg;
+    vec![
+        words(&["lvm", "vgcfgbackup", "--file", metadata, vg]),
+        words(&["lvm", "vgchange", "--activate", "n", vg]),
+        words(&["lvm", "vgcfgrestore", "--force", "--file", metadata, vg]),
+        words(&["lvm", "vgchange", "--activate", "y", vg]),
+    ]
 }
 
 fn stripes(segment: &LvSegment) -> Argv {

@@ -20,6 +20,7 @@ pub enum Step {
     MakeLuks(MakeLuks),
     CreateVg(CreateVg),
     CreateLv(CreateLv),
+    KeepUuids(KeepUuids),
     MakeFs(MakeFs),
     MakeSubvolumes(MakeSubvolumes),
     MakeSwap(MakeSwap),
@@ -88,7 +89,7 @@ pub struct CreateVg {
     /// The group comes back from the recorded metadata with all UUIDs, and so do the volumes that
     /// are in it.
     pub restore: bool,
-    /// Device, first byte and size of what arrays of an earlier life left behind.
+    /// Device, first byte and size of what arrays and caches of an earlier life left behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clear: Vec<(String, u64, u64)>,
 }
@@ -99,6 +100,18 @@ pub struct CreateLv {
     pub lv: Lv,
     /// For each segment: the physical volumes and extents, as lvcreate takes them.
     pub places: Vec<Vec<String>>,
+}
+
+/// Gives volumes that were created anew the UUIDs that they had. Nothing is on them yet.
+///
+/// This is vgcfgrestore(8) with the metadata that LVM has just written itself, where nothing but UUIDs
+/// of volumes is another: places, the pools' transactions and the numbers of thin volumes stay those
+/// of the pools that are on the disks. A pool's own metadata knows its volumes by number, not by UUID.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeepUuids {
+    pub vg: String,
+    /// Names and UUIDs, also of hidden parts of volumes.
+    pub uuids: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -223,6 +236,7 @@ impl Step {
             Step::CreateLv(s) => {
                 format!("create volume {}/{} ({})", s.vg, s.lv.name, size(s.lv.size_bytes))
             }
+            Step::KeepUuids(s) => format!("give volumes of {} their UUIDs", s.vg),
             Step::MakeFs(s) => format!(
                 "make {} on {}",
                 s.fs.kind,
@@ -250,7 +264,7 @@ impl Step {
             Step::MakeLuks(_) => vec!["wipefs", "cryptsetup", "udevadm"],
             // Activating a pool runs thin_check.
             Step::CreateLv(s) if s.lv.kind == "thin-pool" => vec!["lvm", "udevadm", "thin_check"],
-            Step::CreateVg(_) | Step::CreateLv(_) => vec!["lvm", "udevadm"],
+            Step::CreateVg(_) | Step::CreateLv(_) | Step::KeepUuids(_) => vec!["lvm", "udevadm"],
             Step::MakeFs(s) => {
                 let mut tools = vec!["wipefs", "blkid"];
                 tools.extend(fscmd::tools(&s.fs.kind));
@@ -263,13 +277,14 @@ impl Step {
     }
 
     /// The command lines that do the step, where programs do it. `metadata` is the file that holds
-    /// a volume group's recorded metadata.
+    /// a volume group's metadata.
     pub fn commands(&self, metadata: &str) -> Vec<Argv> {
         match self {
             Step::CreateMd(s) => vec![stackcmd::mdadm_create(s)],
             Step::MakeLuks(s) => vec![stackcmd::luks_format(s), stackcmd::luks_open(s)],
             Step::CreateVg(s) => stackcmd::create_vg(s, metadata),
             Step::CreateLv(s) => stackcmd::create_lv(s),
+            Step::KeepUuids(s) => stackcmd::keep_uuids(s, metadata),
             Step::MakeFs(s) => fscmd::make_fs(s),
             Step::MakeSwap(s) => vec![fscmd::make_swap(&s.dev, &s.swap)],
             Step::Release(_)

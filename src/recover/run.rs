@@ -184,6 +184,7 @@ impl<'a> Run<'a> {
             erase: self.options.erase.clone(),
             grow: self.options.grow,
             keep: self.kept()?,
+            lacks: apply::stack::lacking(&backup.layout)?,
             ..Answers::default()
         };
         if self.erases() {

@@ -249,6 +249,8 @@ fn resolver(target: Option<&str>) -> Option<&'static str> {
     target.is_some_and(direct).then_some("getent")
 }
 
+const CACHE_POLICY: &str = "dm_cache_smq";
+
 fn collect(
     tree: &mut Tree,
     request: &BuildRequest<'_>,
@@ -264,7 +266,11 @@ fn collect(
     programs::add(tree, &names, drivers)?;
     let index = Index::read(kernel)?;
     let needed = modules::needed(request.layout, request.config);
-    let needed: Vec<&str> = needed.into_keys().collect();
+    let mut needed: Vec<&str> = needed.into_keys().collect();
+    // What is cached decides a module of its own, which older kernels call otherwise.
+    if needed.contains(&"dm_cache") && index.has(CACHE_POLICY) {
+        needed.push(CACHE_POLICY);
+    }
     modules::add(tree, kernel, &index, drivers, &needed)?;
     add_skeleton(tree);
     ssh::add(tree, &request.config.rescue).context("adding the ssh server")?;

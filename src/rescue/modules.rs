@@ -355,13 +355,19 @@ pub fn needed<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, Stri
         needed.insert("dm_mod", format!("the volume group {}", vg.name));
     }
     for lv in &layout.lv {
-        let module = match lv.kind.as_str() {
-            "thin-pool" => "dm_thin_pool",
-            "mirror" => "dm_mirror",
-            kind if kind.starts_with("raid") => "dm_raid",
-            _ => continue,
-        };
-        needed.insert(module, format!("the volume {}", lv.id));
+        // A cached volume may be an array below.
+        let kinds = lv.segment.iter().map(|segment| segment.kind.as_str());
+        for kind in kinds.chain([lv.kind.as_str()]) {
+            let module = match kind {
+                "thin-pool" => "dm_thin_pool",
+                "mirror" => "dm_mirror",
+                "cache" => "dm_cache",
+                "writecache" => "dm_writecache",
+                kind if kind.starts_with("raid") => "dm_raid",
+                _ => continue,
+            };
+            needed.insert(module, format!("the volume {}", lv.id));
+        }
     }
     for link in &layout.net.link {
         let module = match link.kind {

@@ -87,6 +87,11 @@ pub fn required(layout: &Layout, nfs: bool) -> Vec<&'static str> {
     if !layout.vg.is_empty() {
         names.extend(["lvm", "dmsetup"]);
     }
+    // LVM starts it when a cached volume is activated, and does without where it is missing.
+    let cached = layout.lv.iter().any(|lv| lv.kind == "cache");
+    if cached && tools::find(OsStr::new("cache_check")).is_some() {
+        names.push("cache_check");
+    }
     if nfs {
         names.extend(["mount.nfs", "getent"]);
     }

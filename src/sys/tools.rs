@@ -25,6 +25,7 @@ pub const TOOLS: &[Tool] = &[
     tool("blkid", "util-linux", "util-linux"),
     tool("blockdev", "util-linux", "util-linux"),
     tool("btrfs", "btrfs-progs", "btrfs-progs"),
+    tool("cache_check", "thin-provisioning-tools", "device-mapper-persistent-data"),
     tool("chroot", "coreutils", "coreutils"),
     tool("cryptsetup", "cryptsetup-bin", "cryptsetup"),
     tool("dmsetup", "dmsetup", "device-mapper"),

@@ -132,9 +132,8 @@ fn rebuild(dir: &Path, case: &Case) -> Result<()> {
         let told = planned.notes.iter().any(|n| n.contains(&format!("becomes {how}")));
         ensure!(told == (resized == Some(how)), "{:?}", planned.notes);
     }
-    let anew = ["--type thin", "--type cache"].iter().any(|what| case.build.contains(what));
     let told = |what: &str| {
-        (anew || resized.is_some()) && what.starts_with("UUID of logical volume")
+        resized.is_some() && what.starts_with("UUID of logical volume")
             || resized.is_some() && what.starts_with("UUID of volume group")
             || matches!(case.expect, Expect::Joined(_)) && what.starts_with("PARTUUID of ubdd")
     };
@@ -284,13 +283,13 @@ fn dump() -> Result<String> {
     lvm(&mut out, &["vgs", "-o", "vg_name,vg_uuid,vg_extent_size,vg_extent_count,vg_tags"])?;
     lvm(&mut out, &["pvs", "-o", "pv_name,pv_uuid,pv_size,pe_start,pv_tags"])?;
     let lv = "lv_full_name,lv_size,segtype,stripes,stripe_size,region_size,seg_pe_ranges,lv_tags,\
-              pool_lv,chunk_size,discards,zero,lv_metadata_size";
+              pool_lv,chunk_size,discards,zero,lv_metadata_size,cachemode,cache_policy,\
+              cache_settings,kernel_cache_settings,kernel_cache_policy,kernel_metadata_format";
     lvm(&mut out, &["lvs", "-o", lv])?;
-    // Thin and cached volumes are created anew, the others and their parts come back.
-    let anew = "segtype!=thin && segtype!=thin-pool && segtype!=cache";
-    lvm(&mut out, &["lvs", "-o", "lv_full_name,lv_uuid", "-S", anew])?;
-    let parts = "lvm lvs -a --noheadings -o lv_full_name,lv_uuid,seg_pe_ranges | \
-                 grep -E '_(rimage|rmeta|mimage|mlog)' || true";
+    lvm(&mut out, &["lvs", "-a", "-o", "lv_full_name,lv_uuid"])?;
+    // What thin pools are made of is placed anew.
+    let parts =
+        "lvm lvs -a --noheadings -o lv_full_name,seg_pe_ranges | sed -E '/_t(data|meta)|pmspare/d'";
     tell(&mut out, "lvm", "sh", &["-c", parts], &[])?;
     Ok(out)
 }
@@ -316,7 +315,7 @@ fn btrfs(out: &mut String, device: &str) -> Result<()> {
 
 const VOLUME_PARTS: &[&str] = &[
     "_rimage_", "_rmeta_", "_mimage_", "_mlog", "_tdata", "_tmeta", "-tpool", "_corig", "_cdata",
-    "_cmeta", "-real", "-cow", "rootsnap", "bootsnap",
+    "_cmeta", "_cvol", "_wcorig", "-real", "-cow", "rootsnap", "bootsnap",
 ];
 
 /// Only lines that start with one of these are kept, where some are given.

@@ -8,7 +8,7 @@ pub fn volumes() -> Vec<Case> {
         on(LVM_RAID, "same_disks_lvm_raid", Target::Same),
         blank("lvm_raid6_tags", &[100, 100, 100, 100, 100], LVM_RAID6),
         Case { ignore: "snap", ..blank("lvm_thin", &[300, 200], LVM_THIN) },
-        Case { ignore: "slow", ..blank("lvm_cache", &[200, 100], LVM_CACHE) },
+        on(blank("lvm_cache", CACHE_DISKS, LVM_CACHE), "lvm_cache", NO_CACHE),
         blank(
             "lvm_raid_on_luks_thin_striped",
             &[200, 200],
@@ -93,13 +93,30 @@ mount /dev/vg-t/boot /node/boot
 mount /dev/vg-t/var /node/var
 "#;
 
+const CACHE_DISKS: &[u64] = &[200, 100, 100];
+
+/// What is no cache's metadata where that is to be.
+const NO_CACHE: Target = Target::Dirty(CACHE_DISKS, "head -c 100M /dev/urandom >/dev/ubdc");
+
 const LVM_CACHE: &str = r#"
-lvm vgcreate vg /dev/ubdb /dev/ubdc
-lvm lvcreate -y -n slow -L 120M vg /dev/ubdb
+lvm vgcreate -s 1m vg /dev/ubdb /dev/ubdc /dev/ubdd
+lvm lvcreate -y -n slow -L 40M vg /dev/ubdb
 lvm lvcreate -y -n other -L 20M vg /dev/ubdb
-lvm lvcreate -y --type cache --cachemode writethrough -L 40M -n fast vg/slow /dev/ubdc
+lvm lvcreate -y --type cache --cachemode writethrough --chunksize 64k -L 24M -n fast vg/slow /dev/ubdc
+lvm lvcreate -y --type raid1 -m 1 -n slow2 -L 40M vg /dev/ubdb /dev/ubdd
+lvm lvcreate -y -n fast2 -L 16M vg /dev/ubdc
+lvm lvconvert -y --type cache --cachevol fast2 --cachemode writeback --chunksize 128k --cachesettings migration_threshold=4096 vg/slow2
+lvm lvcreate -y -n slow3 -L 40M vg /dev/ubdb
+lvm lvcreate -y -n fast3 -L 16M vg /dev/ubdc
+lvm lvchange -an vg/fast3
+lvm lvconvert -y --type writecache --cachevol fast3 --cachesettings high_watermark=60 vg/slow3
 mke2fs -q -t ext4 /dev/vg/slow
+mke2fs -q -t ext4 /dev/vg/slow2
+mke2fs -q -t ext4 -b 4096 /dev/vg/slow3
 mount /dev/vg/slow /node
+mkdir /node/2 /node/3
+mount /dev/vg/slow2 /node/2
+mount /dev/vg/slow3 /node/3
 "#;
 
 pub const LUKS2_LVM: Case = blank(
