@@ -131,7 +131,7 @@ fn places(layout: &Layout, segment: &LvSegment) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::layout::{Pv, ThinPool};
-    use crate::plan::testing::{GIB, MIB, disk, empty, fs, mount};
+    use crate::plan::testing::{GIB, MIB, blank, disk, empty, fs, mount};
     use crate::plan::{Answers, Plan, Refusal, plan};
 
     const CACHED: &str = include_str!("../../tests/fixtures/probe/debian12/vgcfgbackup.cached");
@@ -247,6 +247,34 @@ mod tests {
         assert!(plan.identity_changes().is_empty(), "{:?}", plan.identity_changes());
         let uuid = "JJQhto-bMHn-HI3S-2ABT-gQkn-1YBR-yBae9n";
         assert_eq!(kept(&plan).unwrap().uuids, [("slow".to_owned(), uuid.to_owned())]);
+    }
+
+    #[test]
+    fn a_disk_with_nothing_but_caches_can_be_left_out() {
+        let mut node = cached(&[("slow", "cache"), ("slow3", "writecache")]);
+        for lv in &mut node.lv {
+            lv.segment[0].on = vec!["disk:sda:0-39".into()];
+        }
+        let without = |node: &Layout, disk: &str| {
+            let map = vec![(disk.to_owned(), "none".to_owned())];
+            let mut present = blank(node);
+            present.disk.retain(|present| present.name != disk);
+            plan(node, &present, &Answers { map, auto: true, ..Answers::default() })
+        };
+        let text = without(&node, "sda").unwrap_err().to_string();
+        assert!(text.contains("a part of volume group vg is on sda"), "{text}");
+        let plan = without(&node, "sdb").unwrap();
+        let told = plan.notes.join("\n");
+        assert!(told.contains("Volume group vg is made anew without /dev/sdb"), "{told}");
+        for lv in ["slow", "slow3"] {
+            assert!(told.contains(&format!("{lv} comes back without its cache")), "{told}");
+        }
+        let script = plan.render_script();
+        assert!(script.contains("vgcreate") && !script.contains("/dev/sdb"), "{script}");
+        // The mirror below has data there.
+        let node = cached(&[("slow2", "cache on raid1")]);
+        let text = without(&node, "sdc").unwrap_err().to_string();
+        assert!(text.contains("a part of volume group vg is on sdc"), "{text}");
     }
 
     #[test]

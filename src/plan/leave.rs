@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answers, Problem, is_called};
-use crate::layout::{Disk, Id, Layout, Md};
+use super::{Answers, Problem, is_called, lvmtext};
+use crate::layout::{Disk, Id, Layout, Lv, Md, Pv};
 
 /// The word for no disk.
 pub const NONE: &str = "none";
@@ -61,6 +61,7 @@ pub fn out(
             ));
         }
     }
+    without_caches(&mut layout, &out, &mut notes);
     let rest = layout.clone();
     let is_lost = |id: &Id| !rest.disks_below(id).is_disjoint(&out);
     let mut lose = |what: String| {
@@ -89,6 +90,33 @@ pub fn out(
     let here: BTreeSet<_> = layout.partition.iter().filter_map(|p| p.uuid).collect();
     layout.boot.efi_entry.retain(|entry| here.contains(&entry.partition));
     (layout, notes)
+}
+
+/// Groups do without physical volumes on which there are at most caches.
+fn without_caches(layout: &mut Layout, out: &BTreeSet<Id>, notes: &mut Vec<String>) {
+    let rest = layout.clone();
+    for vg in &mut layout.vg {
+        let is_lost = |pv: &Pv| !rest.disks_below(&pv.on).is_disjoint(out);
+        let lost: Vec<Pv> = vg.pv.iter().filter(|pv| is_lost(pv)).cloned().collect();
+        let stays = |lv: &Lv| {
+            lvmtext::data_on(&vg.metadata, &vg.name, &lv.name)
+                .is_some_and(|on| lost.iter().all(|pv| !on.contains(&pv.uuid)))
+        };
+        let mut lvs =
+            rest.lv.iter().filter(|lv| lv.vg == vg.id && lv.kind != "snapshot").peekable();
+        if lost.is_empty() || lvs.peek().is_none() || !lvs.all(stays) {
+            continue;
+        }
+        vg.pv.retain(|pv| !lost.contains(pv));
+        // It speaks of all of them.
+        vg.metadata.clear();
+        let names: Vec<_> = lost.iter().filter_map(|pv| rest.dev(&pv.on)).collect();
+        notes.push(format!(
+            "Volume group {} is made anew without {}, where no volume had its data.",
+            vg.name,
+            names.join(", ")
+        ));
+    }
 }
 
 /// Whether nothing would be lost without `disk` as well.

@@ -196,6 +196,42 @@ fn place(group: &Item<'_>, lv: &Item<'_>) -> Option<(String, u64, u64)> {
     Some((pv.words("id").first()?.to_string(), at, size.min(CLEAR_BYTES)))
 }
 
+/// The UUIDs of the physical volumes that the data of a volume lies on, without those that only its
+/// cache is on. None where the text is not understood.
+pub fn data_on(text: &str, vg: &str, lv: &str) -> Option<BTreeSet<String>> {
+    let top = parse(text)?;
+    let group = top.iter().find(|item| item.name == vg)?;
+    let (all, pvs) = (group.get("logical_volumes")?, group.get("physical_volumes")?);
+    let (mut on, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    let mut todo = vec![lv];
+    while let Some(name) = todo.pop() {
+        if !seen.insert(name) {
+            continue;
+        }
+        for segment in all.get(name)?.segments() {
+            match segment.kind() {
+                "cache" | "writecache" => todo.extend(segment.words("origin")),
+                "thin-pool" => {
+                    todo.extend([segment.words("pool"), segment.words("metadata")].concat());
+                }
+                "thin" => todo.extend(segment.words("thin_pool")),
+                "striped" | "linear" => {
+                    for pv in segment.words("stripes").iter().step_by(2) {
+                        on.insert((*pvs.get(pv)?.words("id").first()?).to_owned());
+                    }
+                }
+                kind if kind == "mirror" || kind.starts_with("raid") => {
+                    todo.extend(
+                        segment.copies().chain(segment.words("mirror_log").iter().copied()),
+                    );
+                }
+                _ => return None,
+            }
+        }
+    }
+    Some(on)
+}
+
 /// The UUIDs that LVM gave to the volume `lv` and to the hidden ones that it is made with, by name.
 /// Of a thin pool these are its data, its metadata and the room to repair this in.
 pub fn uuids(text: &str, vg: &str, lv: &str) -> Vec<(String, String)> {
