@@ -100,6 +100,11 @@ fn two_generations(dir: &Path) -> (Box<dyn Store>, TargetUrl) {
         assert_eq!(backup::backup(&config, &options, &ui).unwrap().failed, None);
         assert!(ui.warnings().iter().any(|said| said.contains("the ISO stays as it is")));
         image::of_machine(open().as_ref());
+        let killed = target.join("node001/rr-node001.iso.12345678-4194305-0123abcd.part");
+        match seed {
+            1 => std::fs::write(killed, "half an ISO").unwrap(),
+            _ => assert!(!killed.exists(), "what a killed run left is swept"),
+        }
     }
     (open(), url)
 }
@@ -145,6 +150,14 @@ fn a_backup_is_on_its_iso_as_it_was_or_the_iso_is_refused() {
         modes.lines().all(|line| !line.contains("'/rr") || line[4..].starts_with("------")),
         "{modes}"
     );
+
+    let places = Cmd::new("xorriso").arg("-indev").arg(&file);
+    let places = places.args(["-find", "/rr", "-type", "f", "-exec", "report_lba"]).text().unwrap();
+    let start = |name: &str| {
+        let lines = places.lines().filter(|line| line.contains(name));
+        lines.filter_map(|line| line.split(',').nth(1)?.trim().parse::<u64>().ok()).min().unwrap()
+    };
+    assert!(start("'/rr/initrd'") < start("/packs/"), "what boots comes first: {places}");
 
     // One wrong bit of a pack, and one of the manifest.
     let whole = std::fs::read(&file).unwrap();

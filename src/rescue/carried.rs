@@ -110,6 +110,8 @@ impl Carried {
         std::fs::write(list, lines).with_context(|| format!("writing {}", list.display()))?;
         let mut options = vec!["-path-list".to_owned(), list.to_string_lossy().into_owned()];
         options.extend(MODES.map(str::to_owned));
+        // Behind kernel and initrd: not every firmware reads what is far from the start.
+        options.extend(["--sort-weight", "-1", &format!("/{DIR}")].map(str::to_owned));
         Ok(options)
     }
 

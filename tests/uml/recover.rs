@@ -283,7 +283,27 @@ fn step_by_step(dir: &Path) -> Result<()> {
     ensure!(matches!(outcome, Outcome::Recovered(_)), "{outcome:?}");
     let log = String::from_utf8_lossy(&rr::ui::log::text()).into_owned();
     ensure!(log.contains("may only be read from here"), "nothing can be put to an ISO:\n{log}");
+    ensure!(log.contains("ubdd     holds the backup"), "the medium is no candidate:\n{log}");
+    read_iso(&dir.join("carried.iso"))?;
     compare(dir)
+}
+
+/// Every verb reads it, from the medium, the drive and the file.
+fn read_iso(file: &Path) -> Result<()> {
+    script("modprobe loop")?;
+    let names = [&*volume_id("node001"), "/dev/ubdd", &file.to_string_lossy()].map(str::to_owned);
+    for url in names.map(|name| format!("iso://{name}")) {
+        let open =
+            |access| store::open(&url.parse()?, "node001", access, &TargetOptions::default());
+        let store = open(Access::Read)?;
+        let manifest = catalog::find_machine(store.as_ref(), None)?;
+        archive::check(&manifest, store.as_ref(), &Ui::detect(false)).context(url.clone())?;
+        let Err(error) = open(Access::Write) else { bail!("{url} can be written to") };
+        ensure!(format!("{error:#}").contains("not written to"), "{error:#}");
+    }
+    let left = fs::read_to_string("/proc/mounts")?;
+    ensure!(!left.contains("iso9660"), "something is left mounted: {left}");
+    Ok(())
 }
 
 fn compare(dir: &Path) -> Result<()> {
