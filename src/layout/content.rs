@@ -29,6 +29,8 @@ pub struct Fs {
     pub vfat: Option<VfatOptions>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub btrfs: Option<Box<BtrfsOptions>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f2fs: Option<Box<F2fsOptions>>,
 }
 
 /// What `dumpe2fs -h` tells and mke2fs(8) and tune2fs(8) take.
@@ -98,6 +100,26 @@ pub struct VfatOptions {
     pub sector_bytes: u64,
     pub reserved_sectors: u64,
     pub fats: u32,
+}
+
+/// What mkfs.f2fs(8) takes. It has blocks of 4096 bytes and sectors of its device. Left to mkfs.f2fs
+/// are what it keeps free for itself (by the size), and which names of files mean much or little
+/// written data: hints that the kernel may be told otherwise at any time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct F2fsOptions {
+    pub blocks: u64,
+    /// By mkfs.f2fs's names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// How it compares names regardless of case, where it can: `utf8`, `utf8:strict`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub casefold: Option<String>,
+    pub segments_per_section: u64,
+    pub sections_per_zone: u64,
+    /// With an extended bitmap of nodes.
+    #[serde(default)]
+    pub more_inodes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use boot::{Boot, EfiEntry, Firmware};
 pub use btrfs::{BtrfsDevice, BtrfsOptions, Subvolume};
-pub use content::{ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
+pub use content::{ExtOptions, F2fsOptions, Fs, Swap, VfatOptions, XfsOptions};
 pub use device::{
     Disk, HybridEntry, HybridMbr, Luks, Lv, LvSegment, Md, MdMember, Partition, PartitionKind,
     Pbkdf, Pv, Table, ThinPool, Vg,

@@ -1,7 +1,7 @@
 //! The command lines that make filesystems and swap as they were.
 
 use super::step::{Argv, MakeFs};
-use crate::layout::{BtrfsOptions, ExtOptions, Fs, Swap, VfatOptions, XfsOptions};
+use crate::layout::{BtrfsOptions, ExtOptions, F2fsOptions, Fs, Swap, VfatOptions, XfsOptions};
 
 /// Features that mke2fs(8) does not take: the state of a mounted filesystem.
 const EXT_STATE: &[&str] = &["needs_recovery", "orphan_present", "journal_needs_recovery"];
@@ -11,6 +11,7 @@ pub fn tools(kind: &str) -> &'static [&'static str] {
         "xfs" => &["mkfs.xfs"],
         "vfat" => &["mkfs.vfat"],
         "btrfs" => &["mkfs.btrfs"],
+        "f2fs" => &["mkfs.f2fs"],
         _ => &["mke2fs", "tune2fs"],
     }
 }
@@ -21,6 +22,7 @@ pub fn make_fs(make: &MakeFs) -> Vec<Argv> {
         "btrfs" => vec![mkfs_btrfs(dev, more_devs, fs)],
         "xfs" => vec![mkfs_xfs(dev, fs)],
         "vfat" => vec![mkfs_vfat(dev, fs)],
+        "f2fs" => vec![mkfs_f2fs(dev, fs)],
         _ => make_ext(dev, fs),
     }
 }
@@ -223,6 +225,29 @@ fn mkfs_vfat(dev: &str, fs: &Fs) -> Argv {
     push_if(&mut argv, "-i", &fs.uuid.replace('-', ""));
     push_if(&mut argv, "-n", &fs.label);
     argv.push(dev.into());
+    argv
+}
+
+/// The unit of mkfs.f2fs's number of sectors (`-w`); what the device has it asks the device.
+pub const F2FS_BLOCK_BYTES: u64 = 4096;
+
+fn mkfs_f2fs(dev: &str, fs: &Fs) -> Argv {
+    let mut argv = words(&["mkfs.f2fs", "-q", "-f"]);
+    push_if(&mut argv, "-U", &fs.uuid);
+    push_if(&mut argv, "-l", &fs.label);
+    let Some(f2fs) = &fs.f2fs else {
+        argv.push(dev.into());
+        return argv;
+    };
+    let F2fsOptions { features, casefold, segments_per_section, sections_per_zone, .. } = &**f2fs;
+    push_if(&mut argv, "-O", &features.join(","));
+    push_if(&mut argv, "-C", casefold.as_deref().unwrap_or_default());
+    argv.extend(words(&["-s", &segments_per_section.to_string()]));
+    argv.extend(words(&["-z", &sections_per_zone.to_string()]));
+    if f2fs.more_inodes {
+        argv.push("-i".into());
+    }
+    argv.extend(words(&["-w", &F2FS_BLOCK_BYTES.to_string(), dev, &f2fs.blocks.to_string()]));
     argv
 }
 

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 
 use super::Problem;
-use crate::layout::{Disk, Id, Layout, Mount};
+use crate::layout::{Disk, Fs, Id, Layout, Mount};
 
 /// The filesystems that can be made.
-const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "btrfs"];
+const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "btrfs", "f2fs"];
 const MD_LEVELS: &[&str] = &["raid0", "raid1", "raid4", "raid5", "raid6", "raid10", "linear"];
 const LV_KINDS: &[&str] =
     &["linear", "striped", "mirror", "thin-pool", "thin", "cache", "writecache"];
@@ -142,7 +142,7 @@ fn drop_unknown_filesystems(
     problems: &mut Vec<Problem>,
 ) {
     let dev = |id: &Id| layout.dev(id).unwrap_or_else(|| id.0.clone());
-    for fs in layout.fs.iter().filter(|f| !KINDS.contains(&f.kind.as_str())) {
+    for fs in layout.fs.iter().filter(|fs| !can_be_made(fs)) {
         match layout.mount.iter().find(|m| m.fs == fs.id) {
             Some(mount) => problems.push(Problem::new(
                 format!("{} on {} is a {} filesystem, which rr can't make", mount.path, dev(&fs.on), fs.kind),
@@ -155,7 +155,12 @@ fn drop_unknown_filesystems(
             )),
         }
     }
-    layout.fs.retain(|f| KINDS.contains(&f.kind.as_str()));
+    layout.fs.retain(can_be_made);
+}
+
+/// An f2fs that could not be read is one of those that mkfs.f2fs makes only with more than a device.
+fn can_be_made(fs: &Fs) -> bool {
+    KINDS.contains(&fs.kind.as_str()) && (fs.kind != "f2fs" || fs.f2fs.is_some())
 }
 
 fn check_kinds(layout: &Layout, problems: &mut Vec<Problem>) {

@@ -98,6 +98,7 @@ pub fn fs(on: &Id, kind: &str, size_bytes: u64) -> Fs {
         xfs: None,
         vfat: None,
         btrfs: None,
+        f2fs: None,
     }
 }
 

@@ -296,6 +296,36 @@ fn an_xfs_that_is_made_no_more_is_made_all_the_same() {
 }
 
 #[test]
+fn an_f2fs_is_made_as_it_was_and_one_that_could_not_be_read_is_refused() {
+    let mut recorded = raid_node();
+    let fs = &mut recorded.fs[0];
+    let f2fs = crate::layout::F2fsOptions {
+        blocks: 40_000,
+        features: vec!["extra_attr".into(), "compression".into()],
+        casefold: Some("utf8:strict".into()),
+        segments_per_section: 2,
+        sections_per_zone: 1,
+        more_inodes: true,
+    };
+    (fs.kind, fs.label, fs.size_bytes) = ("f2fs".into(), "a b".into(), 40_000 * 4096);
+    fs.f2fs = Some(Box::new(f2fs));
+    let uuid = fs.uuid.clone();
+    let script = plan(&recorded, &recorded, &auto()).unwrap().render_script();
+    let line = script.lines().find(|l| l.starts_with("mkfs.f2fs")).unwrap();
+    let expected = format!(
+        "mkfs.f2fs -q -f -U {uuid} -l 'a b' -O extra_attr,compression -C utf8:strict -s 2 -z 1 -i \
+         -w 4096 /dev/vg0/root 40000"
+    );
+    assert_eq!(line, expected);
+    recorded.fs[0].f2fs = None;
+    let text = refused(&recorded, &recorded, &auto());
+    assert!(
+        text.contains("/ on /dev/vg0/root is a f2fs filesystem, which rr can't make"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_btrfs_comes_back_on_all_its_devices_with_its_subvolumes() {
     let text = include_str!("../../tests/fixtures/layout/btrfs.toml");
     let mut recorded = crate::layout::schema::parse(text).unwrap();

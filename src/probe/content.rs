@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use super::blkid::Content;
 use super::block::{Device, Kind};
 use super::mounts::MountInfo;
-use super::{Machine, Reader, btrfs, ext, vfat, xfs};
+use super::{Machine, Reader, btrfs, ext, f2fs, vfat, xfs};
 use crate::layout::{BtrfsDevice, BtrfsOptions, Fs, Id, Layout, Mount, Swap};
 
 /// Kinds that rr can make again.
-const SUPPORTED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
+const SUPPORTED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "f2fs"];
 
 /// The kernel makes an extended partition this small, so that nothing overwrites it.
 const EXTENDED_BYTES: u64 = 4096;
@@ -196,6 +196,7 @@ fn new_fs(device: &Device, id: &Id, content: &Content) -> Fs {
         xfs: None,
         vfat: None,
         btrfs: None,
+        f2fs: None,
     }
 }
 
@@ -210,6 +211,11 @@ fn read_options(fs: &mut Fs, device: &str, mounted_at: Option<&Path>) -> Result<
             let found = vfat::read(device)?;
             fs.size_bytes = found.size_bytes;
             fs.vfat = Some(found.options);
+        }
+        "f2fs" => {
+            let found = f2fs::read(device)?;
+            fs.size_bytes = found.blocks.saturating_mul(4096);
+            fs.f2fs = Some(Box::new(found));
         }
         _ => {
             let found = ext::read(device)?;

@@ -8,7 +8,7 @@
 //! block: sysfs, udev ─┬─> disks ──────> table: GPT, MBR ──> partitions
 //!                     ├─> md: sysfs, mdadm
 //!                     └─> lvm: fullreport
-//! blkid: every device ──> content: ext, xfs, vfat, swap <── mounts, swaps
+//! blkid: every device ──> content: ext, xfs, vfat, f2fs, swap <── mounts, swaps
 //! boot, net, node
 //! coverage: what is in use, and what would not come back
 //! ```
@@ -24,6 +24,7 @@ pub mod btrfs;
 pub mod content;
 pub mod coverage;
 pub mod ext;
+pub mod f2fs;
 pub mod luks;
 pub mod lvm;
 pub mod md;

@@ -140,8 +140,11 @@ const ALWAYS: &str = "\
     usbhid vfat virtio_blk virtio_console virtio_net virtio_pci virtio_scsi xhci_pci";
 
 /// Modules that others load when they run, without a note of it in depmod's files.
-const LOADED_LATER: &[(&str, &[&str])] =
-    &[("nfs", &["nfsv3", "nfsv4"]), ("dm_crypt", &["aesni_intel", "xts"])];
+const LOADED_LATER: &[(&str, &[&str])] = &[
+    ("nfs", &["nfsv3", "nfsv4"]),
+    ("dm_crypt", &["aesni_intel", "xts"]),
+    ("f2fs", &["crc32_generic", "crc32_pclmul"]),
+];
 
 /// What depmod wrote about a kernel's modules.
 #[derive(Debug, Default)]

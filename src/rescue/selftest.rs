@@ -22,6 +22,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("lvm", &["version"]),
     ("mdadm", &["--version"]),
     ("mkfs.ext4", &["-V"]),
+    ("mkfs.f2fs", &["-V"]),
     ("mkfs.vfat", &["--help"]),
     ("mkfs.xfs", &["-V"]),
     ("mkswap", &["--version"]),

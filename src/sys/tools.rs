@@ -22,6 +22,7 @@ const fn tool(name: &'static str, debian: &'static str, rhel: &'static str) -> T
 
 /// Every program that rr may run on a node or in a rescue system.
 pub const TOOLS: &[Tool] = &[
+    tool("age", "age", "age (EPEL)"),
     tool("blkid", "util-linux", "util-linux"),
     tool("blockdev", "util-linux", "util-linux"),
     tool("btrfs", "btrfs-progs", "btrfs-progs"),
@@ -58,6 +59,7 @@ pub const TOOLS: &[Tool] = &[
     tool("mke2fs", "e2fsprogs", "e2fsprogs"),
     tool("mkfs.btrfs", "btrfs-progs", "btrfs-progs"),
     tool("mkfs.ext4", "e2fsprogs", "e2fsprogs"),
+    tool("mkfs.f2fs", "f2fs-tools", "f2fs-tools"),
     tool("mkfs.vfat", "dosfstools", "dosfstools"),
     tool("mkfs.xfs", "xfsprogs", "xfsprogs"),
     tool("mkswap", "util-linux", "util-linux"),

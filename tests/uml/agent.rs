@@ -268,6 +268,9 @@ fn dump() -> Result<String> {
         if has("TYPE=xfs") {
             tell(&mut out, device, "xfs_info", &[device], &[])?;
         }
+        if has("TYPE=f2fs") {
+            tell(&mut out, device, "dump.f2fs", &["-d", "1", device], F2FS)?;
+        }
         if has("TYPE=crypto_LUKS") {
             // The digest of the key itself, which nobody can guess, is made as fast as may be.
             let dump = "cryptsetup luksDump $0 | sed '/^Digests/,$d'";
@@ -372,6 +375,22 @@ const LUKS: &[&str] = &[
     "MK bits",
     "0:",
     "1:",
+];
+const F2FS: &[&str] = &[
+    "volum_name",
+    "log_",
+    "segs_per_sec",
+    "secs_per_zone",
+    "block_count",
+    "section_count",
+    "segment_count",
+    "segment0_blkaddr",
+    "main_blkaddr",
+    "cp_payload",
+    "rsvd_segment_count",
+    "overprov_segment_count",
+    "user_block_count",
+    "Info: superblock features",
 ];
 const BTRFS: &[&str] = &[
     "csum_type",

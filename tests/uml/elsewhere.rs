@@ -116,13 +116,17 @@ swapon /dev/ubdd1
 
 const BTRFS_TWO: Case = blank(
     "btrfs_two",
-    &[600, 600],
+    &[1000, 600],
     r#"
-for disk in /dev/ubd[bc]; do printf 'label: gpt\ntype=linux\n' | sfdisk $disk; done
+printf 'label: gpt\nsize=598M,type=linux\ntype=linux\n' | sfdisk /dev/ubdb
+printf 'label: gpt\ntype=linux\n' | sfdisk /dev/ubdc
 udevadm settle
 mkfs.btrfs -q -L pool -d raid1 -m raid1 /dev/ubdb1 /dev/ubdc1
+mkfs.f2fs -q -l flash -O encrypt,lost_found -s 2 /dev/ubdb2
 mount /dev/ubdb1 /node
 btrfs subvolume create /node/a
+mkdir /node/f
+mount /dev/ubdb2 /node/f
 "#,
 );
 
@@ -147,7 +151,7 @@ pub fn elsewhere() -> Vec<Case> {
         smaller(MD1_LVM, "smaller_md1_lvm", &[260, 260]),
         smaller(MBR, "smaller_mbr_logicals", &[340]),
         smaller(LVM_TWO, "smaller_lvm_two_pvs_striped", &[150, 170]),
-        smaller(BTRFS_TWO, "smaller_btrfs_raid1", &[450, 500]),
+        smaller(BTRFS_TWO, "smaller_btrfs_raid1_f2fs", &[750, 500]),
         Case {
             expect: Expect::Without("ubdc"),
             ..on(MD1_LVM, "one_disk_of_md1_lvm", Target::Blank(&[400]))
@@ -174,7 +178,7 @@ pub fn elsewhere() -> Vec<Case> {
         on(GPT_EXT4, "renamed_gpt_ext4", Target::Scsi(512, 1, 200)),
         on(LVM_TWO, "renamed_lvm_two_pvs_striped", Target::Scsi(512, 2, 200)),
         Case { erase: both, ..on(GPT_EXT4, "dirty_nested", Target::Dirty(&[200], OTHER_NESTED)) },
-        larger(XFS_GROWN, "larger_xfs_grown", &[1500]),
+        larger(XFS_GROWN, "larger_xfs_grown_f2fs", &[1500]),
         smaller(LUKS2_LVM, "smaller_luks2_lvm", &[260]),
         larger(LUKS2_LVM, "larger_luks2_lvm", &[400]),
         Case {

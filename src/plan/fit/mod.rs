@@ -16,6 +16,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Problem;
+use super::fscmd::F2FS_BLOCK_BYTES;
 use super::map::{self, DiskMatch};
 use super::validate::device_bytes;
 use crate::layout::units::size;
@@ -353,6 +354,10 @@ fn fit_fs(fs: &mut Fs, bytes: u64) {
         only.size_bytes = bytes - bytes % btrfs.sector_bytes.max(1);
     }
     fs.size_bytes = bytes;
+    if let Some(f2fs) = &mut fs.f2fs {
+        f2fs.blocks = bytes / F2FS_BLOCK_BYTES;
+        fs.size_bytes = f2fs.blocks * F2FS_BLOCK_BYTES;
+    }
 }
 
 /// Of a filesystem on several devices.

@@ -9,6 +9,8 @@ const LEVELS: &[&str] = &["raid1", "raid4", "raid5", "raid6", "raid10"];
 const MIB: u64 = 1 << 20;
 /// Less than this of a device mkfs.btrfs does not take for all profiles.
 const BTRFS_DEVICE_BYTES: u64 = 256 * MIB;
+/// With fewer zones, of 2 MiB where nothing else was asked for, most of an f2fs is not for files.
+const F2FS_ZONES: u64 = 64;
 
 /// How small a disk may be for what is on `disk`.
 pub fn least_bytes(layout: &Layout, disk: &Disk) -> u64 {
@@ -144,7 +146,7 @@ pub(super) fn grows(fs: &Fs) -> bool {
         .btrfs
         .as_ref()
         .is_some_and(|btrfs| btrfs.device.len() == 1 || copies(&btrfs.data_profile).is_some());
-    fs.ext.is_some() || fs.xfs.is_some() || btrfs
+    fs.ext.is_some() || fs.xfs.is_some() || fs.f2fs.is_some() || btrfs
 }
 
 /// Can LVM place it anywhere? What is striped or mirrored needs as much room on several devices.
@@ -179,6 +181,12 @@ fn least(fs: &Fs) -> u64 {
         // mkfs.xfs makes none of less than 300 MiB.
         let log = xfs.log_blocks.saturating_mul(xfs.block_bytes);
         return files.saturating_add(log).saturating_add(64 * MIB).max(320 * MIB);
+    }
+    if let Some(f2fs) = &fs.f2fs {
+        // What it keeps free for itself counts as used, and grows with the size.
+        let zone = f2fs.segments_per_section.saturating_mul(f2fs.sections_per_zone);
+        let zones = zone.saturating_mul(2 * MIB).saturating_mul(F2FS_ZONES);
+        return files.max(zones);
     }
     match &fs.btrfs {
         // Data and metadata are allotted in pieces of up to a GiB.
