@@ -33,10 +33,30 @@ pub fn render(index: &Index) -> String {
     text
 }
 
+/// How a copied LUKS header is used, where there is one.
+fn header_text(manifest: &Manifest) -> &'static str {
+    if manifest.luks_headers().is_empty() {
+        return "";
+    }
+    "#
+# The files luks-UUID.header.age beside this text are the headers of the LUKS volumes, encrypted with
+# age. They mend a volume of which nothing but the header is damaged, with the key that belongs to
+# one of backup.luks_header_recipients (age's, or ssh's), as root:
+#
+#     (umask 077; age -d -i KEY luks-UUID.header.age > /dev/shm/header)
+#     cryptsetup luksHeaderRestore --header-backup-file /dev/shm/header /dev/DEVICE
+#     shred -u /dev/shm/header
+#
+# Never onto a volume that was made anew, as rr recover does: what is in it could not be read any
+# more. A header opens its volume with the passphrases of its time, also with one that was changed.
+"
+}
+
 /// What `RESTORE.txt` says: for people to read, and for `sh` to run.
 pub fn restore_text(manifest: &Manifest) -> String {
     let Manifest { generation, node, rr, started, .. } = manifest;
     let trees = manifest.tree.join(" ");
+    let headers = header_text(manifest);
     format!(
         r#"#!/bin/sh
 # How to get the files of this backup without rr.
@@ -63,7 +83,7 @@ pub fn restore_text(manifest: &Manifest) -> String {
 # filesystems and mount them below /mnt first; `layout.toml` beside this text says how they were
 # (sizes in bytes, UUIDs, mount points). Afterwards install the boot loader: chroot /mnt, then
 # grub-install and update-grub.
-
+{headers}
 set -eu
 case $0 in */*) here=${{0%/*}} ;; *) here=. ;; esac
 node_dir=$here/../..

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::headers::Header;
 use super::hooks::Hooks;
 use super::media;
 use super::preflight::Job;
@@ -24,6 +25,7 @@ pub(super) fn archive(
     job: &Job<'_>,
     guard: &LockGuard,
     generation: &str,
+    headers: &[Header],
     ui: &Ui,
 ) -> Result<(Manifest, Option<String>)> {
     let store = guard.store();
@@ -82,19 +84,27 @@ pub(super) fn archive(
         warning: created.warnings,
     };
     ui.step("Publishing", || {
-        let restore_text = archive::restore_text(&manifest);
         let mut put = |file: &str, bytes: &[u8]| {
             manifest.file.push(catalog::put(store, generation, file, bytes)?);
             anyhow::Ok(())
         };
+        for header in headers {
+            put(&header.file, &header.bytes)?;
+        }
         if let Some(layout) = &job.layout {
             put("layout.toml", schema::render(layout)?.as_bytes())?;
         }
         if let Some(unread) = &created.unread {
             put(catalog::UNREAD, format!("{unread}\n").as_bytes())?;
         }
-        put("RESTORE.txt", restore_text.as_bytes())?;
         put("rr.log", &ui::log::text())?;
+        let restore_text = archive::restore_text(&manifest);
+        manifest.file.push(catalog::put(
+            store,
+            generation,
+            "RESTORE.txt",
+            restore_text.as_bytes(),
+        )?);
         guard.check()?;
         catalog::publish(store, &manifest)
     })?;

@@ -15,6 +15,7 @@
 //!
 //! * [`preflight`] what has to be known before
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
+//! * [`headers`] copies of LUKS headers
 //! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
 //!   [`snapshot`] what the files are read from, [`media`] the rescue image at the target,
 //!   [`local`] and in the node's own boot menu
@@ -22,6 +23,7 @@
 
 pub mod coverage;
 mod halves;
+pub mod headers;
 mod hooks;
 mod identity;
 mod local;
@@ -94,7 +96,11 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     identity::claim(&guard, ui)?;
     if job.options.archive {
         let generation = catalog::new_generation(&*store)?;
-        let (manifest, unread) = halves::archive(job, &guard, &generation, ui)?;
+        let headers = job.luks_headers(ui).unwrap_or_else(|error| {
+            report.problems.push(format!("LUKS headers are not in the backup: {error:#}"));
+            Vec::new()
+        });
+        let (manifest, unread) = halves::archive(job, &guard, &generation, &headers, ui)?;
         report.archived(&manifest, unread);
     }
     let mut built = None;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
 use super::coverage::{self, Coverage};
+use super::headers::{self, Header};
 use super::identity;
 use super::local;
 use super::place::{self, Place, PlaceKind};
@@ -44,6 +45,8 @@ pub(super) struct Job<'a> {
     pub rescue_lacks: Vec<String>,
     /// Whether the node's boot menu is to be seen to: to get the image, or to lose it.
     pub local_entry: bool,
+    /// Whether copies of LUKS headers can be made, where they are asked for.
+    headers: bool,
     /// What stands against a recovery onto this very hardware, and what else fails the run.
     pub problems: Vec<String>,
     pub used_bytes: Option<u64>,
@@ -84,6 +87,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         plan: None,
         rescue_lacks: Vec::new(),
         local_entry: true,
+        headers: true,
         problems: Vec::new(),
         used_bytes: None,
         free_bytes: None,
@@ -111,6 +115,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     if whole_machine && options.archive {
         job.problems.extend(emptied.problems);
         job.check_boot(&mounts, &unwanted);
+        job.check_headers();
     }
     job.exclude.extend(job.coverage.exclude.iter().cloned());
     job.exclude.extend(unwanted);
@@ -246,6 +251,30 @@ impl Job<'_> {
         let names = std::fs::read_dir("/boot").into_iter().flatten().flatten();
         let names: Vec<_> = names.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         self.problems.extend(coverage::without_kernels(&names, exclude));
+    }
+
+    fn check_headers(&mut self) {
+        let recipients = &self.config.backup.luks_header_recipients;
+        let encrypted = self.layout.as_ref().is_some_and(|layout| !layout.luks.is_empty());
+        if encrypted
+            && !recipients.is_empty()
+            && let Err(error) = headers::check(recipients)
+        {
+            // The files are worth more than the headers.
+            self.problems.push(format!("LUKS headers will not be in the backup: {error:#}"));
+            self.headers = false;
+        }
+    }
+
+    /// The headers of the machine's LUKS volumes, encrypted, where they are asked for.
+    pub(super) fn luks_headers(&self, ui: &Ui) -> Result<Vec<Header>> {
+        let recipients = &self.config.backup.luks_header_recipients;
+        match &self.layout {
+            Some(layout) if self.headers && !recipients.is_empty() && !layout.luks.is_empty() => {
+                ui.step("Copying LUKS headers", || headers::back_up(layout, recipients))
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     fn find_place(&mut self, mounts: &[mounts::MountInfo], ui: &Ui) {

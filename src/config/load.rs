@@ -103,6 +103,7 @@ fn without_secrets(error: &toml::de::Error, text: &str) -> String {
     let start = error.span().map_or(0, |span| span.start).min(text.len());
     let number = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count();
     let line = text.lines().nth(number).unwrap_or_default();
+    let line = line.to_lowercase();
     if ["password", "secret"].iter().any(|word| line.contains(word)) {
         return format!("line {}, which is not shown: {}\n", number + 1, error.message());
     }
@@ -250,6 +251,13 @@ mod tests {
             let error = format!("{:#}", merge(&texts(&[("f.toml", &text)])).unwrap_err());
             assert!(error.contains("f.toml: line 2") && !error.contains("sesame"), "{error}");
         }
+        for key in
+            ["'AGE-SECRET-KEY-1SESAME'", "'AGE-SECRET-KEY-1SESAME", "'age-secret-key-1sesame'"]
+        {
+            let text = format!("[backup]\nluks_header_recipients = [{key}]\n");
+            let error = format!("{:#}", merge(&texts(&[("f.toml", &text)])).unwrap_err());
+            assert!(!error.to_lowercase().contains("1sesame"), "{error}");
+        }
         let text = "[target_options.login]\nuser = 'u'\npassword = 'sesame'\n";
         let shown = merge(&texts(&[("f.toml", text)])).unwrap().render().unwrap();
         assert!(
@@ -305,6 +313,7 @@ mod tests {
             ("node = 'a/b'\n", "node"),
             ("[backup]\nexclude = ['[']\n", "backup.exclude"),
             ("[backup]\nkeep_last = 0\n", "backup.keep_last"),
+            ("[backup]\nluks_header_recipients = ['me']\n", "backup.luks_header_recipients"),
         ] {
             let text = format!("{:#}", merge(&texts(&[("f.toml", bad)])).unwrap_err());
             assert!(text.contains(what) && text.contains("f.toml"), "{text}");

@@ -59,6 +59,9 @@ pub struct BackupConfig {
     pub post: Vec<String>,
     /// How long each of them may take. 0: for ever.
     pub hook_timeout_seconds: u64,
+    /// Who can read the copies of LUKS headers that a backup gets, as age(1) names them: `age1...`,
+    /// `ssh-ed25519 ...`. None: no copies.
+    pub luks_header_recipients: Vec<String>,
     /// Read snapshots instead of the files that change: `none` or `auto`, of every filesystem that
     /// can (on btrfs or a logical volume). `post` runs as soon as they are taken.
     pub snapshot: SnapshotMode,
@@ -95,6 +98,7 @@ impl Default for BackupConfig {
             pre: Vec::new(),
             post: Vec::new(),
             hook_timeout_seconds: 600,
+            luks_header_recipients: Vec::new(),
             snapshot: SnapshotMode::None,
             nice: 0,
             ionice: IoClass::None,
@@ -308,6 +312,9 @@ impl Config {
         if self.backup.keep_last == 0 {
             bail!("{}: at least one generation is kept", set_in("backup.keep_last"));
         }
+        for recipient in &self.backup.luks_header_recipients {
+            check_recipient(recipient).with_context(|| set_in("backup.luks_header_recipients"))?;
+        }
         for glob in &self.backup.exclude {
             globset::Glob::new(glob).with_context(|| set_in("backup.exclude"))?;
         }
@@ -351,6 +358,23 @@ impl Config {
         }
         Ok(node)
     }
+}
+
+/// What age(1) makes of it is said when a backup is checked. It is not shown here: people mistake the
+/// other half of a key pair for this one.
+fn check_recipient(recipient: &str) -> Result<()> {
+    if recipient.to_uppercase().starts_with("AGE-SECRET-KEY-") {
+        bail!(
+            "one of them is a secret key\nhint: age-keygen -y prints the recipient that belongs to it"
+        );
+    }
+    let known = ["age1", "ssh-ed25519 ", "ssh-rsa "].iter().any(|kind| recipient.starts_with(kind));
+    if !known || recipient.chars().any(char::is_control) {
+        bail!(
+            "one of them is none\nhint: \"age1...\" as age-keygen prints it, or the line of an ssh key's .pub file (ssh-ed25519, ssh-rsa)"
+        );
+    }
+    Ok(())
 }
 
 /// What boot loaders take: no user, no query, and nothing that means something in their menus.

@@ -43,6 +43,9 @@ pub struct Report {
     pub bytes: u64,
     pub disks: Vec<DiskTaken>,
     pub identity_changes: Vec<IdentityChange>,
+    /// Copies of LUKS headers that the backup has. A recovery does not need them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub luks_headers: Vec<String>,
     /// What was changed in the restored tree.
     pub changed: Vec<String>,
     pub checks: Vec<Check>,

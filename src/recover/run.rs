@@ -139,6 +139,8 @@ impl<'a> Run<'a> {
         let backup = fetch::fetch(store, self.options.generation.as_deref(), self.ui)?;
         self.report.generation.clone_from(&backup.manifest.generation);
         self.report.node.clone_from(&backup.manifest.node);
+        let headers = backup.manifest.luks_headers().into_iter().map(str::to_owned);
+        self.report.luks_headers = headers.collect();
         let reads = matches!(self.options.phase, Phase::All | Phase::Restore);
         if self.options.verify && reads {
             self.ui.step("Checking every part of the backup", || {
@@ -458,6 +460,12 @@ impl<'a> Run<'a> {
         let report = &self.report;
         for warning in &report.warnings {
             self.ui.info(format!("note: {warning}"));
+        }
+        if !report.luks_headers.is_empty() {
+            self.ui.info(format!(
+                "copies of the headers of the lost LUKS volumes stay in the backup, encrypted, and are not for those that were made now: {}",
+                report.luks_headers.join(", ")
+            ));
         }
         self.ui.info(format!("the log is in the recovered system: {}", log.display()));
         self.ui.success(format!(

@@ -20,6 +20,9 @@ use crate::layout::{Layout, schema};
 /// The file of a generation that says what could not be read; there is none where all could be.
 pub const UNREAD: &str = "unread.txt";
 
+/// How the file of a generation ends that holds a LUKS header, encrypted: the UUID is before that.
+pub const LUKS_HEADER: &str = ".header.age";
+
 /// What to do about a damaged object. Other generations may need it as well.
 pub const MENDED_BY: &str = "hint: rr list shows other generations, rr verify reads one in full; rr mkbackup --full on the node makes one that needs nothing of the earlier ones";
 
@@ -128,6 +131,12 @@ impl Manifest {
     /// earlier generation may still have.
     pub fn is_complete(&self) -> bool {
         self.named(UNREAD).is_none()
+    }
+
+    /// The names of the copied LUKS headers.
+    pub fn luks_headers(&self) -> Vec<&str> {
+        let names = self.file.iter().map(|file| file.name.as_str());
+        names.filter(|name| name.ends_with(LUKS_HEADER)).collect()
     }
 
     fn named(&self, file: &str) -> Option<&FileRecord> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rr::archive::{self, CreateOptions};
+use rr::backup::headers::{self, Header};
 use rr::config::{Config, TargetOptions, TargetUrl};
 use rr::layout::{BytesPath, Layout, schema};
 use rr::probe;
@@ -154,6 +155,14 @@ fn back_up(dir: &Path, encrypted: bool) -> Result<()> {
     };
     let text = schema::render(&layout)?;
     manifest.file.push(catalog::put(store.as_ref(), &generation, "layout.toml", text.as_bytes())?);
+    if encrypted {
+        Cmd::new("age-keygen").arg("-o").arg(dir.join("key")).run()?;
+        let recipient = Cmd::new("age-keygen").arg("-y").arg(dir.join("key")).text()?;
+        for Header { file, bytes } in headers::back_up(&layout, &[recipient.trim().to_owned()])? {
+            manifest.file.push(catalog::put(store.as_ref(), &generation, &file, &bytes)?);
+        }
+        script(&format!("cryptsetup luksDump /dev/md1 >{}/header.txt", dir.display()))?;
+    }
     catalog::publish(store.as_ref(), &manifest)?;
     fs::write(dir.join("files.txt"), files(NODE)?)?;
     script(LEAVE)
@@ -214,8 +223,26 @@ fn encrypted(dir: &Path) -> Result<()> {
         log.contains("luksFormat") && !log.contains(PASSPHRASE),
         "the passphrase is in the log"
     );
+    header_is_there(dir)?;
     let told = Cmd::new("grep").args(["-rl", PASSPHRASE]).arg(dir.join("backups")).output()?.text();
     ensure!(told.is_empty(), "the passphrase is in {told}");
+    Ok(())
+}
+
+/// The copy of the header opens to its key alone, and the report names it.
+fn header_is_there(dir: &Path) -> Result<()> {
+    let found = Cmd::new("find").arg(dir.join("backups")).args(["-name", "luks-*.header.age"]);
+    let found = found.text()?;
+    let copy = Path::new(found.trim());
+    let opened = Path::new("/tmp/header");
+    let decrypt = Cmd::new("age").arg("-d").arg("-i").arg(dir.join("key")).arg("-o").arg(opened);
+    decrypt.arg(copy).run()?;
+    let was = fs::read_to_string(dir.join("header.txt"))?;
+    ensure!(Cmd::new("cryptsetup").arg("luksDump").arg(opened).text()? == was, "another header");
+    let name = copy.file_name().context("no copy")?;
+    let told = Cmd::new("grep").args(["-rl", "--include=result.json"]).arg(name);
+    let told = told.arg(dir.join("backups")).text()?;
+    ensure!(told.lines().count() == 2, "the copy is in the reports {told:?}");
     Ok(())
 }
 
