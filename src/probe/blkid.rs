@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::sys::blkid;
 use crate::sys::run::Cmd;
 
 /// What `blkid -p` found on one device. All fields are as blkid prints them, empty where it says
@@ -25,7 +26,13 @@ pub fn read(device: &str) -> Result<Content> {
     let output = Cmd::new("blkid").args(["-p", "-o", "export", device]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     match output.code() {
-        Some(0) => Ok(parse(&output.text())),
+        Some(0) => {
+            let mut content = parse(&output.text());
+            if is_mangled(&content.label) {
+                content.label = blkid::tag(device, "LABEL")?;
+            }
+            Ok(content)
+        }
         // It says nothing for an empty device, and something for one that it could not read.
         Some(NOTHING) if said.trim().is_empty() => Ok(Content::default()),
         Some(AMBIVALENT) => {
@@ -33,6 +40,11 @@ pub fn read(device: &str) -> Result<Content> {
         }
         _ => bail!("asking blkid about {device}: {}", said.trim()),
     }
+}
+
+/// Where values stand with their names, blkid writes what is not ASCII so: `WM-CM-6rter`, `^A`.
+fn is_mangled(label: &str) -> bool {
+    label.contains("M-") || label.contains('^')
 }
 
 /// Parses `blkid -p -o export DEVICE`.
@@ -43,7 +55,8 @@ pub fn parse(text: &str) -> Content {
         let value = unescape(value);
         match key {
             "TYPE" => content.kind = value,
-            "UUID" => content.uuid = value,
+            // Of the log of an xfs: the filesystem's.
+            "UUID" | "LOGUUID" => content.uuid = value,
             "LABEL" => content.label = value,
             "PTTYPE" => content.pttype = value,
             _ => {}
@@ -104,4 +117,20 @@ pub fn parse_signatures(text: &str) -> Result<Vec<String>> {
     }
     let found: Found = serde_json::from_str(text).context("parsing the output of wipefs")?;
     Ok(sorted(found.signatures.into_iter().map(|s| s.kind).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_read_as_it_is() {
+        for label in ["Gr\u{fc}n  \u{2603}", "M-x ^A", "a\\ b'\"", "two words"] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(8 << 20).unwrap();
+            let path = file.path().to_string_lossy().into_owned();
+            Cmd::new("mke2fs").args(["-q", "-F", "-L", label, &path]).run().unwrap();
+            assert_eq!(read(&path).unwrap().label, label);
+        }
+    }
 }
