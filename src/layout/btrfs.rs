@@ -53,14 +53,19 @@ pub struct Subvolume {
 }
 
 impl Fs {
-    /// The devices that the filesystem is on: several with btrfs alone.
+    /// The devices that the filesystem is on: several with btrfs, and two where the log of an xfs is
+    /// on one of its own.
     pub fn devices(&self) -> Vec<Id> {
         match &self.btrfs {
             Some(btrfs) if !btrfs.device.is_empty() => {
                 btrfs.device.iter().map(|device| device.on.clone()).collect()
             }
-            _ => vec![self.on.clone()],
+            _ => std::iter::once(&self.on).chain(self.log_on()).cloned().collect(),
         }
+    }
+
+    pub fn log_on(&self) -> Option<&Id> {
+        self.xfs.as_ref()?.log_on.as_ref()
     }
 
     /// The subvolume that a mount shows the whole of; an empty path is the top.

@@ -81,6 +81,9 @@ pub struct XfsOptions {
     #[serde(default)]
     pub swidth_blocks: u64,
     pub log_blocks: u64,
+    /// The device that the log is on, where it is not within.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_on: Option<Id>,
     #[serde(default)]
     pub imaxpct: u64,
     #[serde(default)]

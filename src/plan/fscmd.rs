@@ -20,7 +20,7 @@ pub fn make_fs(make: &MakeFs) -> Vec<Argv> {
     let MakeFs { dev, more_devs, fs } = make;
     match fs.kind.as_str() {
         "btrfs" => vec![mkfs_btrfs(dev, more_devs, fs)],
-        "xfs" => vec![mkfs_xfs(dev, fs)],
+        "xfs" => vec![mkfs_xfs(dev, more_devs, fs)],
         "vfat" => vec![mkfs_vfat(dev, fs)],
         "f2fs" => vec![mkfs_f2fs(dev, fs)],
         _ => make_ext(dev, fs),
@@ -120,7 +120,7 @@ const XFS_FLAGS: &[(&str, &[&str])] = &[
 const XFS_V4_FLAGS: &[(&str, &[&str])] =
     &[("-i", &["attr", "projid32bit"]), ("-l", &["lazy-count"])];
 
-fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
+fn mkfs_xfs(dev: &str, log_dev: &[String], fs: &Fs) -> Argv {
     let mut argv = words(&["mkfs.xfs", "-q", "-f"]);
     if fs.xfs.as_ref().is_some_and(is_made_no_more) {
         argv.push(UNSUPPORTED.into());
@@ -151,8 +151,8 @@ fn mkfs_xfs(dev: &str, fs: &Fs) -> Argv {
     }
     let mut inode = vec![format!("size={}", xfs.inode_bytes), format!("maxpct={}", xfs.imaxpct)];
     inode.extend(flags("-i"));
-    let size = (xfs.log_blocks > 0).then(|| format!("size={}b", xfs.log_blocks));
-    let mut log: Vec<String> = size.into_iter().collect();
+    let mut log: Vec<String> = log_dev.iter().map(|dev| format!("logdev={dev}")).collect();
+    log.extend((xfs.log_blocks > 0).then(|| format!("size={}b", xfs.log_blocks)));
     log.extend(flags("-l"));
     let mut naming = Vec::new();
     if xfs.dir_block_bytes > 0 {

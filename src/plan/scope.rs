@@ -163,7 +163,22 @@ fn can_be_made(fs: &Fs) -> bool {
     KINDS.contains(&fs.kind.as_str()) && (fs.kind != "f2fs" || fs.f2fs.is_some())
 }
 
+/// The options of a mount that has to find such a device say so, where nothing else does.
+fn check_outside_sections(layout: &Layout, problems: &mut Vec<Problem>) {
+    for mount in &layout.mount {
+        let Some(fs) = layout.fs.iter().find(|fs| fs.id == mount.fs) else { continue };
+        let outside = |option: &str| mount.options.split(',').any(|word| word.starts_with(option));
+        if outside("rtdev=") || outside("logdev=") && fs.log_on().is_none() {
+            problems.push(Problem::new(
+                format!("{} has a part on a device of its own ({})", mount.path, mount.options),
+                "rr makes the log of an xfs on another device that it knows, and nothing else",
+            ));
+        }
+    }
+}
+
 fn check_kinds(layout: &Layout, problems: &mut Vec<Problem>) {
+    check_outside_sections(layout, problems);
     for fs in &layout.fs {
         let Some(btrfs) = &fs.btrfs else { continue };
         let known = u64::try_from(btrfs.device.len()).unwrap_or(u64::MAX);

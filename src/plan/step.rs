@@ -146,7 +146,7 @@ pub struct MountFs {
     /// As it was on the node; it is mounted at the same path below the root of the recovery.
     pub path: BytesPath,
     pub options: String,
-    /// btrfs: the subvolume, and the devices besides `dev`.
+    /// btrfs: the subvolume, and the devices besides `dev`. xfs: where the log is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subvolume: Option<BytesPath>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -187,7 +187,7 @@ impl MountFs {
         if let Some(name) = &self.subvolume {
             options.push(format!("subvol=/{}", name.as_path().display()));
         }
-        options.extend(device_options(&self.more_devs));
+        options.extend(device_options(&self.kind, &self.more_devs));
         options.join(",")
     }
 }
@@ -196,13 +196,14 @@ impl MakeSubvolumes {
     /// Mounts the top, whatever the default is.
     pub fn mount_options(&self) -> String {
         let top = std::iter::once("subvolid=5".to_owned());
-        top.chain(device_options(&self.more_devs)).collect::<Vec<_>>().join(",")
+        top.chain(device_options("btrfs", &self.more_devs)).collect::<Vec<_>>().join(",")
     }
 }
 
 /// Tells the kernel of the devices that nobody may have scanned yet.
-fn device_options(more_devs: &[String]) -> impl Iterator<Item = String> + '_ {
-    more_devs.iter().map(|dev| format!("device={dev}"))
+fn device_options(kind: &str, more_devs: &[String]) -> impl Iterator<Item = String> {
+    let option = if kind == "xfs" { "logdev" } else { "device" };
+    more_devs.iter().map(move |dev| format!("{option}={dev}"))
 }
 
 impl Step {

@@ -13,6 +13,9 @@ use crate::layout::{BtrfsDevice, BtrfsOptions, Fs, Id, Layout, Mount, Swap};
 /// Kinds that rr can make again.
 const SUPPORTED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "f2fs"];
 
+/// The log of an xfs, as blkid calls it.
+const XFS_LOG: &str = "xfs_external_log";
+
 /// The kernel makes an extended partition this small, so that nothing overwrites it.
 const EXTENDED_BYTES: u64 = 4096;
 
@@ -43,6 +46,9 @@ pub(crate) fn read(reader: &mut Reader<'_>, machine: &Machine) {
         };
         read_content(reader, machine, device, &id, &content, mount);
     }
+    // Told with what it belongs to.
+    let logs: Vec<Id> = reader.layout.fs.iter().filter_map(|fs| fs.log_on().cloned()).collect();
+    reader.contents.retain(|(on, _)| !logs.contains(on));
     read_mounts(reader, machine);
 }
 
@@ -55,7 +61,7 @@ fn read_content(
     mount: Option<&MountInfo>,
 ) {
     match content.kind.as_str() {
-        kind if SUPPORTED.contains(&kind) => read_fs(reader, device, id, content, mount),
+        kind if SUPPORTED.contains(&kind) => read_fs(reader, machine, device, id, content, mount),
         "btrfs" => read_btrfs(reader, machine, device, id, content),
         "swap" => reader.layout.swap.push(Swap {
             id: Id::content("swap", id),
@@ -111,6 +117,7 @@ fn read_member(reader: &mut Reader<'_>, device: &Device, id: &Id, content: &Cont
 
 fn read_fs(
     reader: &mut Reader<'_>,
+    machine: &Machine,
     device: &Device,
     id: &Id,
     content: &Content,
@@ -118,7 +125,7 @@ fn read_fs(
 ) {
     let mut fs = new_fs(device, id, content);
     let mounted_at = mount.map(|m| m.path.as_path());
-    if let Err(error) = read_options(&mut fs, &device.dev(), mounted_at) {
+    if let Err(error) = read_options(&mut fs, machine, &device.dev(), mounted_at) {
         let what = format!("features of the {} on {}", fs.kind, device.dev());
         reader.tolerate(&what, &error);
     }
@@ -200,10 +207,18 @@ fn new_fs(device: &Device, id: &Id, content: &Content) -> Fs {
     }
 }
 
-fn read_options(fs: &mut Fs, device: &str, mounted_at: Option<&Path>) -> Result<()> {
+fn read_options(
+    fs: &mut Fs,
+    machine: &Machine,
+    device: &str,
+    mounted_at: Option<&Path>,
+) -> Result<()> {
     match fs.kind.as_str() {
         "xfs" => {
-            let found = xfs::read(device, mounted_at)?;
+            let (mut found, log) = xfs::read(device, mounted_at)?;
+            if let xfs::Log::Outside(path) = log {
+                found.log_on = Some(log_device(machine, path.as_deref(), &fs.uuid)?);
+            }
             fs.size_bytes = found.block_bytes.saturating_mul(found.blocks);
             fs.xfs = Some(found);
         }
@@ -224,6 +239,18 @@ fn read_options(fs: &mut Fs, device: &str, mounted_at: Option<&Path>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Where the log of an xfs is: as the kernel says, or on the device that carries the filesystem's UUID.
+fn log_device(machine: &Machine, path: Option<&str>, uuid: &str) -> Result<Id> {
+    let of_it =
+        |content: &Content| content.kind == XFS_LOG && content.uuid == uuid && !uuid.is_empty();
+    let carrier = || {
+        let (name, _) = machine.contents.iter().find(|(_, content)| of_it(content))?;
+        machine.id(name)
+    };
+    let found = path.and_then(|path| machine.id_of_path(path)).or_else(carrier);
+    found.context("its log is on a device of its own that rr does not know")
 }
 
 /// By device number, or by the source where a filesystem has a number of its own (btrfs).
@@ -265,4 +292,59 @@ fn read_mounts(reader: &mut Reader<'_>, machine: &Machine) {
     }
     // Parents before children, and the whole filesystem before parts of it.
     reader.layout.mount.sort_by(|a, b| a.path.cmp(&b.path));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::empty;
+    use crate::ui::{Style, Ui};
+
+    /// As libblkid names them (libblkid/src/superblocks), with the array's members that are in no array
+    /// here, and what is no partition's to hold.
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let (ui, mut layout) = (Ui::new(Style::Plain), empty());
+        let device = |name: &str| Device {
+            name: name.to_owned(),
+            number: (8, 1),
+            size_bytes: 1 << 30,
+            kind: Kind::Partition { parent: "sda".into(), number: 1 },
+            holders: Vec::new(),
+        };
+        let kinds = [
+            "bcache",
+            "bcachefs",
+            "stratis",
+            "zfs_member",
+            "DM_integrity",
+            "DM_verity_hash",
+            "VDO",
+            "BitLocker",
+            "jbd",
+            "xfs_external_log",
+            "isw_raid_member",
+            "ddf_raid_member",
+            "mpath_member",
+            "ntfs",
+            "jfs",
+            "nilfs2",
+            "drbd",
+            "linux_raid_member",
+        ];
+        let mut reader = Reader { ui: &ui, layout: &mut layout, contents: Vec::new() };
+        for kind in kinds {
+            let (device, content) =
+                (device(kind), Content { kind: kind.into(), ..Content::default() });
+            let id = Id::partition(kind);
+            read_content(&mut reader, &Machine::default(), &device, &id, &content, None);
+            let (on, told) = reader.contents.last().unwrap();
+            assert_eq!((on, told.what.as_str()), (&id, device.dev().as_str()), "{kind}");
+        }
+        let table = Content { pttype: "gpt".into(), ..Content::default() };
+        let (device, id) = (device("nested"), Id::partition("nested"));
+        read_content(&mut reader, &Machine::default(), &device, &id, &table, None);
+        assert_eq!(reader.contents.len(), kinds.len() + 1);
+        assert!(layout.fs.is_empty() && layout.unprotected.is_empty());
+    }
 }

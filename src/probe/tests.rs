@@ -55,17 +55,20 @@ fn ext_tunables_are_read() {
 
 /// Lines of xfsprogs 6.1, of an xfs that is mounted and of one that is not.
 #[test]
-fn an_xfs_with_a_log_elsewhere_is_named_and_not_taken_for_one_within() {
+fn a_log_outside_of_an_xfs_is_not_taken_for_one_within() {
     let within = fixture("debian12/xfs_info.mounted");
     let log = within.lines().find(|line| line.starts_with("log")).unwrap();
     for outside in [
         "log      =/dev/loop1             bsize=4096   blocks=16384, version=2",
         "log      =external               bsize=4096   blocks=16384, version=2",
-        "realtime =/dev/sdc1              extsz=4096   blocks=16384, rtextents=16384",
     ] {
-        let error = format!("{:#}", xfs::parse(&within.replace(log, outside)).unwrap_err());
-        assert!(error.contains("on a device of its own"), "{error}");
+        let (found, at) = xfs::parse(&within.replace(log, outside)).unwrap();
+        let device = outside.contains("/dev/loop1").then(|| "/dev/loop1".to_owned());
+        assert_eq!((found.log_blocks, at), (16384, xfs::Log::Outside(device)));
     }
+    let realtime = "realtime =/dev/sdc1              extsz=4096   blocks=16384, rtextents=16384";
+    let error = format!("{:#}", xfs::parse(&within.replace(log, realtime)).unwrap_err());
+    assert!(error.contains("on a device of its own"), "{error}");
 }
 
 #[test]
@@ -75,7 +78,8 @@ fn xfs_is_read_from_every_version_of_xfs_info() {
         ("debian12", vec![("bigtime", 1), ("inobtcount", 1), ("nrext64", 0), ("rmapbt", 0)]),
         ("debian13", vec![("nrext64", 1), ("exchange", 0), ("metadir", 0), ("parent", 0)]),
     ] {
-        let found = xfs::parse(&fixture(&format!("{release}/xfs_info.file"))).unwrap();
+        let (found, log) = xfs::parse(&fixture(&format!("{release}/xfs_info.file"))).unwrap();
+        assert_eq!(log, xfs::Log::Within, "{release}");
         assert_eq!((found.block_bytes, found.blocks), (4096, 102_400), "{release}");
         assert_eq!((found.inode_bytes, found.sector_bytes, found.agcount), (512, 512, 4));
         assert_eq!((found.imaxpct, found.dir_block_bytes), (25, 4096), "{release}");
@@ -88,7 +92,7 @@ fn xfs_is_read_from_every_version_of_xfs_info() {
         for geometry in ["agsize", "isize", "version", "blocks", "rtextents", "extsz"] {
             assert_eq!(found.flags.get(geometry), None, "{release} {geometry}");
         }
-        let mounted = xfs::parse(&fixture(&format!("{release}/xfs_info.mounted"))).unwrap();
+        let (mounted, _) = xfs::parse(&fixture(&format!("{release}/xfs_info.mounted"))).unwrap();
         assert_eq!(mounted.blocks, 90_112, "{release}");
     }
     assert!(xfs::parse("").is_err());

@@ -9,16 +9,26 @@ use crate::sys::run::Cmd;
 
 /// Asks about the filesystem on `device`, by its mount point where it has one: a mounted
 /// filesystem is only up to date there.
-pub fn read(device: &str, mounted_at: Option<&Path>) -> Result<XfsOptions> {
+pub fn read(device: &str, mounted_at: Option<&Path>) -> Result<(XfsOptions, Log)> {
     let output = Cmd::new("xfs_info").arg(mounted_at.unwrap_or(Path::new(device))).stdout()?;
     parse(&String::from_utf8_lossy(&output))
         .with_context(|| format!("reading the geometry of the xfs on {device}"))
 }
 
+/// Where the log is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Log {
+    #[default]
+    Within,
+    /// On a device of its own, which is known of a mounted filesystem alone.
+    Outside(Option<String>),
+}
+
 /// Parses `xfs_info`. Its lines are `section =words key=value, key=value`; a section goes on over
 /// lines that start with blanks. Newer versions only add keys.
-pub fn parse(text: &str) -> Result<XfsOptions> {
+pub fn parse(text: &str) -> Result<(XfsOptions, Log)> {
     let mut options = XfsOptions::default();
+    let mut log = Log::Within;
     let mut section = "";
     let mut seen = 0;
     for line in text.lines() {
@@ -26,10 +36,14 @@ pub fn parse(text: &str) -> Result<XfsOptions> {
         if let Some(name) = head.split_whitespace().next() {
             section = name;
         }
-        if let Some((section, device)) = elsewhere(head, rest) {
-            bail!(
+        match elsewhere(head, rest) {
+            Some(("log", device)) => {
+                log = Log::Outside(device.starts_with('/').then(|| device.to_owned()));
+            }
+            Some((section, device)) => bail!(
                 "its {section} section is on a device of its own ({device}), which rr does not make"
-            );
+            ),
+            None => {}
         }
         // "meta-data=/dev/a=b   isize=512": the first word is a name, whatever is in it.
         let words = if line.starts_with("meta-data") {
@@ -48,7 +62,7 @@ pub fn parse(text: &str) -> Result<XfsOptions> {
         seen > 0 && options.block_bytes > 0 && options.blocks > 0,
         "this is no output of xfs_info: {text:?}"
     );
-    Ok(options)
+    Ok((options, log))
 }
 
 /// A log or a realtime section that is outside: `log      =/dev/sdb1   bsize=4096 ...`.

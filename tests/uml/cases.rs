@@ -279,17 +279,20 @@ mount /dev/ubdb15 /node/boot/efi
         ),
         blank(
             "xfs",
-            &[800, 400],
+            &[800, 400, 500],
             r#"
 printf 'label: gpt\nsize=400M\ntype=linux\n' | sfdisk /dev/ubdb
+printf 'label: gpt\nsize=100M\ntype=linux\n' | sfdisk /dev/ubdd
 udevadm settle
 mkfs.xfs -q -L system /dev/ubdb1
 mkfs.xfs -q -m rmapbt=1,reflink=0,bigtime=0 -i size=1024 -d agcount=6 -n size=8192 /dev/ubdb2
 mkfs.xfs -q -d agcount=2,sunit=128,swidth=512 -l size=64m /dev/ubdc
+mkfs.xfs -q -l logdev=/dev/ubdd1,size=70m /dev/ubdd2
 mount /dev/ubdb1 /node
-mkdir /node/a /node/b
+mkdir /node/a /node/b /node/c
 mount /dev/ubdb2 /node/a
 mount /dev/ubdc /node/b
+mount -o logdev=/dev/ubdd1 /dev/ubdd2 /node/c
 "#,
         ),
         blank(

@@ -66,7 +66,9 @@ impl Share<'_> {
     fn keeps_its_size(&self, fs: &Fs) -> bool {
         let boots =
             |m: &&crate::layout::Mount| m.fs == fs.id && m.path.as_path().starts_with("/boot");
-        fs.used_bytes == 0 || self.layout.mount.iter().find(boots).is_some()
+        // What is on two devices would have to fit on both.
+        let two = fs.log_on().is_some();
+        two || fs.used_bytes == 0 || self.layout.mount.iter().find(boots).is_some()
     }
 
     fn in_member(&self, md: &Md) -> u64 {

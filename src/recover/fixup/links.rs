@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::identity;
-use crate::layout::{Disk, Id, Layout, Partition, Table};
+use crate::layout::{Disk, Fs, Id, Layout, Partition, Table};
 use crate::plan::consent::{serial, wwn};
 use crate::plan::{DiskMatch, Plan, join};
 
@@ -87,7 +87,11 @@ fn by_uuid(disk: &Id, layout: &Layout) -> Option<String> {
     let all = || {
         let luks = layout.luks.iter().map(|luks| (vec![luks.on.clone()], &luks.uuid));
         let swap = layout.swap.iter().map(|swap| (vec![swap.on.clone()], &swap.uuid));
-        let fs = layout.fs.iter().map(|fs| (fs.devices(), &fs.uuid));
+        // The log of an xfs carries the UUID as well, but udev does not call it by that.
+        let named = |fs: &Fs| -> Vec<Id> {
+            fs.devices().into_iter().filter(|id| fs.log_on() != Some(id)).collect()
+        };
+        let fs = layout.fs.iter().map(move |fs| (named(fs), &fs.uuid));
         fs.chain(swap).chain(luks).filter(|(_, uuid)| !uuid.is_empty())
     };
     let (_, own) = all().find(|(on, _)| on.contains(disk))?;
