@@ -65,3 +65,50 @@ fn verify(dev: &str, kind: &str, uuid: &str, label: &str) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Fs;
+    use crate::probe::{ext, f2fs, vfat};
+
+    /// Everything that rr knows of the filesystem in `file`.
+    fn read(kind: &str, file: &Path) -> Fs {
+        let file = file.to_string_lossy();
+        let mut fs: Fs =
+            toml::from_str(&format!("id = 'fs:x'\non = 'disk:x'\nkind = '{kind}'")).unwrap();
+        fs.uuid = blkid::tag(&*file, "UUID").unwrap();
+        match kind {
+            "f2fs" => fs.f2fs = Some(Box::new(f2fs::read(&file).unwrap())),
+            "vfat" => fs.vfat = Some(vfat::read(&file).unwrap().options),
+            _ => fs.ext = Some(ext::read(&file).unwrap()),
+        }
+        fs
+    }
+
+    /// In files: what needs no kernel that could mount it.
+    #[test]
+    fn what_was_made_with_odd_options_is_made_so_again() {
+        for (kind, made) in [
+            ("ext4", "mke2fs -q -F -t ext4 -O bigalloc,casefold -C 32768 $0"),
+            ("ext4", "mke2fs -q -F -t ext4 -O quota,project,verity,encrypt -b 1024 $0"),
+            ("ext4", "mke2fs -q -F $0; tune2fs -u 5 -g 6 -E mount_opts=nodelalloc $0"),
+            ("f2fs", "mkfs.f2fs -q -C utf8:strict -s 2 -z 2 -i $0"),
+            ("f2fs", "mkfs.f2fs -q -O extra_attr,compression -C utf8 -w 4096 $0 30000"),
+            ("vfat", "mkfs.vfat -F 16 -r 1024 -s 16 $0"),
+            ("vfat", "mkfs.vfat -F 12 -r 112 -s 128 $0"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let files = ["was", "is"].map(|name| dir.path().join(name));
+            for file in &files {
+                std::fs::File::create(file).unwrap().set_len(160 << 20).unwrap();
+            }
+            Cmd::new("sh").args(["-ec", made]).arg(&files[0]).run().unwrap();
+            let fs = read(kind, &files[0]);
+            let dev = files[1].to_string_lossy().into_owned();
+            let make = MakeFs { dev, more_devs: Vec::new(), fs: Box::new(fs.clone()) };
+            run_all(&Step::MakeFs(make).commands("")).unwrap();
+            assert_eq!(read(kind, &files[1]), fs, "{made}");
+        }
+    }
+}

@@ -47,6 +47,17 @@ pub struct ExtOptions {
     pub stride: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripe_width: Option<u64>,
+    /// With the feature `bigalloc`: where it is not what mke2fs makes of the size of the blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_bytes: Option<u64>,
+    /// Who may use the reserved blocks besides root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_uid: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_gid: Option<u64>,
+    /// Default mount options that are more than a flag (`tune2fs -E mount_opts=`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more_mount_options: Option<String>,
     /// How many block groups keep their metadata together, with the feature `flex_bg`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flex_groups: Option<u64>,
@@ -103,6 +114,9 @@ pub struct VfatOptions {
     pub sector_bytes: u64,
     pub reserved_sectors: u64,
     pub fats: u32,
+    /// Of FAT12 and FAT16: how many the root directory has, where it is not 512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_entries: Option<u64>,
 }
 
 /// What mkfs.f2fs(8) takes. It has blocks of 4096 bytes and sectors of its device. Left to mkfs.f2fs

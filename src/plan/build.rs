@@ -243,7 +243,7 @@ fn content(layout: &Layout, todo: &mut Vec<Todo>) {
             steps: vec![Step::MakeFs(MakeFs {
                 dev: dev.clone(),
                 more_devs: more_devs(layout, fs),
-                fs: fs.clone(),
+                fs: Box::new(fs.clone()),
             })],
         });
         todo.extend(subvolumes(layout, fs, dev));

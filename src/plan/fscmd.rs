@@ -50,6 +50,9 @@ fn make_ext(dev: &str, fs: &Fs) -> Vec<Argv> {
     mke2fs.extend(words(&["-I", &ext.inode_bytes.to_string()]));
     mke2fs.extend(words(&["-N", &ext.inodes.to_string()]));
     mke2fs.extend(words(&["-m", "0"]));
+    if let Some(bytes) = ext.cluster_bytes.filter(|_| features.contains(&"bigalloc")) {
+        mke2fs.extend(words(&["-C", &bytes.to_string()]));
+    }
     if let Some(groups) = ext.flex_groups.filter(|_| features.contains(&"flex_bg")) {
         mke2fs.extend(words(&["-G", &groups.to_string()]));
     }
@@ -92,12 +95,18 @@ fn tune2fs(dev: &str, ext: &ExtOptions) -> Argv {
         let errors = if errors.contains("remount") { "remount-ro" } else { errors.as_str() };
         argv.extend(words(&["-e", errors]));
     }
+    for (option, id) in [("-u", ext.reserved_uid), ("-g", ext.reserved_gid)] {
+        if let Some(id) = id {
+            argv.extend(words(&[option, &id.to_string()]));
+        }
+    }
     // mke2fs asks the device for its stripes where it is not told any.
     let own = [("stride", ext.stride), ("stripe_width", ext.stripe_width)];
     let none = own.iter().filter(|(_, blocks)| blocks.is_none());
-    let none: Vec<_> = none.map(|(name, _)| format!("{name}=0")).collect();
-    if !none.is_empty() {
-        argv.extend(words(&["-E", &none.join(",")]));
+    let mut extended: Vec<_> = none.map(|(name, _)| format!("{name}=0")).collect();
+    extended.extend(ext.more_mount_options.iter().map(|options| format!("mount_opts={options}")));
+    if !extended.is_empty() {
+        argv.extend(words(&["-E", &extended.join(",")]));
     }
     // mke2fs's own defaults are taken away where the filesystem did not have them.
     let mut options: Vec<String> = ["user_xattr", "acl"]
@@ -208,15 +217,18 @@ fn xfs_data(xfs: &XfsOptions) -> Vec<String> {
 
 fn mkfs_vfat(dev: &str, fs: &Fs) -> Argv {
     let mut argv = words(&["mkfs.vfat"]);
-    if let Some(VfatOptions { fat_bits, cluster_bytes, sector_bytes, reserved_sectors, fats }) =
-        &fs.vfat
-    {
+    if let Some(vfat) = &fs.vfat {
+        let VfatOptions { fat_bits, cluster_bytes, sector_bytes, reserved_sectors, fats, .. } =
+            vfat;
         let sectors = cluster_bytes.checked_div(*sector_bytes).unwrap_or(0);
         argv.extend(words(&["-F", &fat_bits.to_string()]));
         argv.extend(words(&["-S", &sector_bytes.to_string()]));
         argv.extend(words(&["-s", &sectors.to_string()]));
         argv.extend(words(&["-R", &reserved_sectors.to_string()]));
         argv.extend(words(&["-f", &fats.to_string()]));
+        if let Some(entries) = vfat.root_entries.filter(|_| *fat_bits != 32) {
+            argv.extend(words(&["-r", &entries.to_string()]));
+        }
         if sectors > 0 && reserved_sectors % sectors != 0 {
             // mkfs.fat would round the reserved sectors up to whole clusters.
             argv.push("-a".into());

@@ -117,10 +117,10 @@ pub struct KeepUuids {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MakeFs {
     pub dev: String,
-    /// The further devices of a btrfs that has several.
+    /// The further devices of a btrfs that has several; where the log of an xfs is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_devs: Vec<String>,
-    pub fs: Fs,
+    pub fs: Box<Fs>,
 }
 
 /// Creates the subvolumes of a btrfs.

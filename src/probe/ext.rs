@@ -12,6 +12,8 @@ const STATES: &[&str] = &["needs_recovery", "orphan_present"];
 
 /// What mke2fs(8) takes for `flex_bg` by itself.
 const FLEX_GROUPS: u64 = 16;
+/// As it does for `bigalloc`.
+const CLUSTER_BLOCKS: u64 = 16;
 
 /// Reads the superblock of `device`.
 pub fn read(device: &str) -> Result<ExtOptions> {
@@ -48,6 +50,15 @@ pub fn parse(text: &str) -> Result<ExtOptions> {
         reserved_blocks: number("Reserved block count")?,
         stride: optional("RAID stride"),
         stripe_width: optional("RAID stripe width"),
+        cluster_bytes: optional("Cluster size")
+            .filter(|bytes| *bytes != CLUSTER_BLOCKS * block_bytes),
+        reserved_uid: optional("Reserved blocks uid").filter(|uid| *uid != 0),
+        reserved_gid: optional("Reserved blocks gid").filter(|gid| *gid != 0),
+        // tune2fs sets none with a comma.
+        more_mount_options: fields
+            .get("Mount options")
+            .filter(|options| !options.is_empty() && !options.contains(','))
+            .map(|options| (*options).to_owned()),
         // What mke2fs makes by itself goes without saying: rescue images of before know no such key.
         flex_groups: optional("Flex block group size").filter(|groups| *groups != FLEX_GROUPS),
         hash_seed: fields.get("Directory Hash Seed").map(|v| (*v).to_owned()),

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::layout::VfatOptions;
 
+/// What mkfs.fat(8) makes by itself.
+const ROOT_ENTRIES: u64 = 512;
+
 /// A vfat filesystem's geometry and its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
@@ -60,6 +63,7 @@ pub fn parse(sector: &[u8; 512]) -> Result<Geometry> {
         sector_bytes,
         reserved_sectors: reserved,
         fats: u32::from(sector[16]),
+        root_entries: Some(u16_at(17)).filter(|entries| ![0, ROOT_ENTRIES].contains(entries)),
     };
     Ok(Geometry { options, size_bytes: sectors * sector_bytes })
 }

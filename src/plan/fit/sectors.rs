@@ -296,6 +296,7 @@ fn larger_ext(fs: &mut Fs, block_bytes: u64) -> String {
     // A bitmap is a block, with a bit for each inode of a group, and one for each block of it.
     let groups = ext.blocks.div_ceil(block_bytes * 8);
     ext.inodes = ext.inodes.min(groups.saturating_mul(block_bytes * 8));
+    ext.cluster_bytes = ext.cluster_bytes.filter(|bytes| *bytes > block_bytes);
     ext.block_bytes = block_bytes;
     fs.size_bytes = ext.blocks * block_bytes;
     format!("blocks of {block_bytes} bytes instead of {before}")
@@ -399,6 +400,7 @@ mod tests {
             sector_bytes: 512,
             reserved_sectors: 32,
             fats: 2,
+            root_entries: None,
         });
         layout.fs[2].xfs = Some(XfsOptions {
             block_bytes: 4096,
