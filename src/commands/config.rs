@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::backup::headers;
 use crate::cli::ConfigVerb;
 use crate::config::Loaded;
 
@@ -10,7 +11,13 @@ use super::{Exit, print};
 pub(super) fn run(loaded: &Loaded, verb: &ConfigVerb) -> Result<Exit> {
     match verb {
         ConfigVerb::Show => print(&loaded.render()?)?,
-        ConfigVerb::Check => {} // loading it was the check
+        // Loading it was the rest of the check.
+        ConfigVerb::Check => {
+            let recipients = &loaded.config.backup.luks_header_recipients;
+            if !recipients.is_empty() {
+                headers::check(recipients)?;
+            }
+        }
         ConfigVerb::Init => print(include_str!("../../etc/rr.toml"))?,
     }
     Ok(Exit::Done)
