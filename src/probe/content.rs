@@ -159,6 +159,13 @@ fn read_btrfs(
                 mounts.iter().any(|m| m.root.strip_prefix("/").is_ok_and(|root| root == path))
             };
             btrfs::keep_lived_in(&mut found, &is_mounted);
+            if has_quota_groups(Path::new("/sys/fs/btrfs"), uuid) {
+                let what = format!("the quota groups of the btrfs on {}", device.dev());
+                reader.unprotected(
+                    what,
+                    "a recovery makes none: btrfs quota enable, and their limits, by hand",
+                );
+            }
             if let Some(first) = found.device.first() {
                 fs.on = first.on.clone();
                 fs.id = Id::content("fs", &fs.on);
@@ -172,6 +179,11 @@ fn read_btrfs(
     }
     fs.used_bytes = path.and_then(used_bytes).unwrap_or_default();
     reader.layout.fs.push(fs);
+}
+
+/// Of a filesystem that is mounted, since Linux 5.9.
+fn has_quota_groups(sys: &Path, uuid: &str) -> bool {
+    !uuid.is_empty() && sys.join(uuid).join("qgroups").is_dir()
 }
 
 fn with_devices(found: btrfs::Found, machine: &Machine) -> Result<BtrfsOptions> {

@@ -212,6 +212,16 @@ fn arrays_are_read_with_what_mdadm_needs_to_make_them_again() {
 }
 
 #[test]
+fn arrays_of_firmware_are_named_and_not_taken_for_others() {
+    for kind in ["imsm", "ddf"] {
+        let sysfs = md_sysfs(&format!("debian12/{kind}.sysfs"));
+        let export = fixture(&format!("debian12/{kind}.detail"));
+        let error = md::build("md126", 1, &sysfs, &export, &partition_id).unwrap_err();
+        assert!(error.to_string().contains("firmware RAID is not supported yet"), "{error}");
+    }
+}
+
+#[test]
 fn a_degraded_array_keeps_the_number_of_disks_it_should_have() {
     let mut sysfs = md_sysfs("debian12/md1.sysfs");
     sysfs.members.remove("dev-ubdc3");

@@ -18,6 +18,8 @@ use crate::cases::{self, Case, Expect, Target};
 use crate::{network, recover, snapshot};
 
 const ROOT: &str = "/mnt/rr";
+/// In what builds a machine, before words that the backup has to say of it.
+const NOT_PROTECTED: &str = "# NOT protected: ";
 
 pub fn main(dir: &Path) -> ExitCode {
     rr::ui::log::start(false);
@@ -71,8 +73,11 @@ fn build(dir: &Path, case: &Case) -> Result<()> {
     let ui = Ui::detect(false);
     let layout = recover::as_a_node(probe::read(&ui)?);
     fs::write(dir.join("layout.toml"), schema::render(&layout)?)?;
-    for what in &layout.unprotected {
-        eprintln!("unprotected: {} {}", what.what, what.why);
+    let told = |text: &str| {
+        layout.unprotected.iter().any(|u| format!("{}: {}", u.what, u.why).contains(text))
+    };
+    for text in case.build.lines().filter_map(|line| line.strip_prefix(NOT_PROTECTED)) {
+        ensure!(told(text), "{text:?} is not named: {:#?}", layout.unprotected);
     }
     // The node's own plan onto itself, as it is made at backup time.
     plan::plan(&layout, &layout, &Answers::default())?;
