@@ -272,7 +272,9 @@ fn feed(
         };
         let limits = (shared.open_files, shared.failed);
         let (dirs, settled) = (shared.dirs(), shared.settled);
-        let mut feed = Feed::new(dirs, settled, previous, shared.warnings, limits, emit);
+        let swap_files = options.swap_files.iter().map(|path| relative(path)).collect();
+        let mut feed = Feed::new(dirs, settled, previous, shared.warnings, limits, emit)
+            .with_swap_files(swap_files);
         let threads = super::threads(options.threads);
         walk::walk(|| shared.dirs(), select, shared.warnings, threads, |found| feed.take(found))
             .map(|()| feed.finish())

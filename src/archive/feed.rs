@@ -1,7 +1,7 @@
 //! The first half of making an archive: the walk, hard links, cuts, and what need not be read.
 //! Gives one job for each chunk, in the order of the stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub struct Feed<'a> {
     items: Vec<Item>,
     same: Vec<Option<Same>>,
     links: HashMap<Inode, First>,
+    /// Paths in the archive.
+    swap_files: BTreeSet<Vec<u8>>,
     held: Arc<()>,
     held_max: usize,
     failed: &'a AtomicBool,
@@ -98,11 +100,18 @@ impl<'a> Feed<'a> {
             items: Vec::new(),
             same: Vec::new(),
             links: HashMap::new(),
+            swap_files: BTreeSet::new(),
             held: Arc::new(()),
             held_max: HELD_OPEN.min(open_max / 4),
             failed,
             emit: Box::new(emit),
         }
+    }
+
+    /// Of files with these names only the header of a swap file is read.
+    pub fn with_swap_files(mut self, paths: BTreeSet<Vec<u8>>) -> Feed<'a> {
+        self.swap_files = paths;
+        self
     }
 
     /// Takes the next file of the walk.
@@ -150,7 +159,9 @@ impl<'a> Feed<'a> {
             }
         }
         let open = open.map(|file| Arc::new(Held::new(file, Some(&self.held))));
-        let same = self.find_same(&entry);
+        // An earlier backup may have more of it.
+        let is_swap = self.swap_files.contains(&entry.path);
+        let same = if is_swap { None } else { self.find_same(&entry) };
         let big = chunk::is_big(&entry);
         let ends = self.cutter.ends_with(&entry);
         self.items.push(Item { entry, blocks: found.stat.blocks, open, has_links, head: None });
@@ -260,7 +271,8 @@ impl<'a> Feed<'a> {
         let (Some(mut item), same) = (self.items.pop(), self.same.pop().flatten()) else {
             return true;
         };
-        let (file, data) = match prepare(&mut item, &mut self.dirs, self.warnings) {
+        let is_swap = self.swap_files.contains(&item.entry.path);
+        let (file, data) = match prepare(&mut item, &mut self.dirs, is_swap, self.warnings) {
             Ok(prepared) => prepared,
             Err(error) => {
                 warn_not_archived(self.warnings, &item.entry, &error);
@@ -307,12 +319,22 @@ impl<'a> Feed<'a> {
 type Opened = (Arc<Held>, Vec<(u64, u64)>);
 
 /// Opens a big file, makes its head, and tells where its data is.
-fn prepare(item: &mut Item, dirs: &mut Dirs, warnings: &Warnings) -> std::io::Result<Opened> {
+fn prepare(
+    item: &mut Item,
+    dirs: &mut Dirs,
+    is_swap: bool,
+    warnings: &Warnings,
+) -> std::io::Result<Opened> {
     let file = match &item.open {
+        _ if is_swap => Arc::new(Held::swap_header(read::open(dirs, &item.entry.path)?)),
         Some(file) => Arc::clone(file),
         None => Arc::new(Held::new(read::open(dirs, &item.entry.path)?, None)),
     };
-    let extra = read::extra(&file.file, &mut item.entry, item.blocks, warnings)?;
+    let mut extra = read::extra(&file.file, &mut item.entry, item.blocks, warnings)?;
+    if is_swap {
+        log::info!("{}: only the header of this swap file is archived", item.entry.shown());
+        extra.sparse = None;
+    }
     let mut bytes = Vec::new();
     pax::append_head(&mut bytes, &item.entry, &extra);
     let data_bytes = pax::data_bytes(&item.entry, &extra);

@@ -152,6 +152,10 @@ pub struct CreateOptions {
     pub settled: Option<Settled>,
     /// Globs on absolute paths, as the node names them; see [`select::Select::new`].
     pub exclude: Vec<String>,
+    /// What the kernel swaps to, as the node names it. Only the header of such a file is read; zeros
+    /// stand for the rest, which is memory, and secrets with it. Holes it has none, or it could not
+    /// be swapped to when it is back.
+    pub swap_files: Vec<PathBuf>,
     /// Leave out files and directories with the `nodump` inode flag.
     pub exclude_nodump: bool,
     /// Leave out what is in directories that a CACHEDIR.TAG marks as caches.

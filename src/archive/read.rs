@@ -205,13 +205,22 @@ pub fn check_unchanged(file: &File, entry: &Entry, warnings: &Warnings) -> bool 
 #[derive(Debug)]
 pub struct Held {
     pub file: File,
+    /// How much of it is read at most; zeros stand for the rest.
+    pub limit_bytes: u64,
     _count: Option<Arc<()>>,
 }
 
 impl Held {
     /// `count` has one more owner for as long as this lives.
     pub fn new(file: File, count: Option<&Arc<()>>) -> Held {
-        Held { file, _count: count.map(Arc::clone) }
+        Held { file, limit_bytes: u64::MAX, _count: count.map(Arc::clone) }
+    }
+
+    /// As a swap file: its header takes a page, of which the end says what it is (mkswap(8)).
+    pub fn swap_header(file: File) -> Held {
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+        let page = page.and_then(|bytes| u64::try_from(bytes).ok());
+        Held { limit_bytes: page.unwrap_or(4096), ..Held::new(file, None) }
     }
 }
 

@@ -184,9 +184,12 @@ pub fn without_big(table: &[u8]) -> anyhow::Result<Vec<u8>> {
 pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> io::Result<bool> {
     plain.clear();
     let mut whole = true;
-    for &range in &slice.ranges {
+    for &(offset, len) in &slice.ranges {
         let name = || shown(&slice.entry.path);
-        whole &= read::append_data(&slice.file.file, name, range, plain, warnings)?;
+        let read = slice.file.limit_bytes.saturating_sub(offset).min(len);
+        whole &= read::append_data(&slice.file.file, name, (offset, read), plain, warnings)?;
+        let zeros = usize::try_from(len - read).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        plain.resize(plain.len() + zeros, 0);
     }
     plain.resize(plain.len() + slice.padding, 0);
     if slice.last {

@@ -1,7 +1,7 @@
 //! Compares a tree with a generation: every entry's kind, owner, mode, time, attributes, flags and
 //! data, read back from the target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -17,10 +17,12 @@ use super::entry::{Entry, Kind};
 use super::fetch::Sequential;
 use super::index::Index;
 use super::read;
+use super::select::relative;
 use super::tar::{self, Head};
 use super::view::View;
 use super::warnings::Warnings;
 use crate::layout::mount::unescape;
+use crate::probe::swaps;
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
 use crate::ui::Ui;
@@ -51,7 +53,11 @@ pub fn verify_root(
     let view = View::of_trees(root, trees, &BTreeMap::new());
     let view = view.with_context(|| format!("opening {}", root.display()))?;
     let dirs = Dirs::new(Arc::new(view));
-    let mut verifier = Verifier { dirs, differences: Warnings::default(), entries: 0, big: None };
+    // Of the machine itself: what it swaps to is not in the backup, and never the same.
+    let swaps = if root == Path::new("/") { swaps::read() } else { Vec::new() };
+    let swaps = swaps.iter().map(|swap| relative(&swap.path)).collect();
+    let differences = Warnings::default();
+    let mut verifier = Verifier { dirs, swaps, differences, entries: 0, big: None };
     let mut reader = Sequential::new(&index, store);
     for chunk in &index.chunks {
         let plain = reader.read(&chunk.frame)?;
@@ -76,6 +82,8 @@ struct Open {
 
 struct Verifier {
     dirs: Dirs,
+    /// What the machine swaps to, as paths in the archive.
+    swaps: BTreeSet<Vec<u8>>,
     differences: Warnings,
     entries: u64,
     big: Option<Open>,
@@ -178,7 +186,8 @@ impl Verifier {
         let same_size = was.size_bytes == is.size_bytes;
         let whole = vec![(0, was.size_bytes)];
         let ranges = head.extra.sparse.clone().unwrap_or(whole).into();
-        Ok(file.filter(|_| was.kind == Kind::File && same_size).map(|file| {
+        let compared = was.kind == Kind::File && same_size && !self.swaps.contains(&was.path);
+        Ok(file.filter(|_| compared).map(|file| {
             self.compare_holes(&file, head);
             Open { file, entry: was.clone(), ranges }
         }))

@@ -14,6 +14,7 @@ use crate::archive::{self, CreateOptions, Settled};
 use crate::config::Output;
 use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
+use crate::probe::swaps;
 use crate::rescue::{self, BuildRequest, Image};
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest, Subject};
 use crate::store::lock::LockGuard;
@@ -38,6 +39,7 @@ pub(super) fn archive(
         settled: None,
         trees: job.coverage.trees.clone(),
         exclude: job.exclude.clone(),
+        swap_files: swaps::read().into_iter().filter(|s| s.file).map(|s| s.path).collect(),
         exclude_nodump: job.config.backup.exclude_nodump,
         exclude_caches: job.config.backup.exclude_caches,
         generation: generation.to_owned(),

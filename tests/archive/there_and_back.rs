@@ -380,3 +380,31 @@ fn caches_and_what_needs_no_dump_are_left_out_on_request() {
     ];
     assert_eq!(listed(&options), expected);
 }
+
+#[test]
+fn of_a_swap_file_comes_back_the_header_and_no_memory() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    // As fallocate makes one: its blocks are there, and have no data yet but where was swapped to.
+    let script = "
+        fallocate -l 20M swapfile; chmod 600 swapfile; mkswap -q -L swap swapfile
+        head -c 1M /dev/urandom | dd of=swapfile bs=1M seek=7 conv=notrunc status=none";
+    Cmd::new("sh").args(["-ec", script]).dir(source.path()).run().unwrap();
+    let target = Target::new();
+    let swapped = std::fs::read(source.path().join("swapfile")).unwrap();
+    // One that was made before it was swapped to has all of it.
+    let (_, before) = target.create(&options(source.path(), FIRST), None);
+    let now =
+        CreateOptions { swap_files: vec!["/swapfile".into()], ..options(source.path(), SECOND) };
+    let (_, manifest) = target.create(&now, Some(&before));
+    let (to, _) = target.extract(&manifest, &[]);
+    let back = std::fs::read(to.path().join("swapfile")).unwrap();
+    assert!(back[..4096] == swapped[..4096], "another header");
+    assert!(back.len() == swapped.len() && back[4096..].iter().all(|byte| *byte == 0), "memory");
+    let blocks = std::os::unix::fs::MetadataExt::blocks(
+        &std::fs::metadata(to.path().join("swapfile")).unwrap(),
+    );
+    assert!(blocks * 512 >= 20 << 20, "swapon(8) takes no file with holes: {blocks} blocks");
+}
