@@ -209,7 +209,10 @@ impl Rescue {
     }
 
     fn bring_up(&self, how: &Network, say: Say<'_>) -> Result<()> {
-        let server = network::reach::server_of(self.target(), &self.config.target_options);
+        // The image's own have what the node's environment and profile say, too.
+        let own = self.options.target.as_deref().is_none_or(|target| target == self.info.target);
+        let options = if own { &self.info.target_options } else { &self.config.target_options };
+        let server = network::reach::server_of(self.target(), options);
         let reaches = server.map(|url| move || network::reach::answers(&url));
         let hints = Hints {
             boot_mac: self.options.boot_mac.as_deref(),

@@ -74,7 +74,7 @@ fn reach(host: &str, options: &str) -> Result<()> {
 
 /// The port that the options give, or the usual ones: an NFSv3 server may have another, which its
 /// rpcbind tells.
-fn ports(options: &str) -> Vec<u16> {
+pub fn ports(options: &str) -> Vec<u16> {
     let given = options.split(',').rev().find_map(|o| o.strip_prefix("port=")?.parse().ok());
     given.map_or_else(|| vec![NFS_PORT, RPCBIND_PORT], |port| vec![port])
 }

@@ -28,6 +28,7 @@ pub const LINK_TIMEOUT: Duration = Duration::from_secs(45);
 const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
 /// Routers answer at once when they are asked.
 const SLAAC_TIMEOUT: Duration = Duration::from_secs(10);
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A lease that could not be renewed is tried again this often.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 
@@ -81,10 +82,20 @@ pub fn node(net: &Net, hints: Hints<'_>, say: Say<'_>) -> Result<()> {
 /// As [`node`], on these interfaces.
 pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Result<()> {
     let made = plan::plan(net, present, hints.boot_mac, Assume::Nothing);
-    if let Some(open) = &made.open
-        && let Some(problems) = on_one_of(net, present, open, hints, say)?
-    {
-        return finish(&problems, say);
+    // Without a target on the network there is nothing to try them by.
+    if let Some(open) = made.open.as_ref().filter(|_| hints.reaches_target.is_some()) {
+        // Those that are known may be enough.
+        if made.has_address() {
+            let linked = Instant::now();
+            let problems = carry_out(&made, net, say)?;
+            if hints.reach_target(linked) {
+                return finish(&problems, say);
+            }
+            undo(&made);
+        }
+        if let Some(problems) = on_one_of(net, present, open, hints, say)? {
+            return finish(&problems, say);
+        }
     }
     if made.setups.is_empty() {
         for note in &made.notes {
@@ -96,13 +107,13 @@ pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Res
     let linked = Instant::now();
     let mut problems = carry_out(&made, net, say)?;
     let by_places = plan::plan(net, present, hints.boot_mac, Assume::Places);
-    if by_places.setups != made.setups && !hints.reach_target(linked) {
+    if !by_places.is_same(&made) && !hints.reach_target(linked) {
         say("the target does not answer: taking interfaces by their places, not their addresses");
-        undo(&made)?;
+        undo(&made);
         problems = carry_out(&by_places, net, say)?;
         if !hints.reach_target(linked) {
             say("the target does not answer that way either");
-            undo(&by_places)?;
+            undo(&by_places);
             problems = carry_out(&made, net, say)?;
         }
     }
@@ -120,17 +131,22 @@ fn on_one_of(
 ) -> Result<Option<Vec<String>>> {
     let (nics, names) = (open.nics.join(" or "), open.candidates.join(" or "));
     say(&format!("{nics} may be {names}: trying which one reaches the target"));
+    let linked = with_links(&open.candidates);
     let since = Instant::now();
-    let linked: Vec<&String> = open.candidates.iter().filter(|name| has_link_soon(name)).collect();
+    let mut tried: Vec<Plan> = Vec::new();
     for nic in &open.nics {
         for candidate in &linked {
             let made = plan::plan(net, present, hints.boot_mac, Assume::Pair(nic, candidate));
+            if tried.iter().any(|before| before.is_same(&made)) {
+                continue;
+            }
             let problems = carry_out(&made, net, say)?;
             if hints.reach_target(since) {
                 return Ok(Some(problems));
             }
             say(&format!("the target does not answer through {candidate} as {nic}"));
-            undo(&made)?;
+            undo(&made);
+            tried.push(made);
         }
     }
     say(&format!("none of {names} reaches the target with what {nics} had"));
@@ -162,16 +178,28 @@ fn carry_out(plan: &Plan, net: &Net, say: Say<'_>) -> Result<Vec<String>> {
     Ok(problems)
 }
 
-/// Takes away what a plan gave to interfaces.
-fn undo(plan: &Plan) -> Result<()> {
-    for setup in plan.setups.iter().rev() {
-        if setup.is_made() {
-            Cmd::new("ip").args(["link", "delete", "dev", &setup.name]).run()?;
-        } else {
-            Cmd::new("ip").args(["address", "flush", "dev", &setup.name]).run()?;
+/// Takes away what a plan gave to interfaces. What was never made can't be taken away.
+fn undo(plan: &Plan) {
+    let ip = |words: &[&str]| {
+        if let Err(error) = Cmd::new("ip").args(words).run() {
+            log::info!("{error:#}");
         }
+    };
+    for setup in plan.setups.iter().rev() {
+        let name = setup.name.as_str();
+        if setup.is_made() {
+            ip(&["link", "delete", "dev", name]);
+            continue;
+        }
+        ip(&["-4", "address", "flush", "dev", name]);
+        // Its link-local address does not come again before the link does.
+        ip(&["-6", "address", "flush", "dev", name, "scope", "global"]);
+        ip(&["link", "set", "dev", name, "mtu", "1500"]);
     }
-    Ok(())
+    // Name servers of a network that is not ours are asked first, and do not answer.
+    if let Err(error) = std::fs::write(RESOLV_CONF, "") {
+        log::info!("emptying {RESOLV_CONF}: {error}");
+    }
 }
 
 /// DHCP on every interface, all at once; the link decides which answer.
@@ -335,10 +363,21 @@ fn wait_for_router(name: &str, say: Say<'_>) -> Result<()> {
     bail!("no IPv6 router answered on {name} within {} s", SLAAC_TIMEOUT.as_secs())
 }
 
-/// Whether an interface that nobody has brought up yet has a link.
-fn has_link_soon(name: &str) -> bool {
-    let up = Cmd::new("ip").args(link_up(name)).run();
-    up.and_then(|()| wait_for_link(name)).is_ok()
+/// Those of these interfaces that have a link, though nobody has brought them up yet.
+fn with_links(names: &[String]) -> Vec<&String> {
+    for name in names {
+        if let Err(error) = Cmd::new("ip").args(link_up(name)).run() {
+            log::info!("{error:#}");
+        }
+    }
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> =
+            names.iter().map(|name| (name, scope.spawn(|| wait_for_link(name)))).collect();
+        let linked = waiting
+            .into_iter()
+            .filter_map(|(name, thread)| matches!(thread.join(), Ok(Ok(()))).then_some(name));
+        linked.collect()
+    })
 }
 
 fn wait_for_link(name: &str) -> Result<()> {
@@ -380,6 +419,10 @@ fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease) {
         let mut pause = lease.lasts / 2;
         loop {
             std::thread::sleep(pause.max(RENEW_RETRY));
+            if !has_address(&name, &lease.address) {
+                log::info!("{name} is used otherwise now: its lease is not renewed");
+                return;
+            }
             match dhcp::acquire(&name, mac, DHCP_TIMEOUT).and_then(|new| {
                 if new.address != lease.address {
                     apply(&name, &new)?;
@@ -399,6 +442,11 @@ fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease) {
     });
 }
 
+fn has_address(name: &str, address: &str) -> bool {
+    let show = Cmd::new("ip").args(["-brief", "-4", "address", "show", "dev", name]).text();
+    show.is_ok_and(|text| text.split_whitespace().any(|word| word == address))
+}
+
 fn add_route(route: &Route) -> Result<()> {
     let mut command = Cmd::new("ip").args(["route", "replace", &route.to]);
     if let Some(via) = &route.via {
@@ -413,10 +461,9 @@ fn add_route(route: &Route) -> Result<()> {
 
 /// Adds name servers to /etc/resolv.conf.
 fn resolver(dns: &[String], search: &[String]) -> Result<()> {
-    const FILE: &str = "/etc/resolv.conf";
-    let old = std::fs::read_to_string(FILE).unwrap_or_default();
+    let old = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let text = resolv_conf(&old, dns, search);
-    std::fs::write(FILE, text).with_context(|| format!("writing {FILE}"))
+    std::fs::write(RESOLV_CONF, text).with_context(|| format!("writing {RESOLV_CONF}"))
 }
 
 fn resolv_conf(old: &str, dns: &[String], search: &[String]) -> String {

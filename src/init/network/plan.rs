@@ -57,6 +57,23 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Whether anything gets an address.
+    pub fn has_address(&self) -> bool {
+        self.setups.iter().any(|setup| setup.dhcp || setup.slaac || !setup.address.is_empty())
+    }
+
+    /// Whether both do the same, in whatever order.
+    pub fn is_same(&self, other: &Plan) -> bool {
+        let sorted = |plan: &Plan| {
+            let mut setups = plan.setups.clone();
+            setups.sort_by(|a, b| a.name.cmp(&b.name));
+            setups
+        };
+        sorted(self) == sorted(other) && self.routes == other.routes
+    }
+}
+
 /// Recorded interfaces that are not known among those that are here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {

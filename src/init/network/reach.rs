@@ -4,18 +4,23 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::config::{TargetOptions, TargetUrl};
+use crate::store::nfs;
 use crate::sys::run::Cmd;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A name may have many addresses; of those that are reached the same way some are enough.
+const ADDRESSES: usize = 3;
 
 /// The URL of the server that a target is on. None where it is a disk.
 pub fn server_of(target: &str, options: &TargetOptions) -> Option<String> {
     match target.parse().ok()? {
-        // The image has the endpoint of the node's environment and profile in its configuration.
         TargetUrl::S3 { .. } => Some(options.endpoint.clone().unwrap_or_else(|| {
             let region = options.region.as_deref().unwrap_or("us-east-1");
             format!("https://s3.{region}.amazonaws.com")
         })),
+        TargetUrl::Nfs { host, .. } => {
+            Some(format!("nfs://{host}:{}/", nfs::ports(&options.nfs)[0]))
+        }
         url => url.is_on_network().then(|| target.to_owned()),
     }
 }
@@ -23,7 +28,7 @@ pub fn server_of(target: &str, options: &TargetOptions) -> Option<String> {
 /// Whether the server that `url` names answers, if only by refusing: then packets go there and back.
 pub fn answers(url: &str) -> bool {
     let Some((host, port)) = server(url) else { return false };
-    addresses(&host).into_iter().any(|address| {
+    addresses(&host).into_iter().take(ADDRESSES).any(|address| {
         match TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE) {
             Ok(_) => true,
             Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
@@ -88,8 +93,9 @@ mod tests {
         options.endpoint = Some("http://172.16.1.5:9000".to_owned());
         let own = of("s3://backups/nodes", &options);
         assert_eq!(own.as_deref(), Some("http://172.16.1.5:9000"));
-        let nfs = "nfs://172.16.1.5/work001";
-        assert_eq!(of(nfs, &options).as_deref(), Some(nfs));
+        options.nfs = "vers=4.2,port=12049".to_owned();
+        let nfs = of("nfs://[fd00::1]/work001", &options);
+        assert_eq!(nfs.as_deref(), Some("nfs://[fd00::1]:12049/"));
         assert_eq!((of("file:///x", &options), of("usb://RR-BACKUP", &options)), (None, None));
     }
 
