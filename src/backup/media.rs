@@ -4,6 +4,7 @@
 //! whole, whenever a run is killed; then the others are deleted.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -29,6 +30,9 @@ pub(super) fn inside(job: &Job<'_>, guard: &LockGuard) -> Result<Option<(Carried
     let tree = dir.join(&job.node);
     let iso = tree.join(Tag::own().part_name(&iso_name(job)));
     let unfinished = TempPath::try_from_path(&iso).context("naming the ISO")?;
+    // xorriso would let everybody read it until it is whole.
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&iso);
+    made.with_context(|| format!("creating {}", iso.display()))?;
     Ok(Some((Carried::new(&manifest, tree, iso)?, unfinished)))
 }
 

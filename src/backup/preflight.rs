@@ -418,8 +418,12 @@ impl Job<'_> {
     pub(super) fn rescue_info(&self) -> Result<crate::rescue::RescueInfo> {
         let options = &self.config.target_options;
         let is_iso = matches!(self.url, TargetUrl::Iso(_));
-        let on_local_disk =
-            |place: &&Place| !is_iso && !matches!(place.kind, PlaceKind::Elsewhere { .. });
+        // Of an ISO it is where the earlier backups are: on a disk of its own they are not lost.
+        let on_local_disk = |place: &&Place| match place.kind {
+            PlaceKind::Own => true,
+            PlaceKind::Shared { .. } => !is_iso,
+            PlaceKind::Elsewhere { .. } => false,
+        };
         // Of a node that boots its ISO, that is the medium.
         let medium = TargetUrl::Iso(Iso::Medium(volume_id(&self.node)));
         let target = if is_iso { &medium } else { &self.url };

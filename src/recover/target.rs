@@ -43,7 +43,14 @@ impl Target {
             (TargetUrl::Iso(iso), _) => {
                 let set = info.and_then(|info| info.medium.as_deref());
                 let find = || Source::find(iso, set);
-                return Target::of_iso(url, &patiently(ui, MEDIUM_PATIENCE, find)?);
+                let mut target = Target::of_iso(url, &patiently(ui, MEDIUM_PATIENCE, find)?)?;
+                // The disk with the earlier backups is no more to be erased than this one.
+                if let Some(device) = info.and_then(|info| info.target_device.as_ref())
+                    && let Some(dev) = look(device)?
+                {
+                    target.disks.extend(Sysfs::default().disks_below(&kernel_name(&dev)?)?);
+                }
+                return Ok(target);
             }
             (TargetUrl::File { .. } | TargetUrl::Usb(_), Some(device)) => device.clone(),
             (TargetUrl::Usb(stick), None) => TargetDevice {

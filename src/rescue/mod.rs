@@ -167,7 +167,8 @@ fn build_iso(
 ) -> Result<PathBuf> {
     let path = match request.carried {
         Some(carried) => {
-            carried.check_room(size_bytes)?;
+            // They are stored beside the ISO as well.
+            carried.check_room(2 * size_bytes)?;
             carried.iso.clone()
         }
         None => request.out.join(format!("rr-{}.iso", request.info.node)),

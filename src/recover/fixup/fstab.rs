@@ -47,6 +47,37 @@ pub fn parse(text: &str) -> Vec<Entry> {
     entries
 }
 
+/// `text` with `nofail` for the filesystems that a system would wait for and that are `gone`. None
+/// where nothing changes.
+pub fn with_nofail(text: &str, gone: impl Fn(&Entry) -> bool) -> Option<String> {
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let entry = parse(line).pop();
+        if !entry.is_some_and(|entry| entry.needed_at_boot() && gone(&entry)) {
+            out.push_str(line);
+            continue;
+        }
+        let is_field = |field: &&str| !field.trim().is_empty();
+        let fields: Vec<&str> = line.split_inclusive(|c: char| c.is_ascii_whitespace()).collect();
+        let options = fields.iter().enumerate().filter(|(_, field)| is_field(field)).nth(3);
+        let options = options.map_or(fields.len(), |(at, _)| at);
+        for (at, field) in fields.iter().enumerate() {
+            let word = field.trim_end();
+            out.push_str(word);
+            if at == options {
+                out.push_str(",nofail");
+            }
+            out.push_str(&field[word.len()..]);
+        }
+        if options == fields.len() {
+            let end = if out.ends_with('\n') { out.pop() } else { None };
+            out.push_str(" nofail");
+            out.extend(end);
+        }
+    }
+    (out != text).then_some(out)
+}
+
 /// `UUID="..."` without its quotes.
 fn unquote(spec: &str) -> String {
     match spec.split_once('=') {
@@ -123,6 +154,19 @@ fn stands_at(line: &str, at: usize, word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_gone_is_not_waited_for() {
+        let text = "# /srv\nUUID=1 / ext4 defaults 0 1\nUUID=2\t/srv  ext4\tnoatime,acl\t0 2\n\
+                    UUID=2 /mnt/srv ext4\nUUID=2 /net ext4 nofail 0 0\n";
+        let new = with_nofail(text, |entry| entry.spec == "UUID=2").unwrap();
+        assert_eq!(
+            new,
+            "# /srv\nUUID=1 / ext4 defaults 0 1\nUUID=2\t/srv  ext4\tnoatime,acl,nofail\t0 2\n\
+             UUID=2 /mnt/srv ext4 nofail\nUUID=2 /net ext4 nofail 0 0\n"
+        );
+        assert_eq!(with_nofail(&new, |entry| entry.spec == "UUID=2"), None);
+    }
 
     /// As Debian 12's installer writes it for a UEFI machine with LVM, and lines that admins add.
     const DEBIAN: &str = r#"# /etc/fstab: static file system information.

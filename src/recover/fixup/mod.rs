@@ -110,6 +110,7 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     for file in &rewritten {
         changed.push(format!("{} names devices as they are here", file.display()));
     }
+    changed.extend(spare_target(tree)?);
     changed.extend(crypttab::enroll(tree)?);
     relabel(tree.root, &mut changed)?;
     let chroot = Chroot::enter(tree.root)?;
@@ -133,6 +134,27 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
         ui.info(line);
     }
     Ok(changed)
+}
+
+/// A disk that holds nothing but backups is in no backup, and need not be here where another one was
+/// recovered from: the system must not wait for it.
+fn spare_target(tree: &Tree<'_>) -> Result<Option<String>> {
+    const FSTAB: &str = "/etc/fstab";
+    let mounts = tree.recorded.mount.iter().filter(|mount| mount.target);
+    let paths: Vec<String> =
+        mounts.map(|mount| mount.path.as_path().to_string_lossy().into_owned()).collect();
+    let is_gone = |entry: &fstab::Entry| {
+        entry.on_a_device()
+            && paths.contains(&entry.file)
+            && tree.devices.resolve(&entry.spec).is_none()
+    };
+    let (Some(file), Some(text)) = (inside::find(tree.root, FSTAB), inside::read(tree.root, FSTAB))
+    else {
+        return Ok(None);
+    };
+    let Some(text) = fstab::with_nofail(&text, is_gone) else { return Ok(None) };
+    std::fs::write(&file, text).with_context(|| format!("rewriting {}", file.display()))?;
+    Ok(Some(format!("{FSTAB} no longer waits for the disk with backups, which is not here")))
 }
 
 fn make_directories(root: &Path) -> Result<()> {
