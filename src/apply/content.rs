@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::stack::{modprobe, run_all, wait_for};
-use crate::plan::Step;
 use crate::plan::step::{MakeFs, MakeSubvolumes, MakeSwap};
+use crate::plan::{Step, fscmd};
 use crate::sys::mount::TempMount;
 use crate::sys::run::Cmd;
 use crate::sys::{blkid, udev};
@@ -17,7 +17,11 @@ pub fn make_fs(step: &Step, make: &MakeFs) -> Result<()> {
         Cmd::new("wipefs").args(["--all", "--force", dev]).run()?;
     }
     make_on(step, &make.dev)?;
-    verify(&make.dev, &make.fs.kind, &make.fs.uuid, &make.fs.label)
+    verify_fs(make)
+}
+
+fn verify_fs(make: &MakeFs) -> Result<()> {
+    verify(&make.dev, &make.fs.kind, &make.fs.uuid, fscmd::label(&make.fs))
 }
 
 /// Creates the subvolumes below the top of the filesystem, which is mounted for that alone.
@@ -84,6 +88,21 @@ mod tests {
             _ => fs.ext = Some(ext::read(&file).unwrap()),
         }
         fs
+    }
+
+    #[test]
+    fn a_fat_whose_label_mkfs_does_not_take_is_made_without_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        let dev = file.path().to_string_lossy().into_owned();
+        for (label, made) in [("W\u{f6}rter", ""), ("WORTE", "WORTE")] {
+            let fs = format!("id = 'fs:x'\non = 'disk:x'\nkind = 'vfat'\nlabel = '{label}'");
+            let fs = Box::new(toml::from_str(&fs).unwrap());
+            let make = MakeFs { dev: dev.clone(), more_devs: Vec::new(), fs };
+            run_all(&Step::MakeFs(make.clone()).commands("")).unwrap();
+            verify_fs(&make).unwrap();
+            assert_eq!(blkid::tag(&dev, "LABEL").unwrap(), made);
+        }
     }
 
     /// In files: what needs no kernel that could mount it.

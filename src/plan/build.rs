@@ -6,7 +6,7 @@ use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
     CreateMd, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release, Step, Wipe, WriteTable,
 };
-use super::{Answers, IdentityChange, Problem, groups, partition_name};
+use super::{Answers, IdentityChange, Problem, fscmd, groups, partition_name};
 use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Md, Mount, Table};
 
 #[derive(Debug)]
@@ -46,6 +46,7 @@ pub fn build(
         });
     }
     content(&layout, &mut todo);
+    notes.extend(layout.fs.iter().filter_map(|fs| lost_label(&layout, fs)));
     let done: BTreeSet<Id> = layout.disk.iter().map(|d| d.id.clone()).collect();
     sort(todo, done, &mut steps, problems);
     steps.extend(mounts(&layout).into_iter().map(Step::Mount));
@@ -259,6 +260,14 @@ fn content(layout: &Layout, todo: &mut Vec<Todo>) {
     }
 }
 
+fn lost_label(layout: &Layout, fs: &Fs) -> Option<String> {
+    (fscmd::label(fs) != fs.label).then(|| {
+        let dev = layout.dev(&fs.on).unwrap_or_default();
+        let (kind, label) = (&fs.kind, &fs.label);
+        format!("The {kind} on {dev} was called {label}: its label is not made again.")
+    })
+}
+
 fn more_devs(layout: &Layout, fs: &Fs) -> Vec<String> {
     fs.devices().iter().skip(1).filter_map(|id| layout.dev(id)).collect()
 }
@@ -324,4 +333,25 @@ fn mounts(layout: &Layout) -> Vec<MountFs> {
         .collect();
     mounts.sort_by_key(|m| (m.path.as_path().components().count(), m.path.clone()));
     mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::plan::{Answers, plan, testing::raid_node};
+
+    #[test]
+    fn a_label_that_is_not_made_again_is_told() {
+        let mut node = raid_node();
+        (node.fs[1].kind, node.fs[1].label) = ("vfat".into(), "W\u{f6}rter".into());
+        let (dev, answers) = ("/dev/md0", Answers { auto: true, ..Answers::default() });
+        let made = plan(&node, &node, &answers).unwrap();
+        let told =
+            format!("The vfat on {dev} was called W\u{f6}rter: its label is not made again.");
+        assert!(made.notes.contains(&told), "{:?}", made.notes);
+        assert!(!made.render_script().contains("rter"), "{}", made.render_script());
+        node.fs[1].label = "WORTE".into();
+        let made = plan(&node, &node, &answers).unwrap();
+        assert!(made.render_script().contains("-n WORTE"));
+        assert!(made.notes.iter().all(|note| !note.contains("label")), "{:?}", made.notes);
+    }
 }

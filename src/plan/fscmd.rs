@@ -235,9 +235,15 @@ fn mkfs_vfat(dev: &str, fs: &Fs) -> Argv {
         }
     }
     push_if(&mut argv, "-i", &fs.uuid.replace('-', ""));
-    push_if(&mut argv, "-n", &fs.label);
+    push_if(&mut argv, "-n", label(fs));
     argv.push(dev.into());
     argv
+}
+
+/// The label that is made: mkfs.vfat takes others than ASCII only in a locale that has the letters,
+/// and the code page that they are in on the device is not known.
+pub fn label(fs: &Fs) -> &str {
+    if fs.kind == "vfat" && !fs.label.is_ascii() { "" } else { &fs.label }
 }
 
 /// The unit of mkfs.f2fs's number of sectors (`-w`); what the device has it asks the device.

@@ -31,6 +31,7 @@ pub fn read(device: &str) -> Result<Content> {
             if is_mangled(&content.label) {
                 content.label = blkid::tag(device, "LABEL")?;
             }
+            content.label = readable(content.label, device);
             Ok(content)
         }
         // It says nothing for an empty device, and something for one that it could not read.
@@ -45,6 +46,15 @@ pub fn read(device: &str) -> Result<Content> {
 /// Where values stand with their names, blkid writes what is not ASCII so: `WM-CM-6rter`, `^A`.
 fn is_mangled(label: &str) -> bool {
     label.contains("M-") || label.contains('^')
+}
+
+/// None where it is in the letters of another system: it could not be made again as it was.
+fn readable(label: String, device: &str) -> String {
+    if label.contains(char::REPLACEMENT_CHARACTER) {
+        log::warn!("the label {label:?} on {device} is not UTF-8 and is not recorded");
+        return String::new();
+    }
+    label
 }
 
 /// Parses `blkid -p -o export DEVICE`.
@@ -121,6 +131,9 @@ pub fn parse_signatures(text: &str) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -132,5 +145,17 @@ mod tests {
             Cmd::new("mke2fs").args(["-q", "-F", "-L", label, &path]).run().unwrap();
             assert_eq!(read(&path).unwrap().label, label);
         }
+    }
+
+    #[test]
+    fn a_label_in_unknown_letters_is_not_recorded() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        let path = file.path().to_string_lossy().into_owned();
+        // Of code page 850, as Windows has it on a FAT.
+        let label = OsStr::from_bytes(b"W\x99rter");
+        Cmd::new("mke2fs").args(["-q", "-F", "-L"]).arg(label).arg(&path).run().unwrap();
+        let content = read(&path).unwrap();
+        assert_eq!((content.kind.as_str(), content.label.as_str()), ("ext2", ""));
     }
 }
