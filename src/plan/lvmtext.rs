@@ -133,10 +133,10 @@ pub fn restorable(text: &str, vg: &str, wanted: &BTreeSet<&str>) -> Option<Resto
 /// is lost with the disks, or is of an unknown kind.
 fn parts<'a>(all: &'a Item<'a>, lv: &'a Item<'a>) -> Option<BTreeSet<&'a str>> {
     let mut names = BTreeSet::from([lv.name]);
-    let mut todo = vec![lv];
+    let (top, mut todo) = (lv.name, vec![lv]);
     // An array's parts may be mirrors themselves, a cache's may be arrays.
     while let Some(lv) = todo.pop() {
-        if !is_restorable(lv) {
+        if !is_restorable(lv, lv.name != top) {
             return None;
         }
         let others = |s: &'a Item<'a>| PARTS.iter().flat_map(|key| s.words(key)).copied();
@@ -149,12 +149,14 @@ fn parts<'a>(all: &'a Item<'a>, lv: &'a Item<'a>) -> Option<BTreeSet<&'a str>> {
     Some(names)
 }
 
-/// Whether a volume's segments are of kinds that need no more than their parts.
-fn is_restorable(lv: &Item<'_>) -> bool {
+/// Whether a volume's segments are of kinds that need no more than their parts. `vgreduce
+/// --removemissing --force` leaves an array without some: what stands there gives errors.
+fn is_restorable(lv: &Item<'_>, is_part: bool) -> bool {
     let fits = |segment: &Item<'_>| {
         let kind = segment.kind();
         matches!(kind, "striped" | "linear" | "mirror" | "cache" | "cache-pool" | "writecache")
             || kind.starts_with("raid")
+            || (is_part && matches!(kind, "error" | "zero"))
     };
     let mut segments = lv.segments().peekable();
     segments.peek().is_some() && segments.all(fits)
@@ -425,6 +427,28 @@ mod tests {
             let found = restorable(&text, "vg", &["slow", "slow2", "slow3"].into()).unwrap();
             assert_eq!(found.volumes, left.map(str::to_owned).into());
         }
+    }
+
+    #[test]
+    fn an_array_that_lost_a_part_comes_back_without_it() {
+        // As vgreduce --removemissing --force leaves it.
+        let mut text = CACHED.to_owned();
+        for start in [0, 1] {
+            let striped = format!(
+                "type = \"striped\"\n\t\t\t\tstripe_count = 1\t# linear\n\n\t\t\t\tstripes = [\n\t\t\t\t\t\"pv2\", {start}\n\t\t\t\t]\n"
+            );
+            assert_eq!(text.matches(&striped).count(), 1);
+            text = text.replace(&striped, "type = \"error\"\n");
+        }
+        let found = restorable(&text, "vg", &["slow2"].into()).unwrap();
+        assert_eq!(found.volumes, ["slow2".to_owned()].into());
+        assert!(found.text.contains("slow2_corig_rimage_1 {"), "{}", found.text);
+        // The part that is left is cleared, and what the cache was.
+        assert_eq!(found.clear.len(), 2, "{:?}", found.clear);
+        // Nobody can mean to have back what is nothing but errors.
+        let lost = TEXT.replace("\"striped\"", "\"error\"");
+        let found = restorable(&lost, "vg0", &["lin", "r1"].into()).unwrap();
+        assert_eq!(found.volumes, ["r1".to_owned()].into());
     }
 
     #[test]
