@@ -61,6 +61,11 @@ fn read_content(
     mount: Option<&MountInfo>,
 ) {
     match content.kind.as_str() {
+        // Of a stick, for one: no rescue system has to have what it takes for that alone.
+        "f2fs" if mount.is_none() => {
+            let why = "f2fs comes back only where it is mounted".to_owned();
+            reader.unprotected_content(id, device, why);
+        }
         kind if SUPPORTED.contains(&kind) => read_fs(reader, machine, device, id, content, mount),
         "btrfs" => read_btrfs(reader, machine, device, id, content),
         "swap" => reader.layout.swap.push(Swap {
@@ -342,6 +347,7 @@ mod tests {
             "jfs",
             "nilfs2",
             "drbd",
+            "f2fs",
             "linux_raid_member",
         ];
         let mut reader = Reader { ui: &ui, layout: &mut layout, contents: Vec::new() };

@@ -237,9 +237,6 @@ lvm lvcreate -y -n root -L 400M vg
 mkfs.xfs -q /dev/vg/root
 lvm lvcreate -y -n f2 -L 300M vg
 mkfs.f2fs -q -l "zwei Wörter" -O extra_attr,project_quota,inode_checksum,flexible_inline_xattr,quota,inode_crtime,verity,sb_checksum,compression -i -w 4096 /dev/vg/f2 70000
-# This kernel can't mount it.
-lvm lvcreate -y -n f3 -L 160M vg
-mkfs.f2fs -q -C utf8:strict -s 2 -z 2 /dev/vg/f3
 mount /dev/vg/root /node
 lvm lvextend -L 724M vg/root
 xfs_growfs /node
