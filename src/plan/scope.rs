@@ -4,6 +4,7 @@
 //! disks alone comes back with it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::Problem;
 use crate::layout::{Disk, Fs, Id, Layout, Mount};
@@ -81,6 +82,7 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     layout.fs.retain(|f| stays(&f.id));
     check_root(recorded, &layout, problems);
     drop_unknown_filesystems(&mut layout, &mut notes, problems);
+    check_outside_sections(&layout, &mut notes, problems);
     check_kinds(&layout, problems);
     Scope { layout, notes }
 }
@@ -107,7 +109,7 @@ fn drop_snapshots(layout: &mut Layout, notes: &mut Vec<String>) {
 
 /// Files that are restored to a place where nothing is mounted would land in the rescue system.
 fn check_root(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) {
-    let is_root = |m: &&Mount| m.path.as_path() == std::path::Path::new("/");
+    let is_root = |m: &&Mount| m.path.as_path() == Path::new("/");
     if scope.mount.iter().any(|m| is_root(&m)) {
         return;
     }
@@ -163,22 +165,33 @@ fn can_be_made(fs: &Fs) -> bool {
     KINDS.contains(&fs.kind.as_str()) && (fs.kind != "f2fs" || fs.f2fs.is_some())
 }
 
+/// Without these a system does not start.
+const STARTS_WITH: &[&str] = &["/", "/boot", "/usr", "/var"];
+
 /// The options of a mount that has to find such a device say so, where nothing else does.
-fn check_outside_sections(layout: &Layout, problems: &mut Vec<Problem>) {
+fn check_outside_sections(layout: &Layout, notes: &mut Vec<String>, problems: &mut Vec<Problem>) {
     for mount in &layout.mount {
         let Some(fs) = layout.fs.iter().find(|fs| fs.id == mount.fs) else { continue };
         let outside = |option: &str| mount.options.split(',').any(|word| word.starts_with(option));
-        if outside("rtdev=") || outside("logdev=") && fs.log_on().is_none() {
+        if !outside("rtdev=") && (!outside("logdev=") || fs.log_on().is_some()) {
+            continue;
+        }
+        let what = format!("{} has a part on a device of its own ({})", mount.path, mount.options);
+        if STARTS_WITH.iter().any(|path| mount.path.as_path() == Path::new(path)) {
             problems.push(Problem::new(
-                format!("{} has a part on a device of its own ({})", mount.path, mount.options),
-                "rr makes the log of an xfs on another device that it knows, and nothing else",
+                what,
+                "in the layout, take the option out of its [[mount]] to have it without that device, \
+                 or remove its [[mount]] and [[fs]] and restore it by hand",
+            ));
+        } else {
+            notes.push(format!(
+                "{what}. It comes back without it: take the option out of /etc/fstab then."
             ));
         }
     }
 }
 
 fn check_kinds(layout: &Layout, problems: &mut Vec<Problem>) {
-    check_outside_sections(layout, problems);
     for fs in &layout.fs {
         let Some(btrfs) = &fs.btrfs else { continue };
         let known = u64::try_from(btrfs.device.len()).unwrap_or(u64::MAX);

@@ -1,5 +1,7 @@
 //! Plans on literal layouts.
 
+use std::path::Path;
+
 use super::testing::{GIB, blank, disk, empty, gpt, raid_node};
 use super::*;
 
@@ -320,6 +322,18 @@ fn the_log_of_an_xfs_comes_back_on_its_own_device_or_is_refused() {
     recorded.fs[0].xfs.as_mut().unwrap().log_on = None;
     let text = refused(&recorded, &recorded, &auto());
     assert!(text.contains("/ has a part on a device of its own"), "{text}");
+    assert!(text.contains("remove its [[mount]] and [[fs]]"), "{text}");
+    let fs = &recorded.fs[0].id;
+    recorded.mount.iter_mut().find(|m| m.fs == *fs).unwrap().options = "rw,rtdev=/dev/sdx".into();
+    let text = refused(&recorded, &recorded, &auto());
+    assert!(text.contains("(rw,rtdev=/dev/sdx)"), "{text}");
+    // What no system needs to start.
+    recorded.mount.iter_mut().find(|m| m.fs == *fs).unwrap().path = "/srv".into();
+    let boot = recorded.mount.iter_mut().find(|m| m.path.as_path() == Path::new("/boot"));
+    boot.unwrap().path = "/".into();
+    let notes = plan(&recorded, &recorded, &auto()).unwrap().notes.join("\n");
+    assert!(notes.contains("/srv has a part on a device of its own"), "{notes}");
+    assert!(notes.contains("take the option out of /etc/fstab"), "{notes}");
 }
 
 #[test]
