@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::fstab::replace_words;
 use crate::layout::{Id, Layout, Lv, Partition, Subvolume};
-use crate::plan::{Plan, join};
+use crate::plan::{Plan, Step, join};
 
 use super::super::inside;
 
@@ -129,18 +129,26 @@ fn subvolume_numbers(recorded: &Layout) -> Vec<(String, String)> {
 }
 
 /// udev's links by the UUIDs of a volume and its group, which Ubuntu's installer writes into fstab:
-/// a volume that is made anew has others, and is known by its name.
+/// a volume that is made anew has others, and is known by its name. Where LVM refused to give it
+/// those that it had, no link tells of them.
 fn volumes_by_uuid(plan: &Plan, recorded: &Layout) -> Vec<(String, String)> {
     let bare = |uuid: &str| uuid.replace('-', "");
-    let is_new = |lv: &&Lv| {
+    let gave = |vg: &str, lv: &Lv| {
+        plan.steps.iter().any(|step| match step {
+            Step::KeepUuids(keep) => keep.vg == vg && keep.uuids.iter().any(|(n, _)| *n == lv.name),
+            _ => false,
+        })
+    };
+    let is_new = |lv: &Lv| {
         plan.identity_changes().iter().any(|change| change.old == lv.uuid && change.new.is_empty())
     };
     let link = |lv: &Lv| {
         let vg = recorded.vg.iter().find(|vg| vg.id == lv.vg)?;
         let old = format!("/dev/disk/by-id/dm-uuid-LVM-{}{}", bare(&vg.uuid), bare(&lv.uuid));
-        Some((old, format!("/dev/{}/{}", vg.name, lv.name)))
+        let is_gone = is_new(lv) || (gave(&vg.name, lv) && !Path::new(&old).exists());
+        is_gone.then(|| (old, format!("/dev/{}/{}", vg.name, lv.name)))
     };
-    recorded.lv.iter().filter(is_new).filter_map(link).collect()
+    recorded.lv.iter().filter_map(link).collect()
 }
 
 fn renamed(recorded: &Layout, planned: &Layout, id: &Id) -> Option<(String, String)> {
@@ -325,6 +333,18 @@ mod tests {
         let text = "/dev/disk/by-id/dm-uuid-LVM-6nZbqXJm5TSiLE3Bto2gSfmXEmf0bTuqHo0WppWRTdXE2p2oeQ4Ykk3LfRtVPkdM / ext4 defaults 0 1\n";
         let new = replace_words(text, &changes(&plan, &node));
         assert_eq!(new.as_deref(), Some("/dev/vg0/root / ext4 defaults 0 1\n"));
+    }
+
+    #[test]
+    fn a_volume_that_did_not_get_its_uuid_is_mounted_by_its_name() {
+        use crate::plan::{self, step::KeepUuids, testing::raid_node};
+        let node = raid_node();
+        let mut plan = plan::plan(&node, &node, &plan::Answers::default()).unwrap();
+        assert!(changes(&plan, &node).is_empty());
+        let uuids = vec![("root".to_owned(), node.lv[0].uuid.clone())];
+        plan.steps.push(Step::KeepUuids(KeepUuids { vg: "vg0".into(), uuids }));
+        let link = "/dev/disk/by-id/dm-uuid-LVM-VGUUID0001LVUUIDroot";
+        assert_eq!(changes(&plan, &node), [(link.to_owned(), "/dev/vg0/root".to_owned())]);
     }
 
     #[test]
