@@ -103,9 +103,18 @@ fn without_secrets(error: &toml::de::Error, text: &str) -> String {
     let start = error.span().map_or(0, |span| span.start).min(text.len());
     let number = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count();
     let line = text.lines().nth(number).unwrap_or_default();
-    let line = line.to_lowercase();
-    if ["password", "secret"].iter().any(|word| line.contains(word)) {
-        return format!("line {}, which is not shown: {}\n", number + 1, error.message());
+    let (line, message) = (line.to_lowercase(), error.message());
+    let has = |text: &str| ["password", "secret"].iter().any(|word| text.contains(word));
+    if has(&line) || has(&message.to_lowercase()) {
+        // It names a value of another kind than was expected.
+        let message = match message.split_once(": string \"") {
+            Some((what, value)) => {
+                let wanted = value.rfind("\", expected ").map_or("", |at| &value[at + 1..]);
+                format!("{what}{wanted}")
+            }
+            None => message.to_owned(),
+        };
+        return format!("line {}, which is not shown: {message}\n", number + 1);
     }
     error.to_string()
 }
@@ -254,10 +263,15 @@ mod tests {
         for key in
             ["'AGE-SECRET-KEY-1SESAME'", "'AGE-SECRET-KEY-1SESAME", "'age-secret-key-1sesame'"]
         {
-            let text = format!("[backup]\nluks_header_recipients = [{key}]\n");
-            let error = format!("{:#}", merge(&texts(&[("f.toml", &text)])).unwrap_err());
-            assert!(!error.to_lowercase().contains("1sesame"), "{error}");
+            for value in [format!("[{key}]"), key.to_owned(), format!("[\n[{key}]]")] {
+                let text = format!("[backup]\nluks_header_recipients = {value}\n");
+                let error = format!("{:#}", merge(&texts(&[("f.toml", &text)])).unwrap_err());
+                assert!(!error.to_lowercase().contains("1sesame"), "{error}");
+            }
         }
+        let text = "[backup]\nluks_header_recipients = 'AGE-SECRET-KEY-1SESAME'\n";
+        let error = format!("{:#}", merge(&texts(&[("f.toml", text)])).unwrap_err());
+        assert!(error.contains("line 2") && error.contains(", expected a sequence"), "{error}");
         let text = "[target_options.login]\nuser = 'u'\npassword = 'sesame'\n";
         let shown = merge(&texts(&[("f.toml", text)])).unwrap().render().unwrap();
         assert!(
