@@ -148,6 +148,7 @@ fn rename(layout: &mut Layout, ids: &BTreeMap<Id, Id>, names: &BTreeMap<Id, Stri
         set(&mut fs.on);
         let devices = fs.btrfs.iter_mut().flat_map(|btrfs| &mut btrfs.device);
         devices.for_each(|device| set(&mut device.on));
+        fs.xfs.iter_mut().filter_map(|xfs| xfs.log_on.as_mut()).for_each(set);
         contents.insert(std::mem::take(&mut fs.id), Id::content("fs", &fs.on));
         fs.id = Id::content("fs", &fs.on);
     }
@@ -287,6 +288,21 @@ mod tests {
         let swapped = parse(&swapped).unwrap();
         assert_ne!(swapped, node());
         assert_eq!(differences(&node(), &swapped), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_log_of_an_xfs_is_on_the_disk_that_has_another_name_now() {
+        let mut recorded = node();
+        let log_on = Some(recorded.disk[0].id.clone());
+        let xfs = super::super::XfsOptions { log_on, ..Default::default() };
+        recorded.fs[0].xfs = Some(xfs);
+        let mut present = recorded.clone();
+        let other = Id::disk("other");
+        let was = std::mem::replace(&mut present.disk[0].id, other.clone());
+        present.disk[0].name = "other".into();
+        present.partition.iter_mut().filter(|p| p.disk == was).for_each(|p| p.disk = other.clone());
+        present.fs[0].xfs.as_mut().unwrap().log_on = Some(other);
+        assert_eq!(differences(&recorded, &present), Vec::<String>::new());
     }
 
     #[test]

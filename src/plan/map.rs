@@ -397,7 +397,10 @@ pub fn need(layout: &Layout, disk: &Disk) -> u64 {
     let on_one = layout.fs.iter().filter(|f| f.on == disk.id && f.btrfs.is_none());
     let btrfs = layout.fs.iter().filter_map(|f| f.btrfs.as_ref()).flat_map(|b| &b.device);
     let btrfs = btrfs.filter(|d| d.on == disk.id).map(|d| d.size_bytes);
-    let fs = on_one.map(|f| f.size_bytes).chain(btrfs);
+    let logs = layout.fs.iter().filter(|f| f.log_on() == Some(&disk.id));
+    let logs = logs.filter_map(|f| f.xfs.as_ref());
+    let logs = logs.map(|xfs| xfs.log_blocks.saturating_mul(xfs.block_bytes));
+    let fs = on_one.map(|f| f.size_bytes).chain(btrfs).chain(logs);
     let swap = layout.swap.iter().filter(|s| s.on == disk.id).map(|s| s.size_bytes);
     let md = layout.md.iter().filter(|m| m.member.iter().any(|m| m.on == disk.id)).map(|m| {
         // RAID0 and linear use all of a member, and the kernel says no size.

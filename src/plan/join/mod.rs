@@ -460,7 +460,8 @@ fn made_from(text: &str) -> Uuid {
 fn move_content(layout: &mut Layout, from: &Id, to: &Id) {
     let fs = layout.fs.iter_mut().flat_map(|fs| {
         let more = fs.btrfs.iter_mut().flat_map(|btrfs| &mut btrfs.device).map(|d| &mut d.on);
-        std::iter::once(&mut fs.on).chain(more)
+        let log = fs.xfs.iter_mut().filter_map(|xfs| xfs.log_on.as_mut());
+        std::iter::once(&mut fs.on).chain(more).chain(log)
     });
     let members = layout.md.iter_mut().flat_map(|md| &mut md.member).map(|m| &mut m.on);
     let pvs = layout.vg.iter_mut().flat_map(|vg| &mut vg.pv).map(|pv| &mut pv.on);

@@ -228,6 +228,34 @@ fn a_whole_disk_of_a_raid0_keeps_its_size_as_a_partition() {
 }
 
 #[test]
+fn the_log_of_an_xfs_on_a_whole_disk_gets_a_partition() {
+    let mut node = node();
+    node.vg.clear();
+    node.lv.clear();
+    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    let (blocks, log_blocks, log_on) = (400_000, 20_000, Some(Id::disk("sdb")));
+    let xfs = crate::layout::XfsOptions {
+        block_bytes: 4096,
+        blocks,
+        agcount: 4,
+        log_blocks,
+        log_on,
+        ..crate::layout::XfsOptions::default()
+    };
+    let fs = &mut node.fs[0];
+    (fs.kind, fs.size_bytes, fs.xfs) = ("xfs".into(), blocks * 4096, Some(xfs));
+    node.boot = crate::layout::Boot::default();
+    let mut present = empty();
+    present.disk.push(disk("vda", 30 * GIB));
+    let plan = plan(&node, &present, &all_on("vda")).unwrap();
+    let part = plan.layout.partition.iter().find(|p| p.id == whole(&Id::disk("sdb"))).unwrap();
+    assert_eq!(part.size_bytes, (log_blocks * 4096_u64).next_multiple_of(MIB));
+    let script = plan.render_script();
+    assert!(script.contains(&format!("-l logdev=/dev/{},", part.name)), "{script}");
+}
+
+#[test]
 fn a_whole_disk_of_an_array_gets_a_partition_with_room_for_a_superblock_behind_the_data() {
     const KIB: u64 = 1 << 10;
     let mut node = node();
