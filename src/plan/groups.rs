@@ -65,6 +65,11 @@ pub fn is_cached(lv: &Lv) -> bool {
     matches!(lv.kind.as_str(), "cache" | "writecache")
 }
 
+/// Whether none of its data is on an array inside LVM.
+pub fn is_on_plain(lv: &Lv) -> bool {
+    lv.segment.iter().all(|s| matches!(s.kind.as_str(), "linear" | "striped"))
+}
+
 fn create(layout: &Layout, vg: &Vg, restorable: Option<Restorable>) -> CreateVg {
     let device = |uuid: &str| vg.pv.iter().find(|pv| pv.uuid == uuid).map(|pv| &pv.on);
     let clear = restorable.iter().flat_map(|r| &r.clear).filter_map(|(pv, at, bytes)| {
@@ -108,8 +113,7 @@ fn uuids(vg: &Vg, anew: &[&Lv]) -> Vec<(String, String)> {
 
 /// Why lvcreate alone does not make it: its data lies on arrays.
 fn cannot_create(vg: &Vg, lv: &Lv) -> Option<Problem> {
-    let plain = |s: &LvSegment| matches!(s.kind.as_str(), "linear" | "striped");
-    if lv.kind == "thin" || lv.segment.iter().all(plain) {
+    if lv.kind == "thin" || is_on_plain(lv) {
         return None;
     }
     Some(Problem::new(

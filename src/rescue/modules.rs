@@ -13,6 +13,7 @@ use super::kernel::Kernel;
 use super::tree::Tree;
 use crate::config::{Config, Drivers, TargetUrl};
 use crate::layout::{Layout, LinkKind};
+use crate::plan::groups;
 use crate::sys::run::Cmd;
 
 /// Directories below `kernel/` that are taken with `drivers = "all"`.
@@ -327,14 +328,24 @@ fn add_firmware(tree: &mut Tree, kernel: &Kernel, files: &BTreeSet<String>) -> R
 pub fn missing(index: &Index, layout: &Layout, config: &Config, release: &str) -> Vec<String> {
     needed(layout, config)
         .iter()
-        .filter(|(module, _)| !index.has(module))
+        .filter(|(module, _)| !index.has(module) && !does_without(layout, module))
         .map(|(module, why)| {
             format!("the kernel {release} has no module {module}, needed for {why}")
         })
         .collect()
 }
 
-/// Modules that the layout can't be recovered without, and why.
+/// What is cached comes back without its cache; but an array below it only with the cache.
+fn does_without(layout: &Layout, module: &str) -> bool {
+    let kind = match module {
+        "dm_cache" => "cache",
+        "dm_writecache" => "writecache",
+        _ => return false,
+    };
+    layout.lv.iter().filter(|lv| lv.kind == kind).all(groups::is_on_plain)
+}
+
+/// Modules that a recovery of the layout is to have, and why.
 pub fn needed<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, String> {
     let mut needed: BTreeMap<&str, String> = BTreeMap::new();
     for fs in &layout.fs {
@@ -462,5 +473,20 @@ kernel/crypto/crc32c_generic.ko:
                 "the kernel 6.1 has no module raid1, needed for the array md0",
             ]
         );
+    }
+
+    #[test]
+    fn a_kernel_without_caches_will_do_where_volumes_can_be_made_without_theirs() {
+        let mut layout = crate::plan::testing::raid_node();
+        let (root, swap) = ("cache", "writecache");
+        (layout.lv[0].kind, layout.lv[1].kind) = (root.into(), swap.into());
+        let config = Config::default();
+        let index = Index::parse("", "ext4.ko\ndm-mod.ko\nraid1.ko\ndm-mirror.ko\n", "");
+        let needed = needed(&layout, &config);
+        assert!(needed.contains_key("dm_cache") && needed.contains_key("dm_writecache"));
+        assert!(missing(&index, &layout, &config, "6.1").is_empty());
+        layout.lv[1].segment[0].kind = "mirror".into();
+        let text = missing(&index, &layout, &config, "6.1").join("\n");
+        assert!(text.contains("no module dm_writecache") && !text.contains("dm_cache"), "{text}");
     }
 }
