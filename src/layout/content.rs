@@ -114,7 +114,8 @@ pub struct VfatOptions {
     pub sector_bytes: u64,
     pub reserved_sectors: u64,
     pub fats: u32,
-    /// Of FAT12 and FAT16: how many the root directory has, where it is not 512.
+    /// Of FAT12 and FAT16: how many the root directory has, where mkfs.fat(8) makes
+    /// another number by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_entries: Option<u64>,
 }
