@@ -3,8 +3,8 @@
 //!
 //! A copy opens the volume for everybody who knows a passphrase that it had at that time, for ever. So
 //! it is only ever stored encrypted, to the recipients, by age(1): rr can't read it again. As it is,
-//! it is in memory that is not swapped, which nobody but this thread and its children sees, and which
-//! is gone when they are, killed or not.
+//! it is in a file in memory that is not swapped, which nobody but this thread and its children sees,
+//! and which is gone when they are, killed or not.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -65,7 +65,7 @@ fn with_copy<T: Send>(device: &Path, body: impl FnOnce(&Path) -> Result<T> + Sen
     let place = Path::new(PLACE);
     std::fs::create_dir_all(place).with_context(|| format!("creating {PLACE}"))?;
     mount::in_private_namespace(|| {
-        // Unlike a tmpfs, it is never swapped.
+        // Unlike a tmpfs, it is never swapped; what programs have of it in their own memory may be.
         Cmd::new("mount").args(["-t", "ramfs", "-o", "mode=0700", "rr-headers", PLACE]).run()?;
         let copy = place.join("header");
         let backup = Cmd::new("cryptsetup").arg("luksHeaderBackup").arg(device);
