@@ -38,7 +38,7 @@ pub fn run() -> Result<()> {
     })?;
     boot(&stage, &share.join("rear.iso"), "ReaR", "Relax-and-Recover", &mut phases, |vm| {
         vm.press("ret")?;
-        vm.wait_console("RESCUE node001", lab::seconds(900))
+        vm.wait_console("node001 login:", lab::seconds(900))
     })
 }
 
