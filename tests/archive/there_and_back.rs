@@ -390,7 +390,7 @@ fn of_a_swap_file_comes_back_the_header_and_no_memory() {
     // As fallocate makes one: its blocks are there, and have no data yet but where was swapped to.
     let script = "
         fallocate -l 20M swapfile; chmod 600 swapfile; mkswap -q -L swap swapfile
-        head -c 1M /dev/urandom | dd of=swapfile bs=1M seek=7 conv=notrunc status=none";
+        head -c 1M /dev/urandom | dd of=swapfile bs=1M seek=7 conv=notrunc status=none; sleep 4";
     Cmd::new("sh").args(["-ec", script]).dir(source.path()).run().unwrap();
     let target = Target::new();
     let swapped = std::fs::read(source.path().join("swapfile")).unwrap();
