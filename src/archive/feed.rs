@@ -159,14 +159,14 @@ impl<'a> Feed<'a> {
             }
         }
         let open = open.map(|file| Arc::new(Held::new(file, Some(&self.held))));
-        // An earlier backup may have more of it.
-        let is_swap = self.swap_files.contains(&entry.path);
-        let same = if is_swap { None } else { self.find_same(&entry) };
         let big = chunk::is_big(&entry);
+        let is_swap = big && self.swap_files.contains(&entry.path);
+        // An earlier backup may have more of it.
+        let same = if is_swap { None } else { self.find_same(&entry) };
         let ends = self.cutter.ends_with(&entry);
         self.items.push(Item { entry, blocks: found.stat.blocks, open, has_links, head: None });
         self.same.push(same);
-        if big { self.end_big() } else { !ends || self.end_run() }
+        if big { self.end_big(is_swap) } else { !ends || self.end_run() }
     }
 
     /// Ends the stream.
@@ -264,14 +264,13 @@ impl<'a> Feed<'a> {
     }
 
     /// Ends a run whose last entry is a big file.
-    fn end_big(&mut self) -> bool {
+    fn end_big(&mut self, is_swap: bool) -> bool {
         if self.stored_run().is_some() {
             return self.emit_stored();
         }
         let (Some(mut item), same) = (self.items.pop(), self.same.pop().flatten()) else {
             return true;
         };
-        let is_swap = self.swap_files.contains(&item.entry.path);
         let (file, data) = match prepare(&mut item, &mut self.dirs, is_swap, self.warnings) {
             Ok(prepared) => prepared,
             Err(error) => {

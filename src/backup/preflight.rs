@@ -291,7 +291,7 @@ impl Job<'_> {
         };
         let Some(place) = place else { return };
         // An ISO is carried elsewhere.
-        let is_iso = matches!(self.url, TargetUrl::Iso(_));
+        let is_iso = self.url.is_iso();
         if self.options.include.is_empty()
             && !is_iso
             && let Some(warning) = place.warning()
@@ -332,7 +332,7 @@ impl Job<'_> {
 
     /// What is put on the ISO is the machine, by a run that makes it.
     fn check_iso(&self, fatal: &mut Vec<String>, ui: &Ui) {
-        if !matches!(self.url, TargetUrl::Iso(_)) {
+        if !self.url.is_iso() {
             return;
         }
         if self.options.rescue && !self.config.rescue.output.contains(&Output::Iso) {
@@ -370,7 +370,7 @@ impl Job<'_> {
         // The first generation has to hold everything, the next about what the last one had to.
         let newest = store::catalog::latest(&**store)?;
         let newest = newest.and_then(|name| store::catalog::manifest(&**store, &name).ok());
-        let is_iso = matches!(self.url, TargetUrl::Iso(_)) && self.options.rescue;
+        let is_iso = self.url.is_iso() && self.options.rescue;
         let needed = |last: &Manifest| {
             let stored = last.parent.as_ref().map_or(0, |_| last.archive.stored_bytes);
             // On an ISO all of it is once more, beside the one before.
@@ -417,7 +417,7 @@ impl Job<'_> {
     /// The facts for the rescue system.
     pub(super) fn rescue_info(&self) -> Result<crate::rescue::RescueInfo> {
         let options = &self.config.target_options;
-        let is_iso = matches!(self.url, TargetUrl::Iso(_));
+        let is_iso = self.url.is_iso();
         // Of an ISO it is where the earlier backups are: on a disk of its own they are not lost.
         let on_local_disk = |place: &&Place| match place.kind {
             PlaceKind::Own => true,

@@ -44,6 +44,10 @@ pub enum Iso {
 pub const ISO_DIR: &str = "/var/lib/rr/iso";
 
 impl TargetUrl {
+    pub fn is_iso(&self) -> bool {
+        matches!(self, TargetUrl::Iso(_))
+    }
+
     pub fn is_on_network(&self) -> bool {
         !matches!(self, TargetUrl::File { .. } | TargetUrl::Usb(_) | TargetUrl::Iso(_))
     }

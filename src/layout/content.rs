@@ -120,9 +120,9 @@ pub struct VfatOptions {
     pub root_entries: Option<u64>,
 }
 
-/// What mkfs.f2fs(8) takes. It has blocks of 4096 bytes and sectors of its device. Left to mkfs.f2fs
-/// are what it keeps free for itself (by the size), and which names of files mean much or little
-/// written data: hints that the kernel may be told otherwise at any time.
+/// What mkfs.f2fs(8) takes. Its sectors are those of its device. Left to mkfs.f2fs are what it keeps
+/// free for itself (by the size), and which names of files mean much or little written data: hints
+/// that the kernel may be told otherwise at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct F2fsOptions {
@@ -138,6 +138,12 @@ pub struct F2fsOptions {
     /// With an extended bitmap of nodes.
     #[serde(default)]
     pub more_inodes: bool,
+}
+
+impl F2fsOptions {
+    /// Of all that are made and read here. It is what mkfs.f2fs counts in (`-w`), too: sectors it would
+    /// take from the device.
+    pub const BLOCK_BYTES: u64 = 4096;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

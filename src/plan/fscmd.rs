@@ -246,9 +246,6 @@ pub fn label(fs: &Fs) -> &str {
     if fs.kind == "vfat" && !fs.label.is_ascii() { "" } else { &fs.label }
 }
 
-/// The unit of mkfs.f2fs's number of sectors (`-w`); what the device has it asks the device.
-pub const F2FS_BLOCK_BYTES: u64 = 4096;
-
 fn mkfs_f2fs(dev: &str, fs: &Fs) -> Argv {
     let mut argv = words(&["mkfs.f2fs", "-q", "-f"]);
     push_if(&mut argv, "-U", &fs.uuid);
@@ -265,7 +262,12 @@ fn mkfs_f2fs(dev: &str, fs: &Fs) -> Argv {
     if f2fs.more_inodes {
         argv.push("-i".into());
     }
-    argv.extend(words(&["-w", &F2FS_BLOCK_BYTES.to_string(), dev, &f2fs.blocks.to_string()]));
+    argv.extend(words(&[
+        "-w",
+        &F2fsOptions::BLOCK_BYTES.to_string(),
+        dev,
+        &f2fs.blocks.to_string(),
+    ]));
     argv
 }
 

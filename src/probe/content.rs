@@ -8,7 +8,7 @@ use super::blkid::Content;
 use super::block::{Device, Kind};
 use super::mounts::MountInfo;
 use super::{Machine, Reader, btrfs, ext, f2fs, vfat, xfs};
-use crate::layout::{BtrfsDevice, BtrfsOptions, Fs, Id, Layout, Mount, Swap};
+use crate::layout::{BtrfsDevice, BtrfsOptions, F2fsOptions, Fs, Id, Layout, Mount, Swap};
 
 /// Kinds that rr can make again.
 const SUPPORTED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "f2fs"];
@@ -246,7 +246,7 @@ fn read_options(
         }
         "f2fs" => {
             let found = f2fs::read(device)?;
-            fs.size_bytes = found.blocks.saturating_mul(4096);
+            fs.size_bytes = found.blocks.saturating_mul(F2fsOptions::BLOCK_BYTES);
             fs.f2fs = Some(Box::new(found));
         }
         _ => {

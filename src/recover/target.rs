@@ -39,13 +39,14 @@ impl Target {
     /// Finds the target. `info` is what the rescue image knows, where it was made for this target.
     pub fn locate(url: &TargetUrl, info: Option<&RescueInfo>, ui: &Ui) -> Result<Target> {
         let looking = || format!("looking for the filesystem that holds {url}");
-        let device = match (url, info.and_then(|info| info.target_device.as_ref())) {
+        let known = info.and_then(|info| info.target_device.as_ref());
+        let device = match (url, known) {
             (TargetUrl::Iso(iso), _) => {
                 let set = info.and_then(|info| info.medium.as_deref());
                 let find = || Source::find(iso, set);
                 let mut target = Target::of_iso(url, &patiently(ui, MEDIUM_PATIENCE, find)?)?;
                 // The disk with the earlier backups is no more to be erased than this one.
-                if let Some(device) = info.and_then(|info| info.target_device.as_ref())
+                if let Some(device) = known
                     && let Some(dev) = look(device)?
                 {
                     target.disks.extend(Sysfs::default().disks_below(&kernel_name(&dev)?)?);

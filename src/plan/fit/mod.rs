@@ -16,11 +16,12 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Problem;
-use super::fscmd::F2FS_BLOCK_BYTES;
 use super::map::{self, DiskMatch};
 use super::validate::device_bytes;
 use crate::layout::units::size;
-use crate::layout::{Disk, Fs, Id, Layout, Lv, LvSegment, Partition, PartitionKind, Table, Vg};
+use crate::layout::{
+    Disk, F2fsOptions, Fs, Id, Layout, Lv, LvSegment, Partition, PartitionKind, Table, Vg,
+};
 use spare::Share;
 
 pub use spare::least_bytes;
@@ -355,8 +356,8 @@ fn fit_fs(fs: &mut Fs, bytes: u64) {
     }
     fs.size_bytes = bytes;
     if let Some(f2fs) = &mut fs.f2fs {
-        f2fs.blocks = bytes / F2FS_BLOCK_BYTES;
-        fs.size_bytes = f2fs.blocks * F2FS_BLOCK_BYTES;
+        f2fs.blocks = bytes / F2fsOptions::BLOCK_BYTES;
+        fs.size_bytes = f2fs.blocks * F2fsOptions::BLOCK_BYTES;
     }
 }
 

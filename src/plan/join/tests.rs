@@ -64,6 +64,15 @@ fn planned(size_bytes: u64) -> Result<Plan, crate::plan::Refusal> {
     plan(&node(), &present, &all_on("/dev/vda"))
 }
 
+fn node_without_volumes() -> Layout {
+    let mut node = node();
+    node.vg.clear();
+    node.lv.clear();
+    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
+    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    node
+}
+
 #[test]
 fn what_was_on_several_disks_is_behind_each_other_on_one() {
     let plan = planned(30 * GIB).unwrap();
@@ -206,11 +215,7 @@ fn a_name_that_two_had_and_none_keeps_is_refused() {
 
 #[test]
 fn a_whole_disk_of_a_raid0_keeps_its_size_as_a_partition() {
-    let mut node = node();
-    node.vg.clear();
-    node.lv.clear();
-    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
-    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    let mut node = node_without_volumes();
     let mut md = raid_node().md.remove(0);
     md.level = "raid0".into();
     (md.size_bytes, md.member_size_bytes, md.raid_devices) = (10 * GIB - MIB, None, 2);
@@ -229,11 +234,7 @@ fn a_whole_disk_of_a_raid0_keeps_its_size_as_a_partition() {
 
 #[test]
 fn the_log_of_an_xfs_on_a_whole_disk_gets_a_partition() {
-    let mut node = node();
-    node.vg.clear();
-    node.lv.clear();
-    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
-    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    let mut node = node_without_volumes();
     let (blocks, log_blocks, log_on) = (400_000, 20_000, Some(Id::disk("sdb")));
     let xfs = crate::layout::XfsOptions {
         block_bytes: 4096,
@@ -258,11 +259,7 @@ fn the_log_of_an_xfs_on_a_whole_disk_gets_a_partition() {
 #[test]
 fn a_whole_disk_of_an_array_gets_a_partition_with_room_for_a_superblock_behind_the_data() {
     const KIB: u64 = 1 << 10;
-    let mut node = node();
-    node.vg.clear();
-    node.lv.clear();
-    node.fs.retain(|fs| !fs.on.0.starts_with("lv:"));
-    node.mount.retain(|m| m.path.as_path() != std::path::Path::new("/srv"));
+    let mut node = node_without_volumes();
     let mut md = raid_node().md.remove(0);
     md.data_offset_bytes = None;
     md.member.truncate(1);
