@@ -23,7 +23,7 @@ use super::dirs::Dirs;
 use super::feed::{Feed, Job};
 use super::index::{Chunk, Frame, Index, Place};
 use super::pace::Pace;
-use super::pack::{Full, Holds, Packer, Putter};
+use super::pack::{Full, Holds, PIECE_BYTES, Packer, Putter};
 use super::previous::Previous;
 use super::run::without_big;
 use super::select::{Select, relative};
@@ -42,10 +42,8 @@ use crate::ui::progress::{Progress, Unit};
 /// What even the smallest job counts as.
 const JOB_MIN_BYTES: u64 = 64 << 10;
 const PUTTERS: usize = 2;
-/// One is filled while others are put, and one may wait for a putter.
-const SPARE_PACKS: usize = PUTTERS + 2;
-/// Of up to 4 MiB each.
-const SPARE_FRAMES: usize = 4;
+/// Of up to 4 MiB each: those of a pack, and of frames on their way.
+const SPARE: usize = 16;
 
 /// Archives the trees of `options` into `store`. With a `parent`, what it has stored is not stored
 /// again, and what did not change since is not read.
@@ -173,8 +171,8 @@ pub(super) struct Shared<'a> {
     pub(super) failed: &'a AtomicBool,
     /// How many the process may have.
     open_files: usize,
-    /// Memory for frames.
-    pub(super) frames: Spare,
+    /// Memory for frames and packs.
+    pub(super) spare: Spare,
     view: Arc<View>,
 }
 
@@ -200,12 +198,11 @@ fn pipeline(
         budget: Budget::default(),
         failed: &failed,
         open_files: usize::try_from(fs::raise_open_files_limit())?,
-        frames: Spare::new(SPARE_FRAMES),
+        spare: Spare::new(SPARE, PIECE_BYTES),
         view: Arc::new(view),
     };
-    let spare = Spare::new(SPARE_PACKS);
     let pace = Pace::new(options.bandwidth_bytes_per_second);
-    let putter = Putter::new(store, &options.generation, &failed, &spare, pace);
+    let putter = Putter::new(store, &options.generation, &failed, &shared.spare, pace);
     let first_pack = u32::try_from(index.map_or(0, |index| index.packs.len()))?;
     let threads = super::threads(options.threads);
     let (job_in, job_out) = mpsc::channel::<Work>();
@@ -225,7 +222,7 @@ fn pipeline(
         for _ in 0..PUTTERS {
             scope.spawn(move || putter.run(pack_out));
         }
-        let sunk = Sink::new(shared, &spare, first_pack, pack_in).drain(&done_out);
+        let sunk = Sink::new(shared, first_pack, pack_in).drain(&done_out);
         let walked = walker.join().unwrap_or_else(|_| Err(anyhow!("walking the files panicked")));
         (walked, sunk)
     });
@@ -311,16 +308,11 @@ struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    fn new(
-        shared: &'a Shared<'a>,
-        spare: &'a Spare,
-        numbers: u32,
-        out: SyncSender<Full>,
-    ) -> Sink<'a> {
+    fn new(shared: &'a Shared<'a>, numbers: u32, out: SyncSender<Full>) -> Sink<'a> {
         Sink {
             shared,
-            stream: Packer::new(Holds::Stream, spare),
-            tables: Packer::new(Holds::Tables, spare),
+            stream: Packer::new(Holds::Stream, &shared.spare),
+            tables: Packer::new(Holds::Tables, &shared.spare),
             numbers,
             out,
             chunks: Vec::new(),
@@ -400,8 +392,7 @@ impl<'a> Sink<'a> {
             Holds::Stream => &mut self.stream,
             Holds::Tables => &mut self.tables,
         };
-        let place = packer.add(&bytes, &mut self.numbers, &self.out)?;
-        self.shared.frames.give(bytes);
+        let place = packer.add(bytes, &mut self.numbers, &self.out)?;
         if let Some(known) = &mut known {
             known.insert(id, place);
         }

@@ -4,8 +4,8 @@
 use std::io::Read;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, DParameter};
+use zstd::bulk::Decompressor;
+use zstd::zstd_safe::DParameter;
 
 use super::index::{Frame, Index};
 use crate::store::Store;
@@ -19,37 +19,11 @@ const INDEX_LIMIT_BYTES: u64 = 1 << 30;
 /// How much is read at once where frames follow each other.
 pub const READ_BYTES: u64 = 1 << 20;
 
-/// Level 1 has 14, made for smaller caches than those of servers. Measured with a Debian tree
-/// (525 MiB) and one of 300,000 small files (1,109 MiB as a stream), zstd's seconds on one core:
-///
-/// | hash log | 14           | 15           | 16           | level 2      |
-/// | -------- | ------------ | ------------ | ------------ | ------------ |
-/// | seconds  | 1.74, 2.29   | 1.75, 2.39   | 1.88, 2.55   | 1.98, 3.02   |
-/// | MiB      | 200.6, 261.3 | 197.8, 258.6 | 196.4, 257.1 | 190.6, 245.5 |
-const LEVEL_1_HASH_LOG: u32 = 15;
-
-/// A compressor for frames that `zstd -t` can check and that tell their size.
-pub fn compressor(level: i32) -> Result<Compressor<'static>> {
-    let mut compressor = Compressor::new(level).context("starting zstd")?;
-    let mut parameters = vec![CParameter::ChecksumFlag(true), CParameter::ContentSizeFlag(true)];
-    if level == 1 {
-        parameters.push(CParameter::HashLog(LEVEL_1_HASH_LOG));
-    }
-    for parameter in parameters {
-        compressor.set_parameter(parameter).context("setting up zstd")?;
-    }
-    Ok(compressor)
-}
-
 /// A bigger chunk is neither written nor read.
 pub fn check_plain_bytes(plain_bytes: u32) -> Result<()> {
     let limit = PLAIN_LIMIT_BYTES;
     ensure!(plain_bytes <= limit, "a chunk has {plain_bytes} bytes, {limit} is the limit");
     Ok(())
-}
-
-pub fn compress(plain: &[u8], level: i32) -> Result<Vec<u8>> {
-    compressor(level)?.compress(plain).context("compressing")
 }
 
 /// For an index that was checked as a whole before. Who wrote it may still mean harm.

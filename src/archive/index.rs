@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 
 use super::codec::{Id, Reader, put_bytes, put_uint};
-use super::fetch::{self, compress, decompress_all};
+use super::fetch::{self, decompress_all};
+use super::press::compress;
 use super::table::{self, Row};
 use crate::store::catalog::FileRecord;
 use crate::store::{Manifest, Store};

@@ -1,7 +1,7 @@
 //! Files <-> stream: what a backup holds, and how it is stored.
 //!
 //! ```text
-//! create:   select -> walk (ahead, lister) -> feed -> worker (run, read, pax) -> chunks -> pack -> store
+//! create:   select -> walk (ahead, lister) -> feed -> worker (run, read, pax) -> press -> pack -> store
 //! extract:  store -> fetch -> tar -> pick -> place
 //! foreign:  others' tar archives -> members -> head -> place
 //! ```
@@ -100,6 +100,7 @@ mod pack;
 mod pax;
 mod pick;
 mod place;
+mod press;
 mod previous;
 mod read;
 mod recipe;

@@ -1,4 +1,6 @@
 //! Packs: frames collected in memory into objects of about 32 MiB, put whole, some at a time.
+//!
+//! What is compressed is copied once more into a pack, what could not be is not: it is more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -10,14 +12,16 @@ use super::index::Place;
 use super::pace::Pace;
 use super::spare::Spare;
 use crate::store::catalog::FileRecord;
-use crate::store::{Store, StoreError};
+use crate::store::{Pieces, Store, StoreError};
 use crate::sys::sync::lock;
 
 /// A pack is put when it has this much. Four of them are in memory at a time: with 64 MiB a backup
 /// takes 160 MiB, with 16 MiB 65 MiB, and none is faster.
-const PACK_BYTES: usize = 32 << 20;
-/// The frame that fills it goes in as a whole.
-const LAST_FRAME_BYTES: usize = 5 << 20;
+const PACK_BYTES: u64 = 32 << 20;
+/// Or when the buffers that hold it take this much.
+const PACK_ROOM_BYTES: usize = 44 << 20;
+/// A slice that can't be compressed fits in, with what a frame adds to it.
+pub const PIECE_BYTES: usize = (4 << 20) + (32 << 10);
 
 /// What a pack holds; both are plain zstd frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub struct Full {
     number: u32,
     sequence: u32,
     holds: Holds,
-    bytes: Vec<u8>,
+    pieces: Pieces,
 }
 
 /// Fills packs of one kind.
@@ -52,48 +56,65 @@ pub struct Packer<'a> {
     holds: Holds,
     sequence: u32,
     number: u32,
-    bytes: Vec<u8>,
+    /// The frames: big ones in the buffers that they came in, small ones behind each other.
+    pieces: Vec<Vec<u8>>,
+    size_bytes: u64,
     spare: &'a Spare,
 }
 
 impl<'a> Packer<'a> {
     pub fn new(holds: Holds, spare: &'a Spare) -> Packer<'a> {
-        Packer { holds, sequence: 0, number: 0, bytes: Vec::new(), spare }
+        Packer { holds, sequence: 0, number: 0, pieces: Vec::new(), size_bytes: 0, spare }
     }
 
     /// Takes a frame and says where it will be. `numbers` counts the packs of the index.
     pub fn add(
         &mut self,
-        frame: &[u8],
+        frame: Vec<u8>,
         numbers: &mut u32,
         out: &SyncSender<Full>,
     ) -> Result<Place> {
-        if self.bytes.is_empty() {
+        if self.pieces.is_empty() {
             self.number = *numbers;
             *numbers = numbers.checked_add(1).context("counting packs")?;
-            if self.holds == Holds::Stream {
-                self.bytes = self.spare.take();
-                self.bytes.reserve(PACK_BYTES + LAST_FRAME_BYTES);
-            }
         }
-        let offset = self.bytes.len() as u64;
-        self.bytes.extend_from_slice(frame);
+        let offset = self.size_bytes;
         let len = u32::try_from(frame.len()).context("a frame is too big")?;
         let place = Place { pack: self.number, offset, len };
-        if self.bytes.len() >= PACK_BYTES {
+        self.size_bytes += u64::from(len);
+        self.append(frame);
+        let room: usize = self.pieces.iter().map(Vec::capacity).sum();
+        if self.size_bytes >= PACK_BYTES || room >= PACK_ROOM_BYTES {
             self.flush(out)?;
         }
         Ok(place)
     }
 
+    /// What fills its buffer by half is not copied.
+    fn append(&mut self, frame: Vec<u8>) {
+        let has_room = |piece: &Vec<u8>| piece.capacity() - piece.len() >= frame.len();
+        if !self.pieces.last().is_some_and(has_room) {
+            if frame.len() >= PIECE_BYTES / 2 {
+                self.pieces.push(frame);
+                return;
+            }
+            self.pieces.push(self.spare.take());
+        }
+        if let Some(piece) = self.pieces.last_mut() {
+            piece.extend_from_slice(&frame);
+        }
+        self.spare.give(frame);
+    }
+
     /// Sends off what is there.
     pub fn flush(&mut self, out: &SyncSender<Full>) -> Result<()> {
-        if self.bytes.is_empty() {
+        if self.pieces.is_empty() {
             return Ok(());
         }
-        let bytes = std::mem::take(&mut self.bytes);
-        let full = Full { number: self.number, sequence: self.sequence, holds: self.holds, bytes };
+        let pieces = std::mem::take(&mut self.pieces).into();
+        let full = Full { number: self.number, sequence: self.sequence, holds: self.holds, pieces };
         self.sequence += 1;
+        self.size_bytes = 0;
         out.send(full).map_err(|_| anyhow!("storing packs ended early"))
     }
 }
@@ -131,11 +152,9 @@ impl<'a> Putter<'a> {
             if self.failed.load(Ordering::Relaxed) {
                 continue;
             }
-            self.pace.wait_for(full.bytes.len() as u64, self.failed);
+            self.pace.wait_for(full.pieces.size_bytes(), self.failed);
             let put = self.put(&full);
-            if full.holds == Holds::Stream {
-                self.spare.give(full.bytes);
-            }
+            full.pieces.into_buffers().into_iter().for_each(|buffer| self.spare.give(buffer));
             match put {
                 Ok(record) => lock(&self.stored).push((full.number, record)),
                 Err(error) => {
@@ -147,7 +166,11 @@ impl<'a> Putter<'a> {
     }
 
     fn put(&self, full: &Full) -> Result<FileRecord> {
-        let hash = blake3::hash(&full.bytes).to_hex();
+        let mut hasher = blake3::Hasher::new();
+        for piece in full.pieces.iter() {
+            hasher.update(piece);
+        }
+        let hash = hasher.finalize().to_hex();
         let name = format!(
             "packs/{}-{:06}-{}.{}",
             self.generation,
@@ -155,14 +178,14 @@ impl<'a> Putter<'a> {
             &hash[..16],
             full.holds.suffix()
         );
-        self.store.put(&name, &full.bytes).map_err(|error| {
+        self.store.put_pieces(&name, &full.pieces).map_err(|error| {
             let hint = match &error {
                 StoreError::Full { .. } => "\nhint: rr prune, or a bigger target",
                 _ => "",
             };
             anyhow::Error::new(error).context(format!("storing {name}{hint}"))
         })?;
-        Ok(FileRecord { name, size_bytes: full.bytes.len() as u64, blake3: hash.to_string() })
+        Ok(FileRecord { name, size_bytes: full.pieces.size_bytes(), blake3: hash.to_string() })
     }
 
     /// What is stored, by number; or why not all is. Then what was stored is taken back.

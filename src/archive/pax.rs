@@ -242,8 +242,9 @@ impl Header {
 
     fn finish(mut self) -> [u8; BLOCK] {
         self.0[148..156].fill(b' ');
-        let sum: u64 = self.0.iter().map(|&b| u64::from(b)).sum();
-        self.number(148, 7, sum);
+        // At most 512 * 255, which need not be checked byte by byte.
+        let sum = self.0.iter().fold(0u32, |sum, &byte| sum.wrapping_add(byte.into()));
+        self.number(148, 7, sum.into());
         self.0
     }
 }

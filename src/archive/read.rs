@@ -1,7 +1,6 @@
 //! Reads one entry from the filesystem into the stream: its attributes, then exactly as many bytes
 //! as its head announces, whatever happens to the file meanwhile.
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +13,7 @@ use super::dirs::Dirs;
 use super::entry::{Entry, Extra, Kind, Time};
 use super::flags;
 use super::warnings::Warnings;
-use crate::sys::fs::{self, XattrOf};
+use crate::sys::fs::{self, Stat, XattrOf};
 
 const EVM: &[u8] = b"security.evm";
 const EVM_LOST: &str =
@@ -47,19 +46,31 @@ pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// Attributes and flags, and the holes of a file that has fewer blocks than its size needs. Names
-/// the flags that no archive can keep, and what the file does not give: its data is worth more.
-/// Then, and when it is not what the walk saw, the entry is forgotten.
+/// As [`extra_of_file`], of what is not looked at again after it. When it is not what the walk saw,
+/// the entry is forgotten.
 pub fn extra(
     file: &File,
     entry: &mut Entry,
     blocks: u64,
     warnings: &Warnings,
 ) -> io::Result<Extra> {
-    let fd = file.as_fd();
-    if !is_as_seen(fd, c"", entry) {
+    let extra = extra_of_file(file, entry, blocks, warnings)?;
+    if !fs::stat_at(file.as_fd(), c"").is_ok_and(|now| is_as_seen(&now, entry)) {
         entry.forget();
     }
+    Ok(extra)
+}
+
+/// Attributes and flags, and the holes of a file that has fewer blocks than its size needs. Names
+/// the flags that no archive can keep, and what the file does not give: its data is worth more.
+/// Then the entry is forgotten. [`check_unchanged`] tells whether all this was of one file.
+pub fn extra_of_file(
+    file: &File,
+    entry: &mut Entry,
+    blocks: u64,
+    warnings: &Warnings,
+) -> io::Result<Extra> {
+    let fd = file.as_fd();
     let all = fs::inode_flags(fd).unwrap_or_else(|error| {
         not_read(FLAGS_UNREAD, entry, &error, warnings);
         0
@@ -102,17 +113,16 @@ pub fn extra_of_special(
     let before = fs::stat_at(dir, &name)?;
     let xattrs = xattrs(XattrOf::At(dir, &name), entry, warnings);
     // Each call looks the name up anew.
-    if fs::stat_at(dir, &name)? != before || !is_as_seen(dir, &name, entry) {
+    let after = fs::stat_at(dir, &name)?;
+    if after != before || !is_as_seen(&after, entry) {
         entry.forget();
     }
     Ok(Extra { xattrs, ..Extra::default() })
 }
 
-/// Whether a name still is the file that the walk saw, unchanged. What is forgotten need not be.
-fn is_as_seen(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry) -> bool {
-    entry.is_forgotten()
-        || fs::stat_at(dir, name)
-            .is_ok_and(|now| (now.ino, Time::from(now.ctime)) == (entry.ino, entry.ctime))
+/// Whether this still is the file that the walk saw, unchanged. What is forgotten need not be.
+fn is_as_seen(now: &Stat, entry: &Entry) -> bool {
+    entry.is_forgotten() || (now.ino, Time::from(now.ctime)) == (entry.ino, entry.ctime)
 }
 
 fn not_read(what: &'static str, entry: &mut Entry, error: &io::Error, warnings: &Warnings) {
@@ -198,7 +208,7 @@ pub fn check_unchanged(file: &File, entry: &Entry, warnings: &Warnings) -> bool 
     } else if entry.mtime != now.mtime.into() || now.size_bytes != entry.size_bytes {
         warnings.add(format!("{} changed while it was read", entry.shown()));
     }
-    is_as_seen(file.as_fd(), c"", entry)
+    is_as_seen(&now, entry)
 }
 
 /// A file that stays open while jobs for it are on their way.

@@ -132,7 +132,7 @@ fn append_file(
         }
     };
     let start = plain.len();
-    let extra = read::extra(file, &mut row.entry, item.blocks, warnings)?;
+    let extra = read::extra_of_file(file, &mut row.entry, item.blocks, warnings)?;
     pax::append_head(plain, entry, &extra);
     let data = plain.len();
     row.head_bytes = (data - start) as u64;

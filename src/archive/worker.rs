@@ -11,15 +11,13 @@ use super::codec::Id;
 use super::create::{Shared, Work};
 use super::dirs::Dirs;
 use super::feed::Job;
-use super::fetch::{check_plain_bytes, compress, compressor};
+use super::fetch::check_plain_bytes;
 use super::index::Frame;
 use super::pax;
+use super::press::{Press, compress_table};
 use super::read::Item;
 use super::run::{self, Slice};
 use crate::sys::sync::lock;
-
-/// Tables are small and read often.
-const TABLE_LEVEL: i32 = 3;
 
 /// A chunk that is ready.
 pub(super) struct Done {
@@ -99,7 +97,7 @@ pub(super) fn work(shared: &Shared<'_>, jobs: &Mutex<Receiver<Work>>, done: &Sen
 struct Worker<'a> {
     shared: &'a Shared<'a>,
     dirs: Dirs,
-    zstd: zstd::bulk::Compressor<'static>,
+    press: Press,
     plain: Vec<u8>,
 }
 
@@ -108,7 +106,7 @@ impl<'a> Worker<'a> {
         Ok(Worker {
             shared,
             dirs: shared.dirs(),
-            zstd: compressor(shared.options.level)?,
+            press: Press::new(shared.options.level)?,
             plain: Vec::new(),
         })
     }
@@ -165,15 +163,16 @@ impl<'a> Worker<'a> {
             Packed::New { id, plain_bytes, .. } => (id, plain_bytes),
             known => return Ok(known),
         };
-        let mut frame = self.shared.frames.take();
-        frame.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        self.zstd.compress_to_buffer(plain, &mut frame).context("compressing")?;
+        let mut frame = self.shared.spare.take();
+        self.press.press(plain, &mut frame)?;
         Ok(Packed::New { id, plain_bytes, frame })
     }
 
     fn pack_table(&mut self, table: &[u8]) -> Result<Packed> {
         Ok(match self.find(table)? {
-            Packed::New { .. } => new_table(table)?,
+            Packed::New { id, plain_bytes, .. } => {
+                Packed::New { id, plain_bytes, frame: self.press.press_table(table)? }
+            }
             known => known,
         })
     }
@@ -194,7 +193,7 @@ impl<'a> Worker<'a> {
 /// A table's frame, to be stored.
 pub(super) fn new_table(table: &[u8]) -> Result<Packed> {
     let (id, plain_bytes) = named(table)?;
-    Ok(Packed::New { id, plain_bytes, frame: compress(table, TABLE_LEVEL)? })
+    Ok(Packed::New { id, plain_bytes, frame: compress_table(table)? })
 }
 
 /// What nobody would read must not be written.

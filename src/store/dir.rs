@@ -22,7 +22,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, fsync, linkat, unlinkat};
 
 use super::name::{Tag, is_name, is_part_of_name};
 use super::room::{self, MAKE_ROOM};
-use super::{Access, Object, Store, StoreError};
+use super::{Access, Object, Pieces, Store, StoreError};
 use crate::sys::fs;
 
 const DIR_FLAGS: OFlag =
@@ -241,9 +241,10 @@ impl Store for DirStore {
         self.label.clone()
     }
 
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.leave_room(name, bytes.len() as u64)?;
-        self.store(name, true, &mut |file| file.write_all(bytes))
+    fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
+        self.leave_room(name, pieces.size_bytes())?;
+        let fill = &mut |file: &mut File| pieces.iter().try_for_each(|piece| file.write_all(piece));
+        self.store(name, true, fill)
     }
 
     fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@
 //!   [`usb`] one on a disk that is plugged in, [`iso`] in the rescue ISO; [`patient`] how it is given
 //!   up when the server is gone
 //! * [`object`] objects on a server: S3, WebDAV, plain HTTP
-//! * [`name`] what objects and unfinished files are called
+//! * [`name`] what objects and unfinished files are called; [`pieces`] what is put into them
 //! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
 //! * [`keep`] which generations stay; [`retain`] what is deleted; [`room`] what is left free
 
@@ -20,6 +20,7 @@ pub mod name;
 pub mod nfs;
 pub mod object;
 pub mod patient;
+pub mod pieces;
 pub mod retain;
 mod room;
 pub mod usb;
@@ -36,6 +37,7 @@ use nix::sys::stat::Mode;
 use crate::config::TargetOptions;
 pub use crate::config::TargetUrl;
 pub use catalog::Manifest;
+pub use pieces::Pieces;
 
 /// Whether the caller will write. A store opened for reading never creates or changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +79,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// For people; holds no secret.
     fn url(&self) -> String;
     /// Puts a whole object: durable and visible when this returns, invisible before. Replaces.
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
-    /// As [`Store::put`], from a file of any size.
+    fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError>;
+    /// As [`Store::put_pieces`], for little.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.put_pieces(name, &bytes.into())
+    }
+    /// As [`Store::put_pieces`], from a file of any size.
     fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError>;
     /// As [`Store::put`], but fails with [`StoreError::Exists`] where the name is taken, decided
     /// atomically.

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Object, Store, StoreError};
+use super::{Object, Pieces, Store, StoreError};
 
 /// After this the admin is told why nothing happens.
 const NOTICE: Duration = Duration::from_secs(30);
@@ -86,9 +86,10 @@ impl Store for PatientStore {
     fn url(&self) -> String {
         self.inner.url()
     }
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let (name, bytes) = (name.to_owned(), bytes.to_vec());
-        self.wait(bytes.len(), move |store| store.put(&name, &bytes))
+    fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
+        let (name, pieces) = (name.to_owned(), pieces.clone());
+        let bytes = usize::try_from(pieces.size_bytes()).unwrap_or(usize::MAX);
+        self.wait(bytes, move |store| store.put_pieces(&name, &pieces))
     }
     fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError> {
         let size = path.metadata().map_or(0, |found| found.len());

@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::store::catalog::FileRecord;
-    use crate::store::{StoreError, lock, test_store};
+    use crate::store::{Pieces, StoreError, lock, test_store};
     use crate::ui::Style;
 
     const DAYS: [&str; 4] =
@@ -356,8 +356,8 @@ mod tests {
         fn url(&self) -> String {
             self.0.url()
         }
-        fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-            self.0.put(name, bytes)
+        fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
+            self.0.put_pieces(name, pieces)
         }
         fn put_file(&self, name: &str, path: &std::path::Path) -> Result<(), StoreError> {
             self.0.put_file(name, path)

@@ -18,8 +18,8 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, AsSendBody, SendBody};
 
-use super::StoreError;
 use super::tls;
+use super::{Pieces, StoreError};
 use crate::config::TargetOptions;
 use crate::sys::names;
 
@@ -42,6 +42,7 @@ const TEXT_LIMIT_BYTES: u64 = 64 << 20;
 pub(super) enum Content<'a> {
     None,
     Bytes(&'a [u8]),
+    Pieces(&'a Pieces),
     File(&'a Path),
 }
 
@@ -226,6 +227,7 @@ impl Client {
         let length = match call.content {
             Content::None => 0,
             Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Pieces(pieces) => pieces.size_bytes(),
             Content::File(path) => path
                 .metadata()
                 .map_err(|error| other(format!("looking at {}: {error}", path.display())))?
@@ -245,6 +247,9 @@ impl Client {
         match call.content {
             Content::None => self.send(request, ()),
             Content::Bytes(bytes) => self.send(request, bytes),
+            Content::Pieces(pieces) => {
+                self.send(request, SendBody::from_reader(&mut pieces.reader()))
+            }
             Content::File(path) => {
                 let mut file = File::open(path)
                     .map_err(|error| other(format!("opening {}: {error}", path.display())))?;

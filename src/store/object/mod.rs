@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::name::{Tag, is_name, is_part_of_name};
-use super::{Access, Object, Store, StoreError, room};
+use super::{Access, Object, Pieces, Store, StoreError, room};
 use crate::config::{TargetOptions, TargetUrl};
 use client::{Call, Client, Content, Failed, Reply};
 use credentials::Provider;
@@ -475,11 +475,11 @@ impl Store for ObjectStore {
         self.client.label().to_owned()
     }
 
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
         self.check_name(name)?;
-        self.leave_room(name, bytes.len() as u64)?;
-        self.put_content(name, Content::Bytes(bytes), false)?;
-        self.note(|known| known.put(name, bytes.len() as u64));
+        self.leave_room(name, pieces.size_bytes())?;
+        self.put_content(name, Content::Pieces(pieces), false)?;
+        self.note(|known| known.put(name, pieces.size_bytes()));
         Ok(())
     }
 
