@@ -41,10 +41,11 @@ pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
     std::thread::scope(|scope| {
         for _ in 0..THREADS.min(cores.max(2)) {
             scope.spawn(|| {
+                let mut room = Vec::new();
                 loop {
                     let next = todo.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(record) = next else { return };
-                    if let Err(error) = check_object(record, store, &progress) {
+                    if let Err(error) = check_object(record, store, &mut room, &progress) {
                         let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
                         wrong.push(format!("{error:#}"));
                     }
@@ -108,7 +109,12 @@ pub fn check_sample(
     Ok(())
 }
 
-fn check_object(record: &FileRecord, store: &dyn Store, progress: &Progress) -> Result<()> {
+fn check_object(
+    record: &FileRecord,
+    store: &dyn Store,
+    room: &mut Vec<u8>,
+    progress: &Progress,
+) -> Result<()> {
     let FileRecord { name, size_bytes, blake3 } = record;
     let found = match store.size_bytes(name) {
         Err(StoreError::NotFound { .. }) => bail!("{name} is missing"),
@@ -126,10 +132,10 @@ fn check_object(record: &FileRecord, store: &dyn Store, progress: &Progress) -> 
     let mut at = 0;
     while at < found {
         let len = READ_BYTES.min(found - at);
-        let bytes = store
-            .get_range(name, at, usize::try_from(len)?)
+        *room = store
+            .get_range_into(name, at, usize::try_from(len)?, std::mem::take(room))
             .with_context(|| format!("reading {name} at byte {at}"))?;
-        hasher.update(&bytes);
+        hasher.update(room);
         at += len;
         progress.add(len);
     }

@@ -222,28 +222,30 @@ impl Shared<'_> {
 
     fn work(&self) -> Result<()> {
         let mut placer = self.placer()?;
-        let mut unpacker = Unpacker::new()?;
+        let (mut unpacker, mut room) = (Unpacker::new()?, Vec::new());
         while !self.failed.load(Ordering::Relaxed) {
             let next = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(stretch) = self.stretches.get(next) else { return Ok(()) };
-            self.extract_stretch(stretch, &mut placer, &mut unpacker)?;
+            room = self.extract_stretch(stretch, &mut placer, &mut unpacker, room)?;
         }
         Ok(())
     }
 
+    /// Gives `room`, memory for what is read, back.
     fn extract_stretch(
         &self,
         stretch: &[usize],
         placer: &mut Placer<'_>,
         unpacker: &mut Unpacker,
-    ) -> Result<()> {
+        room: Vec<u8>,
+    ) -> Result<Vec<u8>> {
         let frames = || stretch.iter().map(|&number| self.index.chunks[number].frame);
         let len: u64 = frames().map(|frame| u64::from(frame.place.len)).sum();
-        let Some(first) = frames().next() else { return Ok(()) };
+        let Some(first) = frames().next() else { return Ok(room) };
         let pack = self.index.pack_name(&first.place);
         let bytes = self
             .store
-            .get_range(pack, first.place.offset, usize::try_from(len)?)
+            .get_range_into(pack, first.place.offset, usize::try_from(len)?, room)
             .with_context(|| format!("reading {pack} at byte {}", first.place.offset))?;
         let mut rest = bytes.as_slice();
         for (&number, frame) in stretch.iter().zip(frames()) {
@@ -260,7 +262,7 @@ impl Shared<'_> {
             }
             self.progress.add(plain.len() as u64);
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn extract_run(&self, number: usize, chunk: &[u8], placer: &mut Placer<'_>) -> Result<()> {

@@ -103,7 +103,8 @@ impl<'a> Sequential<'a> {
             && end <= start + bytes.len() as u64;
         if !inside {
             let len = u64::from(place.len).max(READ_BYTES).min(pack.size_bytes - place.offset);
-            let bytes = self.store.get_range(&pack.name, place.offset, usize::try_from(len)?)?;
+            let (len, room) = (usize::try_from(len)?, std::mem::take(&mut self.piece.2));
+            let bytes = self.store.get_range_into(&pack.name, place.offset, len, room)?;
             self.piece = (place.pack, place.offset, bytes);
         }
         let at = usize::try_from(place.offset - self.piece.1)?;

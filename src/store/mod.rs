@@ -90,8 +90,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// atomically.
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError>;
-    /// Exactly `len` bytes from `offset`; an object that ends before is an error.
-    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError>;
+    /// Exactly `len` bytes from `offset`; an object that ends before is an error. They are given in
+    /// the memory of `room`, whatever was in it.
+    fn get_range_into(
+        &self,
+        name: &str,
+        offset: u64,
+        len: usize,
+        room: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError>;
+    /// As [`Store::get_range_into`], in new memory.
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.get_range_into(name, offset, len, Vec::new())
+    }
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError>;
     /// All objects whose name starts with `prefix`, by name. No object is not an error.
     fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError>;

@@ -106,9 +106,15 @@ impl Store for PatientStore {
         let name = name.to_owned();
         self.wait(size, move |store| store.get(&name))
     }
-    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    fn get_range_into(
+        &self,
+        name: &str,
+        offset: u64,
+        len: usize,
+        room: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError> {
         let name = name.to_owned();
-        self.wait(len, move |store| store.get_range(&name, offset, len))
+        self.wait(len, move |store| store.get_range_into(&name, offset, len, room))
     }
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
         let name = name.to_owned();

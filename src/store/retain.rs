@@ -368,8 +368,14 @@ mod tests {
         fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
             self.0.get(name)
         }
-        fn get_range(&self, name: &str, at: u64, len: usize) -> Result<Vec<u8>, StoreError> {
-            self.0.get_range(name, at, len)
+        fn get_range_into(
+            &self,
+            name: &str,
+            at: u64,
+            len: usize,
+            room: Vec<u8>,
+        ) -> Result<Vec<u8>, StoreError> {
+            self.0.get_range_into(name, at, len, room)
         }
         fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
             self.0.size_bytes(name)

@@ -109,6 +109,18 @@ pub fn append_at(
     }
 }
 
+/// Makes the kernel write what is dirty of a file, without waiting for it. Only a sync tells whether
+/// that went well.
+pub fn start_writing_back(fd: BorrowedFd<'_>) {
+    // SAFETY: the call has no memory of ours to do with.
+    #[allow(unsafe_code)]
+    let started =
+        unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    if started != 0 {
+        log::debug!("sync_file_range: {}", io::Error::last_os_error());
+    }
+}
+
 /// The directory `dir` as it is without what is mounted below it. Needs Linux 5.2 and
 /// `CAP_SYS_ADMIN`.
 pub fn without_mounts(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {

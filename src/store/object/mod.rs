@@ -396,8 +396,12 @@ impl ObjectStore {
         // What is mixed up by a change in between is found by its hash.
         if let Some(length) = whole {
             log::info!("{name} broke off after {} of {length} bytes: going on", bytes.len());
-            let at = bytes.len() as u64;
-            self.read_range(name, (at, length - at), &mut bytes)?;
+            while (bytes.len() as u64) < length {
+                let at = bytes.len();
+                let more = (length - at as u64).min(RESERVE_BYTES);
+                bytes.resize(at + usize::try_from(more).unwrap_or(usize::MAX), 0);
+                self.read_range(name, at as u64, &mut bytes[at..])?;
+            }
         }
         Ok(bytes)
     }
@@ -534,7 +538,13 @@ impl Store for ObjectStore {
         self.fetch(name)
     }
 
-    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    fn get_range_into(
+        &self,
+        name: &str,
+        offset: u64,
+        len: usize,
+        mut room: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError> {
         self.check_name(name)?;
         if len == 0 {
             // There is no range of nothing.
@@ -543,9 +553,9 @@ impl Store for ObjectStore {
                 size => Err(self.cut_off(name, (offset, 0), Some(size))),
             };
         }
-        let mut bytes = Vec::with_capacity(len);
-        self.read_range(name, (offset, len as u64), &mut bytes)?;
-        Ok(bytes)
+        room.resize(len, 0);
+        self.read_range(name, offset, &mut room)?;
+        Ok(room)
     }
 
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {

@@ -1,27 +1,28 @@
 //! Parts of objects: exactly what was asked for, and further from where a connection broke off.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::client::{Failed, Reply};
 use super::{ObjectStore, StoreError};
 
 impl ObjectStore {
-    /// Appends what is missing of `len` bytes from `offset`; with what the connection broke off, the
-    /// next try goes on.
+    /// Fills `bytes` with those from `offset`; where the connection broke off, the next try goes on.
     pub(super) fn read_range(
         &self,
         name: &str,
-        (offset, len): (u64, u64),
-        bytes: &mut Vec<u8>,
+        offset: u64,
+        bytes: &mut [u8],
     ) -> Result<(), StoreError> {
+        let len = bytes.len() as u64;
         let end = offset.checked_add(len).filter(|end| *end > offset);
         let Some(end) = end else {
             return Err(self.other(format!("{len} bytes from {offset} of {name} were asked for")));
         };
-        let at = std::cell::Cell::new(offset);
+        let done = std::cell::Cell::new(0);
+        let at = || offset + done.get() as u64;
         self.client.run(
             |_| {
-                let range = format!("bytes={}-{}", at.get(), end - 1);
+                let range = format!("bytes={}-{}", at(), end - 1);
                 let mut call = self.call("GET", name, &[])?;
                 call = call.header("Range", range);
                 Ok(call)
@@ -30,16 +31,14 @@ impl ObjectStore {
                 if reply.status != 206 {
                     return Err(self.no_range(&mut reply, name, (offset, len)));
                 }
-                self.check_range(&reply, name, at.get(), end)?;
-                let before = bytes.len();
-                let wanted = end - at.get();
-                let read = reply.reader().take(wanted).read_to_end(bytes);
-                let got = (bytes.len() - before) as u64;
-                at.set(at.get() + got);
-                if got == wanted {
+                self.check_range(&reply, name, at(), end)?;
+                let missing = &mut bytes[done.get()..];
+                let (got, error) = fill(&mut reply.reader(), missing);
+                if got == missing.len() {
                     return Ok(());
                 }
-                let why = read.map_or_else(|error| error.to_string(), |_| "it ended".to_owned());
+                done.set(done.get() + got);
+                let why = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                 let why = format!("{name} broke off after {got} bytes: {why}");
                 Err(if got > 0 { Failed::GoOn(why) } else { Failed::Again(why) })
             },
@@ -93,6 +92,20 @@ impl ObjectStore {
             "{name} is cut off: {len} bytes from {offset} were asked for, it has {has} bytes"
         ))
     }
+}
+
+/// Reads until `bytes` is full. Tells how much there was, and what broke it off, if not its end.
+fn fill(from: &mut impl Read, bytes: &mut [u8]) -> (usize, Option<io::Error>) {
+    let mut got = 0;
+    while got < bytes.len() {
+        match from.read(&mut bytes[got..]) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (got, Some(error)),
+        }
+    }
+    (got, None)
 }
 
 /// First, last and total of `bytes 0-9/100`; the total may be `*`.
