@@ -8,7 +8,7 @@
 //!   up when the server is gone
 //! * [`object`] objects on a server: S3, WebDAV, plain HTTP
 //! * [`name`] what objects and unfinished files are called; [`pieces`] what is put into them
-//! * [`catalog`] generations and their manifests; [`lock`] one writer at a time
+//! * [`catalog`] generations; [`manifest`] what each consists of; [`lock`] one writer at a time
 //! * [`keep`] which generations stay; [`retain`] what is deleted; [`room`] what is left free
 
 pub mod catalog;
@@ -16,6 +16,7 @@ pub mod dir;
 pub mod iso;
 pub mod keep;
 pub mod lock;
+pub mod manifest;
 pub mod name;
 pub mod nfs;
 pub mod object;
