@@ -1,8 +1,8 @@
 //! External programs.
 //!
-//! Every program runs with a fixed `PATH`, `LC_ALL=C`, no standard input unless some is given, and
-//! captured output. A failure names the command in a form that can be pasted into a shell, and the
-//! end of what it said.
+//! Every program runs with a fixed `PATH`, `LC_ALL=C`, little of the caller's environment, no
+//! standard input unless some is given, and captured output. A failure names the command in a form
+//! that can be pasted into a shell, and the end of what it said.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read, Write};
@@ -23,6 +23,9 @@ use super::tools;
 /// Where programs are looked for; the caller's `PATH` is not trusted.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Variables that bring code into programs, by how their names begin.
+const CODE: [&[u8]; 2] = [b"LD_", b"BASH_"];
+
 /// How much of a failing program's output goes into the error.
 const ERROR_TAIL_BYTES: usize = 2048;
 
@@ -36,6 +39,8 @@ pub struct Cmd {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    /// Whether the caller's environment is passed on.
+    inherits: bool,
     stdin: Option<Vec<u8>>,
     secret: Option<Secret>,
     timeout: Option<Duration>,
@@ -70,6 +75,7 @@ impl Cmd {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            inherits: false,
             stdin: None,
             secret: None,
             timeout: None,
@@ -93,6 +99,14 @@ impl Cmd {
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Cmd {
         self.env.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Passes the caller's environment on, but for what says which code runs (`PATH`, `LD_*` and the
+    /// functions of shells). For programs that an admin names, which have variables of their own.
+    #[must_use]
+    pub fn inherit_env(mut self) -> Cmd {
+        self.inherits = true;
         self
     }
 
@@ -300,7 +314,12 @@ impl Cmd {
         } else {
             Command::new(program)
         };
-        command.args(&self.args).env_clear().env("PATH", PATH).env("LC_ALL", "C");
+        command.args(&self.args).env_clear();
+        if self.inherits {
+            let code = |key: &OsStr| CODE.iter().any(|prefix| key.as_bytes().starts_with(prefix));
+            command.envs(std::env::vars_os().filter(|(key, _)| !code(key)));
+        }
+        command.env("PATH", PATH).env("LC_ALL", "C");
         // The last is how one tells glibc to leave AVX alone: user-mode Linux does not keep its
         // registers on hosts with more state than it knows.
         for key in ["TERM", "HOME", "GLIBC_TUNABLES"] {

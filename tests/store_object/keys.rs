@@ -1,5 +1,6 @@
 //! Keys for S3 that are not in the configuration: of the environment, of the usual files, of a role.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rr::sys::run::{Cmd, Output};
@@ -98,6 +99,51 @@ pub fn of_a_role_are_renewed(server: &Server) {
     let none = desk.list(&machine);
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
+}
+
+/// A helper as aws-vault and vault are: it needs HOME and variables of its own.
+pub fn of_a_program_with_its_callers_environment(server: &Server) {
+    let desk = Desk::new(server);
+    let (aws, bin) = (desk.home().join(".aws"), desk.home().join("bin"));
+    std::fs::create_dir(&aws).unwrap();
+    std::fs::create_dir(&bin).unwrap();
+    let helper = bin.join("rr-test-helper");
+    let text = format!(
+        "#!/bin/sh\n[ \"$HOME\" = \"$WANTED_HOME\" ] || {{ echo HOME is \"$HOME\" >&2; exit 3; }}\n\
+         [ \"$AWS_PROFILE\" = vault ] || {{ echo no profile >&2; exit 3; }}\n\
+         [ \"$VAULT_ADDR\" = https://vault ] || {{ echo no vault >&2; exit 3; }}\n\
+         [ \"$LC_ALL\" = C ] && [ -z \"$LD_BIND_NOW$BASH_ENV\" ] || {{ env >&2; exit 3; }}\n\
+         echo '{{\"Version\": 1, \"AccessKeyId\": \"{ACCESS_KEY}\", \"SecretAccessKey\": \"{SECRET_KEY}\"}}'\n"
+    );
+    std::fs::write(&helper, text).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = aws.join("config");
+    let named = |helper: &str| {
+        std::fs::write(&config, format!("[profile vault]\ncredential_process = {helper}\n"))
+            .unwrap();
+    };
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let home = desk.home().to_str().unwrap();
+    let all = [
+        ("AWS_PROFILE", "vault"),
+        ("AWS_CONFIG_FILE", config.to_str().unwrap()),
+        ("VAULT_ADDR", "https://vault"),
+        ("WANTED_HOME", home),
+        ("LC_ALL", "de_DE.UTF-8"),
+        ("LD_BIND_NOW", "1"),
+        ("BASH_ENV", "/dev/null"),
+        ("PATH", &path),
+    ];
+    named(helper.to_str().unwrap());
+    desk.lists(&all);
+    // A service of systemd has no HOME; root's is where the profiles are looked for.
+    desk.lists(&[&all[..], &[("HOME", ""), ("WANTED_HOME", "/root")]].concat());
+    // What a PATH names that anybody may have set is not run; how to name it is said.
+    named("rr-test-helper --for rr");
+    let none = desk.list(&all);
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(!none.success() && said.contains("rr-test-helper: not found"), "{said}");
+    assert!(said.contains("hint: ") && said.contains("by its absolute path"), "{said}");
 }
 
 /// Profiles of `~/.aws/config`, by the STS that moto has: what they give is seen in what is signed.

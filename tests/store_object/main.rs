@@ -336,6 +336,7 @@ fn s3_on(server: &Server) {
     assert_eq!(store.list("packs/").unwrap().len(), 1003);
     keys::come_from_where_they_usually_are(server);
     keys::of_a_role_are_renewed(server);
+    keys::of_a_program_with_its_callers_environment(server);
     bad_days::of_s3(server);
 }
 

@@ -94,10 +94,12 @@ fn file(kind: Kind) -> PathBuf {
         Kind::Credentials => ("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
         Kind::Config => ("AWS_CONFIG_FILE", "config"),
     };
-    variable(name).map_or_else(
-        || Path::new(&variable("HOME").unwrap_or("/root".into())).join(".aws").join(leaf),
-        PathBuf::from,
-    )
+    variable(name).map_or_else(|| Path::new(&home()).join(".aws").join(leaf), PathBuf::from)
+}
+
+/// A service of systemd has no HOME.
+pub(super) fn home() -> String {
+    variable("HOME").unwrap_or_else(|| "/root".to_owned())
 }
 
 impl Profiles {

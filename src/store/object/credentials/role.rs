@@ -8,14 +8,16 @@ use serde::Deserialize;
 use ureq::typestate::WithoutBody;
 use ureq::{Agent, RequestBuilder};
 
-use super::{Keys, Origin, PAUSE, TRIES, asking, variable};
-use crate::sys::run::Cmd;
+use super::{Keys, Origin, PAUSE, TRIES, asking, profile, variable};
+use crate::sys::run::{Cmd, PATH};
 use crate::sys::secret::Secret;
 
 /// Nobody is there on most networks.
 const ROLE_ANSWER: Duration = Duration::from_secs(2);
 /// A program may ask somebody far away.
 const PROGRAM_ANSWER: Duration = Duration::from_secs(60);
+/// What a shell ends with where there is no such program.
+const NOT_FOUND: i32 = 127;
 const MACHINE_ROLES: &str = "http://169.254.169.254";
 const CONTAINER_ROLES: &str = "http://169.254.170.2";
 
@@ -41,12 +43,21 @@ impl Given {
 }
 
 /// What a command of `credential_process` says. It goes to the shell by its standard input: it may
-/// hold secrets, and then is in no list of processes.
+/// hold secrets, and then is in no list of processes. As with AWS's own tools it has the environment
+/// of who calls: what it asks is in there (`AWS_*`, `VAULT_*` and others that can't be known).
 pub(super) fn said_by(command: &str, profile: &str) -> Result<Keys> {
-    let output = Cmd::new("sh").arg("-s").stdin(command).timeout(PROGRAM_ANSWER).output()?;
+    let shell = Cmd::new("sh").arg("-s").inherit_env().env("HOME", profile::home());
+    let output = shell.stdin(command).timeout(PROGRAM_ANSWER).output()?;
+    let hint = if output.code() == Some(NOT_FOUND) {
+        format!(
+            "\nhint: programs are looked for in {PATH} only: name one that is elsewhere by its absolute path"
+        )
+    } else {
+        String::new()
+    };
     ensure!(
         output.success(),
-        "it failed ({}): {}",
+        "it failed ({}): {}{hint}",
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
