@@ -7,6 +7,9 @@
 //! are known, one): so a node stays the same when it is recovered onto other hardware, installed anew,
 //! or renamed. It is beside the generations and not in them, so that any rr can read those. A tree
 //! without it, of an older rr, is this machine's from now on.
+//!
+//! Where `backup.shared_node` says that two machines share a tree on purpose, the file names one of
+//! them, and stays as it is.
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -72,16 +75,16 @@ fn same<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<bool> {
     Some(one? == other?)
 }
 
-/// Refuses a tree that another machine backs up to.
-pub(super) fn check(store: &dyn Store) -> Result<()> {
-    look(store, &Machine::here()).map(drop)
+/// Refuses a tree that another machine backs up to, unless it is `shared`.
+pub(super) fn check(store: &dyn Store, shared: bool) -> Result<()> {
+    look(store, &Machine::here(), shared).map(drop)
 }
 
 /// As [`check`], and says whose the tree is from now on. Under the lock: two that come at once to a
 /// new tree don't both have it.
-pub(super) fn claim(guard: &LockGuard, ui: &Ui) -> Result<()> {
+pub(super) fn claim(guard: &LockGuard, shared: bool, ui: &Ui) -> Result<()> {
     let (store, here) = (guard.store(), Machine::here());
-    match look(store, &here)? {
+    match look(store, &here, shared)? {
         Found::None => {}
         Found::Machine(found) if found == here => return Ok(()),
         Found::Machine(found) => ui.warn(format!(
@@ -89,6 +92,10 @@ pub(super) fn claim(guard: &LockGuard, ui: &Ui) -> Result<()> {
             found.shown(),
             here.shown()
         )),
+        Found::Sharing(found) => {
+            ui.info(format!("{} is shared with {} (backup.shared_node)", store.url(), found.host));
+            return Ok(());
+        }
         Found::Newer => return Ok(()),
         Found::Damaged => ui.warn(format!(
             "{NAME} of {} is damaged and is written anew: was the tree another machine's?",
@@ -104,12 +111,14 @@ enum Found {
     None,
     /// It is this one, or it was.
     Machine(Machine),
+    /// It is another one, which may.
+    Sharing(Machine),
     /// A later rr wrote it.
     Newer,
     Damaged,
 }
 
-fn look(store: &dyn Store, here: &Machine) -> Result<Found> {
+fn look(store: &dyn Store, here: &Machine, shared: bool) -> Result<Found> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
@@ -123,14 +132,17 @@ fn look(store: &dyn Store, here: &Machine) -> Result<Found> {
         return Ok(Found::Newer);
     }
     let Ok(found) = serde_json::from_slice::<Machine>(&bytes) else { return Ok(Found::Damaged) };
-    if !found.is(here) {
+    if found.is(here) {
+        return Ok(Found::Machine(found));
+    }
+    if !shared {
         bail!(
-            "{} holds the backups of another machine, {} ({NAME} says so)\nhint: give this one a tree of its own, by node = \"NAME\" in rr.toml or --node NAME; if it is the same node, with a new system on new hardware, delete {NAME} there",
+            "{} holds the backups of another machine, {} ({NAME} says so)\nhint: give this one a tree of its own, by node = \"NAME\" in rr.toml or --node NAME; if it is the same node, with a new system on new hardware, delete {NAME} there; if both share the name on purpose, set backup.shared_node = true on both",
             store.url(),
             found.host
         );
     }
-    Ok(Found::Machine(found))
+    Ok(Found::Sharing(found))
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
     let store: Arc<dyn Store> = Arc::clone(job.store()?);
     let guard = lock::lock(&store, ui)?;
     retain::sweep(&guard, ui).context("removing what runs left that did not end")?;
-    identity::claim(&guard, ui)?;
+    identity::claim(&guard, job.config.backup.shared_node, ui)?;
     if job.options.archive {
         let generation = catalog::new_generation(&*store)?;
         let headers = job.luks_headers(ui).unwrap_or_else(|error| {

@@ -123,7 +123,8 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         job.check_rescue();
     }
     job.check_iso(&mut fatal, ui);
-    if let Some(Err(error)) = job.store.as_deref().map(identity::check) {
+    let shared = config.backup.shared_node;
+    if let Some(Err(error)) = job.store.as_deref().map(|store| identity::check(store, shared)) {
         fatal.push(format!("{error:#}"));
     }
     job.check_room(&mut fatal, ui)?;

@@ -65,6 +65,8 @@ pub struct BackupConfig {
     /// Read snapshots instead of the files that change: `none` or `auto`, of every filesystem that
     /// can (on btrfs or a logical volume). `post` runs as soon as they are taken.
     pub snapshot: SnapshotMode,
+    /// Whether another machine may back up to the same tree.
+    pub shared_node: bool,
     /// As nice(1): 0 to 19.
     pub nice: i32,
     /// As ionice(1): `none` (leave it as it is), `best-effort` (the lowest of it) or `idle`.
@@ -100,6 +102,7 @@ impl Default for BackupConfig {
             hook_timeout_seconds: 600,
             luks_header_recipients: Vec::new(),
             snapshot: SnapshotMode::None,
+            shared_node: false,
             nice: 0,
             ionice: IoClass::None,
             bandwidth_mib_per_second: 0,

@@ -234,7 +234,16 @@ fn another_machine_of_the_same_name_is_refused() {
         assert!(said.contains("another machine, node001.a") && said.contains("node = "), "{said}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), other);
-    assert_eq!(node.verify(), [first]);
+    assert_eq!(node.verify(), [first.as_str()]);
+    // Two that share it on purpose take turns, and neither takes the tree for its own.
+    node.configure("[backup]\nshared_node = true\n");
+    for args in [&["mkbackuponly", "--dry-run"][..], &["mkbackuponly"]] {
+        let output = node.rr(args).arg("--include").arg(&node.tree).output().unwrap();
+        assert!(output.success(), "{}", said(&output));
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), other);
+    assert_eq!((node.verify().len(), &node.verify()[0]), (2, &first));
+    node.configure("");
     // By another name it has a tree of its own; the tree of an older rr has no such file.
     Node::new(dir.path(), &node.target, "node001.b", "").backed_up();
     std::fs::remove_file(&file).unwrap();
