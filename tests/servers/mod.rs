@@ -40,6 +40,14 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// How many bytes it has read and written so far, of files and of most connections, as
+    /// proc_pid_io(5) counts them: `rchar` and `wchar`.
+    pub fn moved_bytes(&self, what: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(": "));
+        line.unwrap().parse().unwrap()
+    }
+
     /// As when its power fails.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -181,9 +189,12 @@ pub fn moto(dir: &Path) -> Server {
 
 /// With the bucket [`BUCKET`], for [`ACCESS_KEY`] only.
 pub fn s3s(dir: &Path) -> Server {
+    s3s_at(dir, free_port())
+}
+
+pub fn s3s_at(dir: &Path, port: u16) -> Server {
     let files = make(&dir.join("files"));
     make(&files.join(BUCKET));
-    let port = free_port();
     let text = port.to_string();
     let keys = ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY];
     let args = [&["--host", "127.0.0.1", "--port", &text], &keys[..], &[files.to_str().unwrap()]];

@@ -7,6 +7,7 @@ mod keys;
 mod login;
 #[path = "../node/mod.rs"]
 mod node;
+mod outage;
 mod proxy;
 mod rehearsal;
 #[path = "../servers/mod.rs"]
