@@ -26,6 +26,15 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// A path by how many bytes of it are those of `last`, which it becomes, and the rest.
+pub fn put_path(out: &mut Vec<u8>, path: &[u8], last: &mut Vec<u8>) {
+    let same = last.iter().zip(path).take_while(|(a, b)| a == b).count();
+    put_uint(out, same as u64);
+    put_bytes(out, &path[same..]);
+    last.truncate(same);
+    last.extend_from_slice(&path[same..]);
+}
+
 #[derive(Debug)]
 pub struct Reader<'a>(pub &'a [u8]);
 
@@ -71,6 +80,12 @@ impl<'a> Reader<'a> {
     pub fn bytes(&mut self) -> Result<&'a [u8]> {
         let len = self.usize()?;
         self.take(len)
+    }
+
+    /// The path that [`put_path`] has put.
+    pub fn path(&mut self, last: &[u8]) -> Result<Vec<u8>> {
+        let start = last.get(..self.usize()?).context("a path in it can't be read")?;
+        Ok([start, self.bytes()?].concat())
     }
 
     pub fn id(&mut self) -> Result<Id> {

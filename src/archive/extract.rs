@@ -5,7 +5,7 @@
 //! slices wait for that. Hard links, the attributes of directories, and flags that lock a file come
 //! last, when nothing below or beside them changes any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -22,6 +22,7 @@ use super::ground::{Ground, LOCKING};
 use super::index::Index;
 use super::pick::Pick;
 use super::place::{Placer, is_fatal, prepare_file, signed};
+use super::stash::{Stash, StashWriter};
 use super::tar::{self, Head};
 use super::warnings::Warnings;
 use crate::store::{Manifest, Store};
@@ -166,14 +167,6 @@ struct Big {
     left: AtomicU64,
 }
 
-/// What is done when all files are there.
-#[derive(Default)]
-struct Late {
-    links: Vec<(Vec<u8>, Vec<u8>)>,
-    locks: Vec<(Vec<u8>, u32)>,
-    dirs: Vec<(Entry, Extra)>,
-}
-
 struct Shared<'a> {
     store: &'a dyn Store,
     index: &'a Index,
@@ -188,7 +181,8 @@ struct Shared<'a> {
     /// By the chunk of the run with its head. None: the data behind that run is not wanted.
     bigs: Mutex<HashMap<usize, Option<Arc<Big>>>>,
     big_added: Condvar,
-    late: Mutex<Late>,
+    /// What is done when all files are there, by the chunk of the run that it is in.
+    late: Mutex<BTreeMap<usize, Stash>>,
     error: Mutex<Option<anyhow::Error>>,
     failed: AtomicBool,
     entries: AtomicU64,
@@ -268,6 +262,7 @@ impl Shared<'_> {
     fn extract_run(&self, number: usize, chunk: &[u8], placer: &mut Placer<'_>) -> Result<()> {
         let mut at = 0;
         let mut big = None;
+        let mut late = StashWriter::default();
         while let Some(head) = tar::read_head(chunk, at)? {
             let next = head.next(chunk);
             let data = match next {
@@ -278,7 +273,7 @@ impl Shared<'_> {
             self.progress.at(|| shown(&path));
             for entry in self.pick.targets(head.entry) {
                 let head = Head { entry, extra: head.extra.clone(), ..head };
-                let placed = self.place(&head, next.map(|_| data), placer);
+                let placed = self.place(&head, next.map(|_| data), placer, &mut late);
                 match placed {
                     Ok(started) => big = big.or(started),
                     Err(error) if is_fatal(&error) => {
@@ -294,6 +289,9 @@ impl Shared<'_> {
                 None => break,
             }
         }
+        if let Some(late) = late.finish() {
+            lock(&self.late).insert(number, late);
+        }
         if self.index.chunks.get(number + 1).is_some_and(|next| next.table.is_none()) {
             lock(&self.bigs).insert(number, big);
             self.big_added.notify_all();
@@ -307,6 +305,7 @@ impl Shared<'_> {
         head: &Head,
         data: Option<&[u8]>,
         placer: &mut Placer<'_>,
+        late: &mut StashWriter,
     ) -> io::Result<Option<Arc<Big>>> {
         let Head { entry, extra, .. } = head;
         self.entries.fetch_add(1, Ordering::Relaxed);
@@ -318,16 +317,14 @@ impl Shared<'_> {
                 if !entry.path.is_empty() {
                     placer.make_dir(&entry.path)?;
                 }
-                lock(&self.late).dirs.push((entry.clone(), extra.clone()));
+                late.add_dir(entry, extra);
                 return Ok(None);
             }
-            (Kind::HardLink, _) => {
-                lock(&self.late).links.push((entry.link.clone(), entry.path.clone()));
-            }
+            (Kind::HardLink, _) => late.add_link(&entry.link, &entry.path),
             _ => placer.place_special(entry, extra)?,
         }
         if extra.flags & LOCKING != 0 {
-            lock(&self.late).locks.push((entry.path.clone(), extra.flags & LOCKING));
+            late.add_lock(&entry.path, extra.flags & LOCKING);
         }
         Ok(big)
     }
@@ -363,37 +360,41 @@ impl Shared<'_> {
     /// Links, locks, and directories: the deepest first, as who is not root can't reach what is in one
     /// that is finished. Root can, so there it is done by all threads.
     fn finish(&self) -> Result<()> {
-        let mut late = std::mem::take(&mut *lock(&self.late));
+        let late = std::mem::take(&mut *lock(&self.late));
         let mut placer = self.placer()?;
-        late.links.sort_unstable_by(|a, b| a.1.cmp(&b.1));
-        for (first, path) in &late.links {
-            match placer.place_link(first, path) {
+        for stash in late.values() {
+            stash.for_each_link(|first, path| match placer.place_link(first, path) {
                 Err(error) if !is_fatal(&error) => {
                     self.not_restored(path, Kind::HardLink, &error);
+                    Ok(())
                 }
-                placed => self.told(path, placed)?,
-            }
+                placed => self.told(path, placed),
+            })?;
         }
-        for (path, flags) in &late.locks {
-            self.told(path, placer.lock(path, *flags))?;
+        for stash in late.values() {
+            stash.for_each_lock(|path, flags| self.told(path, placer.lock(path, flags)))?;
         }
-        late.dirs.sort_unstable_by(|a, b| super::table::path_order(&b.0.path, &a.0.path));
         let is_root = Uid::effective().is_root();
         let threads = if is_root { super::threads(self.options.threads) } else { 1 };
-        let part = late.dirs.len().div_ceil(threads).max(1);
+        // The order of the stream backwards.
+        let last_first = Mutex::new(late.into_values().rev());
         std::thread::scope(|scope| {
-            let parts = late.dirs.chunks(part);
-            let parts: Vec<_> = parts.map(|dirs| scope.spawn(|| self.finish_dirs(dirs))).collect();
-            parts.into_iter().try_for_each(|part| {
-                part.join().unwrap_or_else(|_| Err(anyhow!("finishing directories panicked")))
+            let threads: Vec<_> =
+                (0..threads).map(|_| scope.spawn(|| self.finish_dirs(&last_first))).collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(anyhow!("finishing directories panicked")))
             })
         })
     }
 
-    fn finish_dirs(&self, dirs: &[(Entry, Extra)]) -> Result<()> {
+    fn finish_dirs(&self, stashes: &Mutex<impl Iterator<Item = Stash>>) -> Result<()> {
         let mut placer = self.placer()?;
-        dirs.iter()
-            .try_for_each(|(entry, extra)| self.told(&entry.path, placer.finish_dir(entry, extra)))
+        loop {
+            let Some(stash) = lock(stashes).next() else { return Ok(()) };
+            for (entry, extra) in stash.dirs()?.iter().rev() {
+                self.told(&entry.path, placer.finish_dir(entry, extra))?;
+            }
+        }
     }
 
     fn placer(&self) -> Result<Placer<'_>> {

@@ -108,6 +108,7 @@ mod run;
 mod select;
 mod settled;
 mod spare;
+mod stash;
 pub(crate) mod table;
 pub(crate) mod tar;
 mod verify;

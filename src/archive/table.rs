@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use anyhow::{Context, Result, ensure};
 
-use super::codec::{Reader, put_bytes, put_int, put_uint};
+use super::codec::{Reader, put_bytes, put_int, put_path, put_uint};
 use super::entry::{Entry, Kind, Time};
 
 const VERSION: u8 = 1;
@@ -41,9 +41,7 @@ impl TableWriter {
     pub fn push(&mut self, row: &Row) {
         let (entry, out) = (&row.entry, &mut self.out);
         out.push(entry.kind.flag());
-        let same = self.last_path.iter().zip(&entry.path).take_while(|(a, b)| a == b).count();
-        put_uint(out, same as u64);
-        put_bytes(out, &entry.path[same..]);
+        put_path(out, &entry.path, &mut self.last_path);
         for number in [entry.mode, entry.uid, entry.gid] {
             put_uint(out, number.into());
         }
@@ -70,7 +68,6 @@ impl TableWriter {
             }
             Kind::Dir | Kind::Fifo => {}
         }
-        self.last_path.clone_from(&entry.path);
         self.last_ino = entry.ino;
     }
 
@@ -94,9 +91,7 @@ pub fn read(table: &[u8]) -> Result<Vec<Row>> {
 
 fn read_row(reader: &mut Reader<'_>, last: Option<&Entry>) -> Result<Row> {
     let kind = Kind::of_flag(reader.byte()?).context("a row has an unknown kind")?;
-    let same = reader.usize()?;
-    let start = last.map_or(&b""[..], |last| &last.path).get(..same);
-    let path = [start.context("a row's path can't be read")?, reader.bytes()?].concat();
+    let path = reader.path(last.map_or(b"", |last| &last.path))?;
     let (mode, uid, gid) = (reader.u32()?, reader.u32()?, reader.u32()?);
     let mut time = |last: i64| -> Result<Time> {
         Ok(Time { sec: last.wrapping_add(reader.int()?), nsec: reader.u32()? })

@@ -29,6 +29,37 @@ fn everything_comes_back_as_it_was() {
     assert_same(nasty(), to.path(), &[]);
 }
 
+/// What waits for the end of a restore comes from all runs, whichever thread had them.
+#[test]
+fn links_and_directories_of_many_runs_come_back() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let dirs: Vec<_> =
+        (0..2000).map(|n| source.path().join(format!("{:02}/{n:04}", n / 100))).collect();
+    for (n, dir) in dirs.iter().enumerate() {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join("file"), n.to_string()).unwrap();
+        // Of this file, or of one in an earlier run.
+        let other = &dirs[n.saturating_sub(n % 2 * 700)];
+        std::fs::hard_link(other.join("file"), dir.join("link")).unwrap();
+    }
+    for (n, dir) in dirs.iter().enumerate() {
+        let file = std::fs::File::open(dir).unwrap();
+        let mode = 0o500 + u32::try_from(n % 64).unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let time = std::time::Duration::from_secs(1_600_000_000 + n as u64);
+        file.set_modified(std::time::UNIX_EPOCH + time).unwrap();
+    }
+    let target = Target::new();
+    let (created, manifest) = target.create(&options(source.path(), FIRST), None);
+    assert!(created.stats.chunks > 4, "{:?}", created.stats);
+    let (to, extracted) = target.extract(&manifest, &[]);
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    assert_same(source.path(), to.path(), &[]);
+}
+
 #[test]
 fn gnu_tar_restores_what_was_stored_by_the_restore_text_and_by_cat() {
     if skipped() {
