@@ -141,6 +141,8 @@ pub struct Extra {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Inode flags, only those of [`super::flags`].
     pub flags: u32,
+    /// The project of a quota that it belongs to; 0: none.
+    pub project: u32,
     /// Where a sparse file has data, as (offset, length); None for a file without holes.
     pub sparse: Option<Vec<(u64, u64)>>,
 }

@@ -14,6 +14,7 @@ use super::entry::{Entry, Kind, shown};
 use super::index::Chunk;
 use super::pax::{self, padding};
 use super::previous::{Previous, Same, whole_run};
+use super::project::Projects;
 use super::read::{self, Held, Item, Prepared};
 use super::run::{Slice, head_hash, warn_not_archived};
 use super::settled::Settled;
@@ -330,6 +331,7 @@ fn prepare(
         None => Arc::new(Held::new(read::open(dirs, &item.entry.path)?, None)),
     };
     let mut extra = read::extra(&file.file, &mut item.entry, item.blocks, warnings)?;
+    Projects::default().add(&file.file, &mut item.entry, &mut extra, dirs, warnings);
     if is_swap {
         log::info!("{}: only the header of this swap file is archived", item.entry.shown());
         extra.sparse = None;

@@ -23,11 +23,11 @@ const NOT_KEPT: &[(u32, &str)] = &[
     (0x0000_0800, "files were encrypted by their filesystem, their plain content is in the backup"),
     (0x0010_0000, "files were sealed by fs-verity, the backup has no seals"),
     (0x0200_0000, "files were for direct access (DAX), the backup does not say so"),
-    (PROJECT, "directories belonged to a project of a quota, the backup does not say to which"),
     (0x4000_0000, "directories took A for a (casefold), those in the backup do not"),
 ];
 
-const PROJECT: u32 = 0x2000_0000;
+/// What is made in a directory belongs to the directory's project.
+pub const PROJECT: u32 = 0x2000_0000;
 pub const IMMUTABLE: u32 = 0x10;
 pub const APPEND: u32 = 0x20;
 /// On btrfs this can be set only while a file is empty.

@@ -16,7 +16,8 @@
 //!
 //! What ustar can't say is in pax records, in this order, each only where needed: `hdrcharset`
 //! (`BINARY`, for names that are not UTF-8), `GNU.sparse.*` or `path`, `linkpath`, `size`, `uid`,
-//! `gid`, `mtime`, `SCHILY.fflags` (inode flags, [`flags`]), `SCHILY.acl.access` and
+//! `gid`, `mtime`, `SCHILY.fflags` (inode flags, [`flags`]), `RR.project` (of a quota, by number,
+//! [`project`]: our own, which other readers pass over), `SCHILY.acl.access` and
 //! `SCHILY.acl.default` (ids as numbers, [`acl`]; GNU tar and bsdtar restore ACLs from nothing
 //! else), `SCHILY.xattr.*` (any bytes; `=` and `%` of a name as `%3D` and `%25`, as GNU tar does).
 //! Files with holes are in GNU's sparse format 1.0, the map closed by an empty range at the file's
@@ -102,6 +103,7 @@ mod pick;
 mod place;
 mod press;
 mod previous;
+mod project;
 mod read;
 mod recipe;
 mod run;

@@ -13,6 +13,7 @@ use super::flags;
 pub const BLOCK: usize = 512;
 pub const XATTR: &[u8] = b"SCHILY.xattr.";
 pub const FFLAGS: &[u8] = b"SCHILY.fflags";
+pub const PROJECT: &[u8] = b"RR.project";
 
 /// What ends a stream.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
@@ -74,6 +75,9 @@ pub fn append_head(out: &mut Vec<u8>, entry: &Entry, extra: &Extra) {
     }
     if extra.flags != 0 {
         records.add(FFLAGS, flags::to_text(extra.flags).as_bytes());
+    }
+    if extra.project != 0 {
+        records.add(PROJECT, extra.project.to_string().as_bytes());
     }
     records.add_xattrs(&extra.xattrs);
 

@@ -21,8 +21,9 @@ use nix::unistd::{
 
 use super::dirs::{Dirs, split};
 use super::entry::{Entry, Extra, Kind, Time};
-use super::flags;
+use super::flags::{self, PROJECT};
 use super::ground::{Ground, LOCKING, open_dir};
+use super::project;
 use super::warnings::Warnings;
 use crate::sys::fs::{self, XattrOf};
 
@@ -248,9 +249,14 @@ impl<'a> Placer<'a> {
         set_xattrs(XattrOf::Fd(fd), extra, self.is_root, &report)?;
         let set = futimens(fd, &TimeSpec::UTIME_OMIT, &time(entry.mtime));
         report.check("its time", set.map_err(Into::into).and_then(|()| kept(fd, c"", entry)))?;
+        if extra.project != 0 || flags & PROJECT != 0 {
+            project::restore(fd, entry, extra, self.warnings)?;
+        }
+        let flags = flags & !PROJECT;
         if flags != 0 {
-            let result = fs::inode_flags(fd)
-                .and_then(|old| fs::set_inode_flags(fd, old & !flags::settable(u32::MAX) | flags));
+            let others = !flags::settable(u32::MAX) | PROJECT;
+            let result =
+                fs::inode_flags(fd).and_then(|old| fs::set_inode_flags(fd, old & others | flags));
             report.check("its inode flags", result)?;
         }
         Ok(())

@@ -77,7 +77,7 @@ pub fn extra_of_file(
     });
     flags::not_kept(all).for_each(|what| warnings.lose(what, entry.shown()));
     let xattrs = xattrs(XattrOf::Fd(fd), entry, warnings);
-    let mut extra = Extra { xattrs, flags: flags::settable(all), sparse: None };
+    let mut extra = Extra { xattrs, flags: flags::settable(all), ..Extra::default() };
     if entry.kind == Kind::File && blocks.saturating_mul(512) < entry.size_bytes {
         let whole = [(0, entry.size_bytes)];
         let map = fs::data_ranges(fd, entry.size_bytes)?.map(|map| joined(map, MAP_MAX));

@@ -7,6 +7,7 @@ use super::codec::Id;
 use super::dirs::Dirs;
 use super::entry::{Entry, Extra, Kind, shown};
 use super::pax::{self, padding};
+use super::project::Projects;
 use super::read::{self, Held, Item};
 use super::table::{self, Row, TableWriter};
 use super::warnings::Warnings;
@@ -44,12 +45,12 @@ pub fn build(
 ) -> Built {
     let mut built = Built { plain, ..Built::default() };
     built.plain.clear();
-    let mut table = TableWriter::default();
+    let (mut table, mut projects) = (TableWriter::default(), Projects::default());
     while built.plain.len() < RUN_MAX_BYTES
         && let Some(item) = items.next()
     {
         let start = built.plain.len();
-        match append(&item, dirs, warnings, &mut built.plain) {
+        match append(&item, dirs, &mut projects, warnings, &mut built.plain) {
             Ok(row) => {
                 built.entries += 1;
                 built.files += u64::from(row.entry.kind == Kind::File);
@@ -78,6 +79,7 @@ pub fn warn_not_archived(warnings: &Warnings, entry: &Entry, error: &io::Error) 
 fn append(
     item: &Item,
     dirs: &mut Dirs,
+    projects: &mut Projects,
     warnings: &Warnings,
     plain: &mut Vec<u8>,
 ) -> io::Result<Row> {
@@ -94,14 +96,15 @@ fn append(
         return Ok(row);
     }
     match entry.kind {
-        Kind::File => append_file(item, dirs, warnings, plain, &mut row)?,
+        Kind::File => append_file(item, dirs, projects, warnings, plain, &mut row)?,
         Kind::HardLink => {
             // What the file has besides is told by its first name.
             pax::append_head(plain, entry, &Extra::default());
         }
         Kind::Dir => {
             let dir = read::open(dirs, &entry.path)?;
-            let extra = read::extra(&dir, &mut row.entry, 0, warnings)?;
+            let mut extra = read::extra(&dir, &mut row.entry, 0, warnings)?;
+            projects.add(&dir, &mut row.entry, &mut extra, dirs, warnings);
             pax::append_head(plain, entry, &extra);
         }
         Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
@@ -118,6 +121,7 @@ fn append(
 fn append_file(
     item: &Item,
     dirs: &mut Dirs,
+    projects: &mut Projects,
     warnings: &Warnings,
     plain: &mut Vec<u8>,
     row: &mut Row,
@@ -132,7 +136,8 @@ fn append_file(
         }
     };
     let start = plain.len();
-    let extra = read::extra_of_file(file, &mut row.entry, item.blocks, warnings)?;
+    let mut extra = read::extra_of_file(file, &mut row.entry, item.blocks, warnings)?;
+    projects.add(file, &mut row.entry, &mut extra, dirs, warnings);
     pax::append_head(plain, entry, &extra);
     let data = plain.len();
     row.head_bytes = (data - start) as u64;

@@ -52,6 +52,7 @@ impl StashWriter {
         out.push(u8::from(is_new));
         if is_new {
             put_uint(out, extra.flags.into());
+            put_uint(out, extra.project.into());
             put_uint(out, extra.xattrs.len() as u64);
             for (name, value) in &extra.xattrs {
                 put_bytes(out, name);
@@ -134,7 +135,7 @@ fn read_dir(
     if reader.byte()? == 0 {
         return Ok((entry, last_extra()));
     }
-    let mut extra = Extra { flags: reader.u32()?, ..Extra::default() };
+    let mut extra = Extra { flags: reader.u32()?, project: reader.u32()?, ..Extra::default() };
     for _ in 0..reader.uint()? {
         extra.xattrs.push((reader.bytes()?.to_vec(), reader.bytes()?.to_vec()));
     }
@@ -160,7 +161,7 @@ mod tests {
             ino: 0,
         };
         let xattrs = xattrs.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        (entry, Extra { xattrs: xattrs.collect(), flags, sparse: None })
+        (entry, Extra { xattrs: xattrs.collect(), flags, project: flags, sparse: None })
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::acl;
 use super::entry::{Entry, Extra, Kind, PATH_LIMIT_BYTES, Time, shown};
 use super::flags;
-use super::pax::{BLOCK, FFLAGS, XATTR, padding};
+use super::pax::{BLOCK, FFLAGS, PROJECT, XATTR, padding};
 
 /// The head of one entry.
 #[derive(Debug)]
@@ -187,6 +187,7 @@ pub fn apply(
         b"GNU.sparse.major" => numbers.sparse_major = Some(decimal()?),
         b"GNU.sparse.minor" => numbers.sparse_minor = Some(decimal()?),
         b"GNU.sparse.realsize" => numbers.real_size_bytes = Some(decimal()?),
+        PROJECT => extra.project = decimal()?.try_into()?,
         FFLAGS => extra.flags = flags::from_text(std::str::from_utf8(value)?),
         _ => {
             if let Some(name) = key.strip_prefix(XATTR) {
@@ -300,7 +301,7 @@ mod tests {
             (b"system.posix_acl_access".to_vec(), acl::from_text("user::rw-,mask::r--").unwrap()),
             (b"user.a=b%".to_vec(), b"\n\0=\xff".to_vec()),
         ];
-        (entry, Extra { xattrs, flags: flags::IMMUTABLE, sparse: None })
+        (entry, Extra { xattrs, flags: flags::IMMUTABLE, project: 42, sparse: None })
     }
 
     fn stream(entry: &Entry, extra: &Extra, data: &[u8]) -> Vec<u8> {

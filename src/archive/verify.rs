@@ -16,6 +16,7 @@ use super::dirs::Dirs;
 use super::entry::{Entry, Kind};
 use super::fetch::Sequential;
 use super::index::Index;
+use super::project::Projects;
 use super::read;
 use super::select::relative;
 use super::tar::{self, Head};
@@ -57,7 +58,8 @@ pub fn verify_root(
     let swaps = if root == Path::new("/") { swaps::read() } else { Vec::new() };
     let swaps = swaps.iter().map(|swap| relative(&swap.path)).collect();
     let differences = Warnings::default();
-    let mut verifier = Verifier { dirs, swaps, differences, entries: 0, big: None };
+    let projects = Projects::default();
+    let mut verifier = Verifier { dirs, projects, swaps, differences, entries: 0, big: None };
     let mut reader = Sequential::new(&index, store);
     for chunk in &index.chunks {
         let plain = reader.read(&chunk.frame)?;
@@ -82,6 +84,7 @@ struct Open {
 
 struct Verifier {
     dirs: Dirs,
+    projects: Projects,
     /// What the machine swaps to, as paths in the archive.
     swaps: BTreeSet<Vec<u8>>,
     differences: Warnings,
@@ -162,7 +165,11 @@ impl Verifier {
         // What is not in the backup is no difference.
         let lost = Warnings::default();
         let extra = match &file {
-            Some(file) => read::extra(file, &mut is, u64::MAX, &lost)?,
+            Some(file) => {
+                let mut extra = read::extra(file, &mut is, u64::MAX, &lost)?;
+                self.projects.add(file, &mut is, &mut extra, &mut self.dirs, &lost);
+                extra
+            }
             None => {
                 let (dir, name) = self.dirs.at(&was.path)?;
                 read::extra_of_special(dir, name, &mut is, &lost)?
@@ -170,6 +177,8 @@ impl Verifier {
         };
         let close = |a: i64, b: i64| a.abs_diff(b) <= 2;
         let same_time = was.mtime == is.mtime || is_fat && close(was.mtime.sec, is.mtime.sec);
+        // Earlier backups say of none to which it belongs.
+        let same_project = head.extra.project == 0 || head.extra.project == extra.project;
         let checks = [
             (was.size_bytes == is.size_bytes, "has another size"),
             (was.link == is.link, "points elsewhere"),
@@ -179,6 +188,7 @@ impl Verifier {
             (is_fat || (was.uid, was.gid) == (is.uid, is.gid), "has another owner"),
             (is_fat || head.extra.xattrs == extra.xattrs, "has other attributes"),
             (is_fat || head.extra.flags == extra.flags, "has other inode flags"),
+            (same_project, "belongs to another project"),
         ];
         for (_, what) in checks.iter().filter(|(same, _)| !same) {
             self.differ(was, what);

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
@@ -294,6 +295,67 @@ pub fn set_inode_flags(fd: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What counts for the project of a quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Project {
+    /// 0: none.
+    pub id: u32,
+    /// Whether what is made in this directory belongs to it, too.
+    pub inherits: bool,
+}
+
+#[allow(unsafe_code)]
+mod fsx {
+    /// `struct fsxattr`, and its flag of directories that hand their project on.
+    #[repr(C)]
+    #[derive(Default)]
+    pub struct Fsx {
+        pub flags: u32,
+        extent_bytes: u32,
+        extents: u32,
+        pub project: u32,
+        cow_extent_bytes: u32,
+        pad: [u8; 8],
+    }
+
+    pub const INHERITS: u32 = 0x200;
+
+    nix::ioctl_read!(get, b'X', 31, Fsx);
+    nix::ioctl_write_ptr!(set, b'X', 32, Fsx);
+}
+
+fn get_fsx(fd: BorrowedFd<'_>) -> nix::Result<fsx::Fsx> {
+    let mut fsx = fsx::Fsx::default();
+    // SAFETY: the call stores what the type describes.
+    #[allow(unsafe_code)]
+    let result = unsafe { fsx::get(fd.as_raw_fd(), &raw mut fsx) };
+    result.map(|_| fsx)
+}
+
+/// The project that a file or directory belongs to; none on filesystems that know of none.
+pub fn project(fd: BorrowedFd<'_>) -> io::Result<Project> {
+    match get_fsx(fd) {
+        Ok(fsx) => Ok(Project { id: fsx.project, inherits: fsx.flags & fsx::INHERITS != 0 }),
+        Err(Errno::ENOTTY | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
+            Ok(Project::default())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+pub fn set_project(fd: BorrowedFd<'_>, project: Project) -> io::Result<()> {
+    let mut fsx = get_fsx(fd)?;
+    fsx.project = project.id;
+    fsx.flags &= !fsx::INHERITS;
+    if project.inherits {
+        fsx.flags |= fsx::INHERITS;
+    }
+    // SAFETY: the call reads what the type describes.
+    #[allow(unsafe_code)]
+    let result = unsafe { fsx::set(fd.as_raw_fd(), &raw const fsx) };
+    Ok(result.map(drop)?)
+}
+
 /// The ranges of a file of `size_bytes` that hold data, as (offset, length), in order. None where
 /// the filesystem can't say: then all of it is data.
 pub fn data_ranges(fd: BorrowedFd<'_>, size_bytes: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
@@ -303,8 +365,8 @@ pub fn data_ranges(fd: BorrowedFd<'_>, size_bytes: u64) -> io::Result<Option<Vec
     while at < size_bytes {
         let start = match lseek(fd, offset(at)?, Whence::SeekData) {
             Ok(start) => unsigned(start)?,
-            Err(nix::errno::Errno::ENXIO) => break, // only a hole up to the end
-            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::EOPNOTSUPP) => return Ok(None),
+            Err(Errno::ENXIO) => break, // only a hole up to the end
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
         if start >= size_bytes {
@@ -312,7 +374,7 @@ pub fn data_ranges(fd: BorrowedFd<'_>, size_bytes: u64) -> io::Result<Option<Vec
         }
         let end = match lseek(fd, offset(start)?, Whence::SeekHole) {
             Ok(end) => unsigned(end)?.min(size_bytes),
-            Err(nix::errno::Errno::ENXIO) => break, // it shrank meanwhile
+            Err(Errno::ENXIO) => break, // it shrank meanwhile
             Err(errno) => return Err(errno.into()),
         };
         if end <= start {

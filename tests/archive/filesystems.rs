@@ -148,16 +148,73 @@ fn loop_what_no_archive_keeps_is_said() {
     let Some(guard) = mount("mkfs.ext4 -q", &dir.path().join("image"), &mnt) else { return };
     let source = mnt.join("source");
     std::fs::create_dir(&source).unwrap();
-    Cmd::new("sh").args(["-ec", "mkdir a b; chattr +P a b"]).dir(&source).run().unwrap();
+    Cmd::new("sh").args(["-ec", "mkdir a b; chattr +x a b"]).dir(&source).run().unwrap();
     let listener = std::os::unix::net::UnixListener::bind(source.join("listens")).unwrap();
     let target = Target::new();
     let (created, _) = target.create(&options(&source, FIRST), None);
-    let [project, socket] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
-    assert!(project.starts_with("directories belonged to a project"), "{project}");
-    assert!(project.ends_with(": 2 (/a, /b)"), "{project}");
+    let [dax, socket] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
+    assert!(dax.starts_with("files were for direct access"), "{dax}");
+    assert!(dax.ends_with(": 2 (/a, /b)"), "{dax}");
     assert!(socket.starts_with("sockets are not archived"), "{socket}");
     assert!(socket.ends_with(": 1 (/listens)"), "{socket}");
     drop(listener);
+    guard.close().unwrap();
+}
+
+/// XFS keeps them without quotas, too.
+#[test]
+fn loop_projects_of_quotas_come_back() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("mkfs.xfs -q", &dir.path().join("image"), &mnt) else { return };
+    let (source, to, by_tar) = (mnt.join("source"), mnt.join("to"), mnt.join("by-tar"));
+    for dir in [&source, &to, &by_tar] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let make = "mkdir p plain; chattr -p 42 p; chattr +P p; mkdir p/below p/none
+        chattr -p 0 p/none; chattr -P p/none
+        echo a | tee p/a p/below/a p/none/a p/other p/zero plain/a > plain/b
+        truncate -s 2M p/big; chattr -p 7 p/other; chattr -p 0 p/zero
+        ln p/a plain/link; ln -s a p/symlink";
+    Cmd::new("sh").args(["-ec", make]).dir(&source).run().unwrap();
+    let projects = |dir: &Path| {
+        let script = "find . ! -type l | sort | xargs lsattr -dp";
+        Cmd::new("sh").args(["-ec", script]).dir(dir).text().unwrap()
+    };
+    let before = projects(&source);
+    let of = |project: &str| before.lines().filter(|l| l.trim_start().starts_with(project)).count();
+    assert_eq!((of("42 "), of("7 "), of("0 ")), (6, 1, 7), "{before}");
+
+    let target = Target::new();
+    let store = target.store.as_ref();
+    let (created, manifest) = target.create(&options(&source, FIRST), None);
+    assert_eq!(created.warnings, Vec::<String>::new());
+    let options = ExtractOptions { root: to.clone(), ..ExtractOptions::default() };
+    let extracted = archive::extract(&manifest, store, &options, &ui()).unwrap();
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    assert_eq!(projects(&to), before);
+    assert_same(&source, &to, &[]);
+    let verified = archive::verify_root(&manifest, store, &to, &ui()).unwrap();
+    assert_eq!(verified.differences, Vec::<String>::new());
+    Cmd::new("chattr").args(["-p", "8"]).arg(to.join("p/a")).run().unwrap();
+    let verified = archive::verify_root(&manifest, store, &to, &ui()).unwrap();
+    assert_eq!(verified.differences, ["/p/a belongs to another project"]);
+
+    // What knows no projects takes the rest, and rr says what is lost.
+    let script = target.node_dir().join(format!("generations/{FIRST}/RESTORE.txt"));
+    Cmd::new("sh").arg(script).arg(&by_tar).run().unwrap();
+    assert_same(&source, &by_tar, &["flags"]);
+    let tmpfs = dir.path().join("tmpfs");
+    let Some(other) = mount("tmpfs", &dir.path().join("none"), &tmpfs) else { return };
+    let options = ExtractOptions { root: tmpfs.clone(), ..ExtractOptions::default() };
+    let extracted = archive::extract(&manifest, store, &options, &ui()).unwrap();
+    let [lost] = extracted.warnings.as_slice() else { panic!("{:?}", extracted.warnings) };
+    assert!(lost.starts_with("files belonged to a project of a quota, "), "{lost}");
+    assert!(lost.ends_with(": 6 (/p, /p/a, /p/below, /p/below/a, /p/big, /p/other)"), "{lost}");
+    other.close().unwrap();
     guard.close().unwrap();
 }
 
