@@ -63,6 +63,28 @@ fn a_read_that_breaks_off_goes_on_where_it_was() {
     assert_eq!(proxy.count("GET"), 3);
 }
 
+/// A connection for each would cost a handshake each, and never get up to speed.
+#[test]
+fn ranges_come_by_one_connection() {
+    if servers::lacks("ranges_come_by_one_connection", &["nginx"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (port, listen) = loopback();
+    let server = servers::nginx(dir.path(), port, &listen, NGINX_DAV);
+    let store = open(&server.url(), Access::Write, &patient_for(5)).unwrap();
+    let pack = noise(4 << 20);
+    store.put("packs/a", &pack).unwrap();
+    for part in 0..16 {
+        let at = part << 18;
+        assert!(store.get_range("packs/a", at as u64, 1 << 18).unwrap() == pack[at..][..1 << 18]);
+    }
+    let log = std::fs::read_to_string(dir.path().join("access.log")).unwrap();
+    let ranges: Vec<_> = log.lines().filter(|line| line.ends_with(" GET 206")).collect();
+    assert_eq!(ranges.len(), 16, "{log}");
+    assert!(ranges.iter().all(|line| *line == ranges[0]), "{log}");
+}
+
 #[test]
 fn an_answer_of_another_length_is_no_answer() {
     if servers::lacks("an_answer_of_another_length_is_no_answer", &["nginx"]) {

@@ -196,6 +196,10 @@ impl Client {
                 Failed::Again(why) => why,
             };
             log::info!("{}: {why}: trying again", self.label);
+            if attempt == 0 {
+                // What was sent until then may have taken long: that is no waiting.
+                since = Instant::now();
+            }
             if since.elapsed() + pause >= self.patience {
                 return Err(self.given_up(&why, since.elapsed()));
             }

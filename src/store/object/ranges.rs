@@ -35,6 +35,11 @@ impl ObjectStore {
                 let missing = &mut bytes[done.get()..];
                 let (got, error) = fill(&mut reply.reader(), missing);
                 if got == missing.len() {
+                    // ureq takes a connection back when a body was read to its end, not before. One
+                    // without a length might be waited for.
+                    if reply.length().is_some() {
+                        let _ = reply.reader().read(&mut [0]);
+                    }
                     return Ok(());
                 }
                 done.set(done.get() + got);
