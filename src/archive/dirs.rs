@@ -147,11 +147,14 @@ fn open_part(
     path: &[u8],
     ground: Option<&Ground>,
 ) -> io::Result<OwnedFd> {
+    let mut made = false;
     loop {
         let errno = match openat(parent, part, flags(), Mode::empty()) {
             Ok(fd) => {
-                if let Some(ground) = ground {
-                    ground.enter(path, fd.as_fd());
+                match ground {
+                    Some(ground) if made => ground.enter(path, fd.as_fd()),
+                    Some(ground) => ground.enter_old(path, fd.as_fd()),
+                    None => {}
                 }
                 return Ok(fd);
             }
@@ -165,7 +168,8 @@ fn open_part(
             _ => return Err(errno.into()),
         }
         match mkdirat(parent, part, Mode::from_bits_truncate(0o700)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+            Ok(()) => made = true,
+            Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
     }

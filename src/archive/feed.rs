@@ -331,7 +331,8 @@ fn prepare(
         None => Arc::new(Held::new(read::open(dirs, &item.entry.path)?, None)),
     };
     let mut extra = read::extra(&file.file, &mut item.entry, item.blocks, warnings)?;
-    Projects::default().add(&file.file, &mut item.entry, &mut extra, dirs, warnings);
+    let has_links = item.has_links;
+    Projects::default().add(&file.file, &mut item.entry, &mut extra, (dirs, has_links), warnings);
     if is_swap {
         log::info!("{}: only the header of this swap file is archived", item.entry.shown());
         extra.sparse = None;

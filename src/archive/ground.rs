@@ -1,8 +1,8 @@
 //! What an extraction finds where it puts files: directories that others made, and the disks below.
 //!
-//! On a live system most directories on the way to a file stay as they are. Two things must leave
-//! them while files come in: a default ACL, which each new file would inherit, and flags that lock.
-//! Both are put back at the end, on whatever way that comes.
+//! On a live system most directories on the way to a file stay as they are. Three things must leave
+//! them while files come in: a default ACL and a project, which each new file would inherit, and flags
+//! that lock. They are put back at the end, on whatever way that comes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -22,7 +22,7 @@ use super::dirs::Dirs;
 use super::entry::shown;
 use super::flags;
 use super::warnings::Warnings;
-use crate::sys::fs::{self, XattrOf};
+use crate::sys::fs::{self, Project, XattrOf};
 use crate::sys::sync::lock;
 use crate::ui::Ui;
 
@@ -49,6 +49,7 @@ pub struct Ground {
 struct Taken {
     default_acl: Option<Vec<u8>>,
     flags: u32,
+    hands_project_on: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +64,7 @@ impl Ground {
         let (taken, disks) = Default::default();
         let ground = Ground { root: root.to_owned(), taken, disks };
         let dir = fs::open_path(root).with_context(|| format!("opening {}", root.display()))?;
-        ground.enter(b"", dir.as_fd());
+        ground.enter_old(b"", dir.as_fd());
         Ok(ground)
     }
 
@@ -84,6 +85,18 @@ impl Ground {
             && let Some(taken) = lock(&self.taken).get_mut(path)
         {
             taken.default_acl = None;
+        }
+    }
+
+    /// As [`Ground::enter`], of what was there before. What is made in it is then like this, too.
+    pub fn enter_old(&self, path: &[u8], dir: BorrowedFd<'_>) {
+        self.enter(path, dir);
+        let Ok(dir) = open_dir(dir) else { return };
+        let Ok(project) = fs::project(dir.as_fd()) else { return };
+        if project.inherits {
+            lock(&self.taken).entry(path.to_vec()).or_default().hands_project_on = true;
+            // Who may not do it lives with what is inherited.
+            let _ = fs::set_project(dir.as_fd(), Project { inherits: false, ..project });
         }
     }
 
@@ -125,12 +138,13 @@ impl Ground {
             Dirs::plain(&self.root).with_context(|| format!("opening {}", self.root.display()))?;
         for (path, taken) in &taken {
             if let Err(error) = taken.put_back(&mut dirs, path) {
-                let what = match (&taken.default_acl, taken.flags) {
-                    (Some(_), 0) => "its default ACL".to_owned(),
-                    (None, flags) => format!("its flag {}", flags::to_text(flags)),
-                    (_, flags) => format!("its default ACL and flag {}", flags::to_text(flags)),
-                };
-                warnings.add(format!("{} has lost {what}: {error}", shown(path)));
+                let what = [
+                    taken.default_acl.as_ref().map(|_| "its default ACL".to_owned()),
+                    taken.hands_project_on.then(|| "its flag projinherit".to_owned()),
+                    (taken.flags != 0).then(|| format!("its flag {}", flags::to_text(taken.flags))),
+                ];
+                let what: Vec<_> = what.into_iter().flatten().collect();
+                warnings.add(format!("{} has lost {}: {error}", shown(path), what.join(" and ")));
             }
         }
         Ok(())
@@ -184,7 +198,13 @@ impl Taken {
             flags => fs::inode_flags(dir.as_fd())
                 .and_then(|others| fs::set_inode_flags(dir.as_fd(), others | flags)),
         };
-        acl.and(flags)
+        let project = match self.hands_project_on {
+            false => Ok(()),
+            true => fs::project(dir.as_fd()).and_then(|project| {
+                fs::set_project(dir.as_fd(), Project { inherits: true, ..project })
+            }),
+        };
+        acl.and(project).and(flags)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The projects of quotas (XFS, ext4, f2fs): what a file or directory counts for.
 //!
 //! To ask takes a call for each of them. Directories are always asked, files where their directory
-//! belongs to a project: so a tree without projects costs none for its files. What is nobody's to
-//! open, as symbolic links and devices, can't be asked; it takes next to no room.
+//! belongs to a project, or where they have other names, which may be in one that does: so a tree
+//! without projects costs none for its files. What was moved out of a project's directory still counts
+//! for it, and is not seen. What is nobody's to open, as symbolic links and devices, can't be asked;
+//! it takes next to no room.
 
 use std::fs::File;
 use std::io;
@@ -35,10 +37,10 @@ impl Projects {
         file: &File,
         entry: &mut Entry,
         extra: &mut Extra,
-        dirs: &mut Dirs,
+        (dirs, has_links): (&mut Dirs, bool),
         warnings: &Warnings,
     ) {
-        if entry.kind == Kind::File && self.of_parent(&entry.path, dirs) == 0 {
+        if entry.kind == Kind::File && !has_links && self.of_parent(&entry.path, dirs) == 0 {
             return;
         }
         match fs::project(file.as_fd()) {

@@ -104,7 +104,7 @@ fn append(
         Kind::Dir => {
             let dir = read::open(dirs, &entry.path)?;
             let mut extra = read::extra(&dir, &mut row.entry, 0, warnings)?;
-            projects.add(&dir, &mut row.entry, &mut extra, dirs, warnings);
+            projects.add(&dir, &mut row.entry, &mut extra, (dirs, false), warnings);
             pax::append_head(plain, entry, &extra);
         }
         Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
@@ -137,7 +137,7 @@ fn append_file(
     };
     let start = plain.len();
     let mut extra = read::extra_of_file(file, &mut row.entry, item.blocks, warnings)?;
-    projects.add(file, &mut row.entry, &mut extra, dirs, warnings);
+    projects.add(file, &mut row.entry, &mut extra, (dirs, item.has_links), warnings);
     pax::append_head(plain, entry, &extra);
     let data = plain.len();
     row.head_bytes = (data - start) as u64;

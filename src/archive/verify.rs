@@ -15,6 +15,7 @@ use nix::fcntl::readlinkat;
 use super::dirs::Dirs;
 use super::entry::{Entry, Kind};
 use super::fetch::Sequential;
+use super::flags;
 use super::index::Index;
 use super::project::Projects;
 use super::read;
@@ -167,7 +168,9 @@ impl Verifier {
         let extra = match &file {
             Some(file) => {
                 let mut extra = read::extra(file, &mut is, u64::MAX, &lost)?;
-                self.projects.add(file, &mut is, &mut extra, &mut self.dirs, &lost);
+                let may_have = head.extra.project != 0;
+                let dirs = (&mut self.dirs, may_have);
+                self.projects.add(file, &mut is, &mut extra, dirs, &lost);
                 extra
             }
             None => {
@@ -177,8 +180,12 @@ impl Verifier {
         };
         let close = |a: i64, b: i64| a.abs_diff(b) <= 2;
         let same_time = was.mtime == is.mtime || is_fat && close(was.mtime.sec, is.mtime.sec);
-        // Earlier backups say of none to which it belongs.
-        let same_project = head.extra.project == 0 || head.extra.project == extra.project;
+        // Earlier backups say of none to which it belongs, and not all kernels that it is handed on.
+        let (same_project, but) = match head.extra.project {
+            0 => (true, flags::PROJECT),
+            project => (project == extra.project, 0),
+        };
+        let same_flags = head.extra.flags & !but == extra.flags & !but;
         let checks = [
             (was.size_bytes == is.size_bytes, "has another size"),
             (was.link == is.link, "points elsewhere"),
@@ -187,7 +194,7 @@ impl Verifier {
             (is_fat || was.mode == is.mode, "has another mode"),
             (is_fat || (was.uid, was.gid) == (is.uid, is.gid), "has another owner"),
             (is_fat || head.extra.xattrs == extra.xattrs, "has other attributes"),
-            (is_fat || head.extra.flags == extra.flags, "has other inode flags"),
+            (is_fat || same_flags, "has other inode flags"),
             (same_project, "belongs to another project"),
         ];
         for (_, what) in checks.iter().filter(|(same, _)| !same) {
