@@ -70,11 +70,9 @@ pub fn create(
 
     let parent = previous.as_ref().map(|(manifest, _)| *manifest);
     let (index, packs) = compact(made.chunks, previous.as_ref(), &made.packs)?;
-    let put = |file: &str, bytes: &[u8]| catalog::put(store, &options.generation, file, bytes);
-    let files = vec![
-        put("index.zst", &index.encode()?)?,
-        put("recipe", recipe::render(&index).as_bytes())?,
-    ];
+    let put = |file: &str, bytes: Vec<u8>| catalog::put(store, &options.generation, file, bytes);
+    let files =
+        vec![put("index.zst", index.encode()?)?, put("recipe", recipe::render(&index).into())?];
     let mut warnings = made.warnings;
     let mut stats = made.stats;
     stats.stored_bytes = made.packs.iter().map(|(_, pack)| pack.size_bytes).sum();

@@ -143,6 +143,9 @@ fn read_frame(reader: &mut Reader<'_>, packs: &[Pack]) -> Result<Frame> {
     let pack = packs.get(place.pack as usize).context("a chunk is in no pack")?;
     let end = place.offset.checked_add(place.len.into());
     ensure!(end.is_some_and(|end| end <= pack.size_bytes), "a chunk lies outside of its pack");
+    // As much memory is taken to read it.
+    let most = zstd::zstd_safe::compress_bound(plain_bytes as usize);
+    ensure!(place.len as usize <= most, "a frame is bigger than what is in it can make it");
     Ok(Frame { id, plain_bytes, place })
 }
 
@@ -178,6 +181,10 @@ mod tests {
         assert!(Index::decode(&bytes, &packs[..1]).is_err());
         assert!(Index::decode(&bytes[..bytes.len() - 1], &packs).is_err());
 
+        let mut wide = index.clone();
+        wide.chunks[0].frame.plain_bytes = 100;
+        let text = Index::decode(&wide.encode().unwrap(), &packs).unwrap_err().to_string();
+        assert!(text.contains("a frame is bigger"), "{text}");
         let mut big = index;
         big.chunks[0].frame.plain_bytes = (256 << 20) + 1;
         let text = Index::decode(&big.encode().unwrap(), &packs).unwrap_err().to_string();

@@ -15,8 +15,8 @@ use crate::store::catalog::FileRecord;
 use crate::store::{Pieces, Store, StoreError};
 use crate::sys::sync::lock;
 
-/// A pack is put when it has this much. Four of them are in memory at a time: with 64 MiB a backup
-/// takes 160 MiB, with 16 MiB 65 MiB, and none is faster.
+/// A pack is put when it has this much. Four of them may be in memory at a time: with 64 MiB a
+/// backup took 160 MiB, with 16 MiB 65 MiB, and none was faster.
 const PACK_BYTES: u64 = 32 << 20;
 /// Or when the buffers that hold it take this much.
 const PACK_ROOM_BYTES: usize = 44 << 20;

@@ -46,8 +46,7 @@ pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// As [`extra_of_file`], of what is not looked at again after it. When it is not what the walk saw,
-/// the entry is forgotten.
+/// As [`extra_of_file`], and looks then: when it is not what the walk saw, the entry is forgotten.
 pub fn extra(
     file: &File,
     entry: &mut Entry,

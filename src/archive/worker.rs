@@ -13,6 +13,7 @@ use super::dirs::Dirs;
 use super::feed::Job;
 use super::fetch::check_plain_bytes;
 use super::index::Frame;
+use super::pack::PIECE_BYTES;
 use super::pax;
 use super::press::{Press, compress_table};
 use super::read::Item;
@@ -163,7 +164,9 @@ impl<'a> Worker<'a> {
             Packed::New { id, plain_bytes, .. } => (id, plain_bytes),
             known => return Ok(known),
         };
-        let mut frame = self.shared.spare.take();
+        // A small one has no use for so much room, of which there may be a thousand on the way.
+        let is_small = plain.len() < PIECE_BYTES / 4;
+        let mut frame = if is_small { Vec::new() } else { self.shared.spare.take() };
         self.press.press(plain, &mut frame)?;
         Ok(Packed::New { id, plain_bytes, frame })
     }

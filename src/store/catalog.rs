@@ -289,11 +289,17 @@ pub fn fetch(store: &dyn Store, record: &FileRecord) -> Result<Vec<u8>> {
 }
 
 /// Stores `bytes` as a file of a generation.
-pub fn put(store: &dyn Store, generation: &str, file: &str, bytes: &[u8]) -> Result<FileRecord> {
-    let name = object(generation, file);
-    store.put(&name, bytes).with_context(|| format!("storing {name}"))?;
-    let blake3 = blake3::hash(bytes).to_hex().to_string();
-    Ok(FileRecord { name, size_bytes: bytes.len() as u64, blake3 })
+pub fn put(
+    store: &dyn Store,
+    generation: &str,
+    file: &str,
+    bytes: impl Into<Vec<u8>>,
+) -> Result<FileRecord> {
+    let (name, bytes) = (object(generation, file), bytes.into());
+    let blake3 = blake3::hash(&bytes).to_hex().to_string();
+    let size_bytes = bytes.len() as u64;
+    store.put_pieces(&name, &vec![bytes].into()).with_context(|| format!("storing {name}"))?;
+    Ok(FileRecord { name, size_bytes, blake3 })
 }
 
 #[cfg(test)]

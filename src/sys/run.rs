@@ -23,8 +23,10 @@ use super::tools;
 /// Where programs are looked for; the caller's `PATH` is not trusted.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Variables that bring code into programs, by how their names begin.
-const CODE: [&[u8]; 2] = [b"LD_", b"BASH_"];
+/// Variables that change what the loader and the shell do, and how the names of others begin. With
+/// SHELLOPTS a shell may tell all that it is given, secrets too.
+const CODE: [&[u8]; 4] = [b"SHELLOPTS", b"ENV", b"PS4", b"GCONV_PATH"];
+const CODE_BEGINS: [&[u8]; 2] = [b"LD_", b"BASH"];
 
 /// How much of a failing program's output goes into the error.
 const ERROR_TAIL_BYTES: usize = 2048;
@@ -102,8 +104,8 @@ impl Cmd {
         self
     }
 
-    /// Passes the caller's environment on, but for what says which code runs (`PATH`, `LD_*` and the
-    /// functions of shells). For programs that an admin names, which have variables of their own.
+    /// Passes the caller's environment on, but for `PATH` and what changes the loader and the shell.
+    /// For programs that an admin names, which have variables of their own.
     #[must_use]
     pub fn inherit_env(mut self) -> Cmd {
         self.inherits = true;
@@ -316,7 +318,10 @@ impl Cmd {
         };
         command.args(&self.args).env_clear();
         if self.inherits {
-            let code = |key: &OsStr| CODE.iter().any(|prefix| key.as_bytes().starts_with(prefix));
+            let code = |key: &OsStr| {
+                let key = key.as_bytes();
+                CODE.contains(&key) || CODE_BEGINS.iter().any(|begin| key.starts_with(begin))
+            };
             command.envs(std::env::vars_os().filter(|(key, _)| !code(key)));
         }
         command.env("PATH", PATH).env("LC_ALL", "C");

@@ -40,7 +40,7 @@ impl Place<'_> {
         counter: &str,
         away: impl FnOnce(&mut std::process::Child),
     ) -> (ExitStatus, String) {
-        let after = ALL_BYTES * (10 + self.dice.below(70)) / 100;
+        let after = ALL_BYTES * (10 + self.dice.below(40)) / 100;
         let end = self.server.moved_bytes(counter) + after;
         let mut said = tempfile::tempfile().unwrap();
         let mut child = cmd.spawn(Stdio::null(), Stdio::from(said.try_clone().unwrap())).unwrap();
@@ -75,10 +75,7 @@ impl Place<'_> {
             child.wait().unwrap();
         });
         assert_eq!(status.code(), Some(1), "{text}");
-        assert!(
-            text.contains("given up after 1 s") || text.contains("given up after 0 s"),
-            "{text}"
-        );
+        assert!(text.contains("given up after "), "{text}");
         assert!(
             text.contains("hint: is the server up") && text.contains("patience_seconds"),
             "{text}"
@@ -112,7 +109,7 @@ fn a_server_may_be_killed(test: &str, dir: &Path, lines: [&str; 2], serve: &dyn 
     node.comes_back();
 
     // Where the server is away for longer than it may be, that is what is told, and nothing is lost.
-    let hasty = Node::at(dir, &with_patience(1), "node001");
+    let hasty = Node::at(dir, &with_patience(3), "node001");
     hasty.change(3, FILE_BYTES);
     place.is_given_up_by(&hasty.backup(), WRITTEN);
     assert_eq!(node.verify(), generations);

@@ -208,7 +208,7 @@ fn as_if_made_in_2999(node: &Node, generation: &str) -> String {
     for record in &mut manifest.file {
         let bytes = store.get(&record.name).unwrap();
         let file = record.name.rsplit('/').next().unwrap();
-        *record = catalog::put(&*store, &future, file, &bytes).unwrap();
+        *record = catalog::put(&*store, &future, file, bytes).unwrap();
     }
     manifest.generation.clone_from(&future);
     manifest.started = "2999-12-31T23:59:59Z".to_owned();

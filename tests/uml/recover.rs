@@ -159,7 +159,7 @@ fn back_up(dir: &Path, encrypted: bool) -> Result<()> {
         Cmd::new("age-keygen").arg("-o").arg(dir.join("key")).run()?;
         let recipient = Cmd::new("age-keygen").arg("-y").arg(dir.join("key")).text()?;
         for Header { file, bytes } in headers::back_up(&layout, &[recipient.trim().to_owned()])? {
-            manifest.file.push(catalog::put(store.as_ref(), &generation, &file, &bytes)?);
+            manifest.file.push(catalog::put(store.as_ref(), &generation, &file, bytes)?);
         }
         script(&format!("cryptsetup luksDump /dev/md1 >{}/header.txt", dir.display()))?;
     }

@@ -50,7 +50,7 @@ pub(super) fn said_by(command: &str, profile: &str) -> Result<Keys> {
     let output = shell.stdin(command).timeout(PROGRAM_ANSWER).output()?;
     let hint = if output.code() == Some(NOT_FOUND) {
         format!(
-            "\nhint: programs are looked for in {PATH} only: name one that is elsewhere by its absolute path"
+            "\nhint: it, or a program that it calls, is not found: they are looked for in {PATH} only, name one that is elsewhere by its absolute path"
         )
     } else {
         String::new()
