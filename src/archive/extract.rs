@@ -220,28 +220,29 @@ impl Shared<'_> {
         while !self.failed.load(Ordering::Relaxed) {
             let next = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(stretch) = self.stretches.get(next) else { return Ok(()) };
-            room = self.extract_stretch(stretch, &mut placer, &mut unpacker, room)?;
+            self.extract_stretch(stretch, &mut placer, &mut unpacker, &mut room)?;
         }
         Ok(())
     }
 
-    /// Gives `room`, memory for what is read, back.
+    /// `room` is memory for what is read.
     fn extract_stretch(
         &self,
         stretch: &[usize],
         placer: &mut Placer<'_>,
         unpacker: &mut Unpacker,
-        room: Vec<u8>,
-    ) -> Result<Vec<u8>> {
+        room: &mut Vec<u8>,
+    ) -> Result<()> {
         let frames = || stretch.iter().map(|&number| self.index.chunks[number].frame);
         let len: u64 = frames().map(|frame| u64::from(frame.place.len)).sum();
-        let Some(first) = frames().next() else { return Ok(room) };
+        let Some(first) = frames().next() else { return Ok(()) };
         let pack = self.index.pack_name(&first.place);
-        let bytes = self
+        let (offset, len) = (first.place.offset, usize::try_from(len)?);
+        *room = self
             .store
-            .get_range_into(pack, first.place.offset, usize::try_from(len)?, room)
-            .with_context(|| format!("reading {pack} at byte {}", first.place.offset))?;
-        let mut rest = bytes.as_slice();
+            .get_range_into(pack, offset, len, std::mem::take(room))
+            .with_context(|| format!("reading {pack} at byte {offset}"))?;
+        let mut rest = room.as_slice();
         for (&number, frame) in stretch.iter().zip(frames()) {
             let stored = rest.split_at_checked(frame.place.len as usize);
             let (stored, tail) = stored.with_context(|| format!("{pack} ends too early"))?;
@@ -256,7 +257,7 @@ impl Shared<'_> {
             }
             self.progress.add(plain.len() as u64);
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn extract_run(&self, number: usize, chunk: &[u8], placer: &mut Placer<'_>) -> Result<()> {

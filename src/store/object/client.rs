@@ -175,7 +175,8 @@ impl Client {
         call: impl Fn(u32) -> Result<Call<'c>, StoreError>,
         mut read: impl FnMut(Reply, u32) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let mut since = Instant::now();
+        // The first failure: what was sent until then may have taken long, and that is no waiting.
+        let mut failing = None;
         let (mut pause, mut told) = (FIRST_PAUSE, false);
         for attempt in 0.. {
             let failed = match self.ask(&call(attempt)?).and_then(|reply| read(reply, attempt)) {
@@ -190,16 +191,13 @@ impl Client {
             let why = match failed {
                 Failed::ForGood(error) => return Err(error),
                 Failed::GoOn(why) => {
-                    (since, pause) = (Instant::now(), FIRST_PAUSE);
+                    (failing, pause) = (None, FIRST_PAUSE);
                     why
                 }
                 Failed::Again(why) => why,
             };
             log::info!("{}: {why}: trying again", self.label);
-            if attempt == 0 {
-                // What was sent until then may have taken long: that is no waiting.
-                since = Instant::now();
-            }
+            let since = failing.get_or_insert_with(Instant::now);
             if since.elapsed() + pause >= self.patience {
                 return Err(self.given_up(&why, since.elapsed()));
             }
@@ -211,7 +209,8 @@ impl Client {
             std::thread::sleep(jittered(pause));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Err(self.given_up("it was asked too often", since.elapsed()))
+        let waited = failing.map_or(Duration::ZERO, |since| since.elapsed());
+        Err(self.given_up("it was asked too often", waited))
     }
 
     fn given_up(&self, why: &str, waited: Duration) -> StoreError {

@@ -12,8 +12,8 @@
 //!   [`super::lock`]).
 //! * Whether it can list. Where it can't: see [`plain`].
 //!
-//! * [`client`] requests and their repetition, [`refusal`] what other answers mean, [`ranges`] parts
-//!   of objects, [`tls`] who is trusted
+//! * [`client`] requests and their repetition, [`refusal`] what other answers mean, [`ranges`] objects
+//!   and parts of them, [`tls`] who is trusted
 //! * [`s3`] and [`credentials`], [`dav`] and [`plain`] what is special to the kinds of server
 
 mod client;
@@ -25,7 +25,6 @@ mod refusal;
 pub mod s3;
 pub mod tls;
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,8 +59,6 @@ const OTHERS_SETTLE: Duration = Duration::from_secs(2);
 /// How long a cache may give old answers that is put up with, and when it is asked again.
 const SHORT_CACHE: Duration = Duration::from_secs(75);
 const SHORT_CACHE_PAUSE: Duration = Duration::from_secs(2);
-/// No more memory is taken on a server's word.
-const RESERVE_BYTES: u64 = 64 << 20;
 
 /// One node's tree on a server.
 #[derive(Debug)]
@@ -362,48 +359,6 @@ impl ObjectStore {
         }
         let store = self.client.label().to_owned();
         Err(Failed::ForGood(StoreError::Exists { store, name: name.to_owned() }))
-    }
-
-    /// All of an object, whatever its name.
-    fn fetch(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        let (mut bytes, whole) = self.client.run(
-            |_| self.call("GET", name, &[]),
-            |mut reply, _| {
-                if reply.status != 200 {
-                    return Err(self.refusal(&mut reply, name));
-                }
-                if !reply.says_its_end() {
-                    let text = format!("it does not say where {name} ends");
-                    return Err(self.other(text).into());
-                }
-                let length = reply.length();
-                let mut bytes = Vec::new();
-                bytes.reserve(usize::try_from(length.unwrap_or(0).min(RESERVE_BYTES)).unwrap_or(0));
-                match (reply.reader().read_to_end(&mut bytes), length) {
-                    (Ok(_), length) if length.is_none_or(|l| l == bytes.len() as u64) => {
-                        Ok((bytes, None))
-                    }
-                    (_, Some(length)) if !bytes.is_empty() && bytes.len() as u64 <= length => {
-                        Ok((bytes, Some(length)))
-                    }
-                    (read, _) => {
-                        let why = read.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
-                        Err(Failed::Again(format!("{name} broke off: {why}")))
-                    }
-                }
-            },
-        )?;
-        // What is mixed up by a change in between is found by its hash.
-        if let Some(length) = whole {
-            log::info!("{name} broke off after {} of {length} bytes: going on", bytes.len());
-            while (bytes.len() as u64) < length {
-                let at = bytes.len();
-                let more = (length - at as u64).min(RESERVE_BYTES);
-                bytes.resize(at + usize::try_from(more).unwrap_or(usize::MAX), 0);
-                self.read_range(name, at as u64, &mut bytes[at..])?;
-            }
-        }
-        Ok(bytes)
     }
 
     fn delete_object(&self, name: &str) -> Result<(), StoreError> {

@@ -1,11 +1,57 @@
-//! Parts of objects: exactly what was asked for, and further from where a connection broke off.
+//! Objects and parts of them: exactly what was asked for, and further from where a connection broke
+//! off.
 
 use std::io::{self, Read};
 
 use super::client::{Failed, Reply};
 use super::{ObjectStore, StoreError};
 
+/// No more memory is taken on a server's word.
+const RESERVE_BYTES: u64 = 64 << 20;
+
 impl ObjectStore {
+    /// All of an object, whatever its name.
+    pub(super) fn fetch(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let (mut bytes, whole) = self.client.run(
+            |_| self.call("GET", name, &[]),
+            |mut reply, _| {
+                if reply.status != 200 {
+                    return Err(self.refusal(&mut reply, name));
+                }
+                if !reply.says_its_end() {
+                    let text = format!("it does not say where {name} ends");
+                    return Err(self.other(text).into());
+                }
+                let length = reply.length();
+                let mut bytes = Vec::new();
+                bytes.reserve(usize::try_from(length.unwrap_or(0).min(RESERVE_BYTES)).unwrap_or(0));
+                match (reply.reader().read_to_end(&mut bytes), length) {
+                    (Ok(_), length) if length.is_none_or(|l| l == bytes.len() as u64) => {
+                        Ok((bytes, None))
+                    }
+                    (_, Some(length)) if !bytes.is_empty() && bytes.len() as u64 <= length => {
+                        Ok((bytes, Some(length)))
+                    }
+                    (read, _) => {
+                        let why = read.map_or_else(|e| e.to_string(), |_| "it ended".to_owned());
+                        Err(Failed::Again(format!("{name} broke off: {why}")))
+                    }
+                }
+            },
+        )?;
+        // What is mixed up by a change in between is found by its hash.
+        if let Some(length) = whole {
+            log::info!("{name} broke off after {} of {length} bytes: going on", bytes.len());
+            while (bytes.len() as u64) < length {
+                let at = bytes.len();
+                let more = (length - at as u64).min(RESERVE_BYTES);
+                bytes.resize(at + usize::try_from(more).unwrap_or(usize::MAX), 0);
+                self.read_range(name, at as u64, &mut bytes[at..])?;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Fills `bytes` with those from `offset`; where the connection broke off, the next try goes on.
     pub(super) fn read_range(
         &self,
