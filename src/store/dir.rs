@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Mutex;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -23,7 +24,9 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, fsync, linkat, unlinkat};
 use super::name::{Tag, is_name, is_part_of_name};
 use super::room::{self, MAKE_ROOM};
 use super::{Access, Object, Pieces, Store, StoreError};
+use crate::sys::direct::DirectWriter;
 use crate::sys::fs;
+use crate::sys::sync::lock;
 
 const DIR_FLAGS: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -59,6 +62,9 @@ pub struct DirStore {
     /// For people: the URL of the tree.
     label: String,
     tag: Tag,
+    /// Big objects come one after the other, or a disk with heads would go to and fro between them.
+    /// What one waits for at its end does not hold up the next.
+    writing: Mutex<()>,
 }
 
 impl DirStore {
@@ -91,7 +97,8 @@ impl DirStore {
             errno => fail("opening the directory", errno),
         })?;
         let device = fstat(&node_dir).map_err(|e| fail("looking at", e))?.st_dev;
-        let store = DirStore { node_dir, device, label, tag: Tag::own() };
+        let store =
+            DirStore { node_dir, device, label, tag: Tag::own(), writing: Mutex::default() };
         if access == Access::Write {
             store.write_part(&store.node_dir, "try", &mut |file| file.write_all(b"rr\n"))?;
         }
@@ -143,7 +150,7 @@ impl DirStore {
         Ok(dir)
     }
 
-    /// Writes a whole unfinished file, durably.
+    /// Writes a whole unfinished file.
     fn write_part<'d>(
         &self,
         dir: &'d OwnedFd,
@@ -156,9 +163,7 @@ impl DirStore {
             .map_err(|errno| self.fail("creating", leaf, errno))?;
         let part = Part { dir, name, armed: true };
         let mut file = File::from(fd);
-        fill(&mut file)
-            .and_then(|()| file.sync_all())
-            .map_err(|error| self.fail_io("writing", leaf, &error))?;
+        fill(&mut file).map_err(|error| self.fail_io("writing", leaf, &error))?;
         Ok(part)
     }
 
@@ -179,7 +184,8 @@ impl DirStore {
         let mut tries = 0;
         loop {
             let (dir, leaf) = self.parent(name, true)?;
-            let part = match self.write_part(&dir, leaf, fill) {
+            let mut durably = |file: &mut File| fill(file).and_then(|()| file.sync_all());
+            let part = match self.write_part(&dir, leaf, &mut durably) {
                 // The directory was empty and went away just now, see `delete`.
                 Err(StoreError::NotFound { .. }) if tries < 3 => {
                     tries += 1;
@@ -244,12 +250,10 @@ impl Store for DirStore {
     fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
         self.leave_room(name, pieces.size_bytes())?;
         self.store(name, true, &mut |file| {
-            for piece in pieces.iter() {
-                file.write_all(piece)?;
-                // What the disk does now is not waited for at the end.
-                fs::start_writing_back(file.as_fd());
-            }
-            Ok(())
+            let _alone = lock(&self.writing);
+            let mut file = DirectWriter::new(file, pieces.size_bytes());
+            pieces.iter().try_for_each(|piece| file.write_all(piece))?;
+            file.finish()
         })
     }
 

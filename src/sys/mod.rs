@@ -7,6 +7,7 @@
 //! * [`blkid`] what is on which device
 //! * [`secret`] what is given to programs and never shown
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
+//! * [`direct`] big files past the page cache
 //! * [`fs`] files: attributes, flags, holes
 //! * [`ioctl`] what block devices are asked
 //! * [`kexec`] loading another kernel
@@ -20,6 +21,7 @@
 
 pub mod at_end;
 pub mod blkid;
+pub mod direct;
 pub mod fs;
 pub mod ioctl;
 pub mod kexec;
