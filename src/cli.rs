@@ -44,7 +44,7 @@ pub struct Global {
     /// Say everything as JSON: results on standard output, events on standard error
     #[arg(long, global = true)]
     pub json: bool,
-    /// Log more
+    /// Show the log as well: each command that is run, and what it said
     #[arg(long, short, global = true)]
     pub verbose: bool,
     /// Count warnings as failure (exit code 1)

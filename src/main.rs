@@ -15,6 +15,6 @@ fn main() -> ExitCode {
         rr::init::power(&name);
     }
     let cli = Cli::parse();
-    ui::log::start(cli.global.verbose);
+    ui::log::start(cli.global.verbose && !cli.global.json);
     commands::run(cli).into()
 }

@@ -56,6 +56,12 @@ fn objects_are_put_found_read_and_deleted() {
     assert_eq!(store.get("packs/a").unwrap(), b"hello world");
     assert_eq!(store.get_range("packs/a", 6, 5).unwrap(), b"world");
     assert_eq!(store.size_bytes("rr-node001.iso").unwrap(), 3 << 20);
+    let mut read = Vec::new();
+    store
+        .read_range("rr-node001.iso", 9, (3 << 20) - 9, &mut |p| read.extend_from_slice(p))
+        .unwrap();
+    assert!(read == vec![7; (3 << 20) - 9]);
+    assert!(store.read_range("rr-node001.iso", 9, 3 << 20, &mut |_| ()).is_err());
     assert_eq!(names(&*store, ""), ["generations/1/layout.toml", "packs/a", "rr-node001.iso"]);
     assert_eq!(names(&*store, "pa"), ["packs/a"]);
     assert_eq!(names(&*store, "packs/b"), [""; 0]);

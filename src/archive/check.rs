@@ -15,7 +15,6 @@ use crate::store::{Manifest, Store, StoreError};
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};
 
-const READ_BYTES: u64 = 4 << 20;
 /// More do not read faster from one target.
 const THREADS: usize = 4;
 /// How many wrong objects are named.
@@ -37,15 +36,13 @@ pub fn check(manifest: &Manifest, store: &dyn Store, ui: &Ui) -> Result<()> {
     let progress = ui.progress("checking", total, Unit::Bytes);
     let todo = Mutex::new(records.iter().copied().collect::<VecDeque<_>>());
     let wrong = Mutex::new(Vec::new());
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..THREADS.min(cores.max(2)) {
+        for _ in 0..THREADS {
             scope.spawn(|| {
-                let mut room = Vec::new();
                 loop {
                     let next = todo.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(record) = next else { return };
-                    if let Err(error) = check_object(record, store, &mut room, &progress) {
+                    if let Err(error) = check_object(record, store, &progress) {
                         let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
                         wrong.push(format!("{error:#}"));
                     }
@@ -109,12 +106,7 @@ pub fn check_sample(
     Ok(())
 }
 
-fn check_object(
-    record: &FileRecord,
-    store: &dyn Store,
-    room: &mut Vec<u8>,
-    progress: &Progress,
-) -> Result<()> {
+fn check_object(record: &FileRecord, store: &dyn Store, progress: &Progress) -> Result<()> {
     let FileRecord { name, size_bytes, blake3 } = record;
     let found = match store.size_bytes(name) {
         Err(StoreError::NotFound { .. }) => bail!("{name} is missing"),
@@ -129,16 +121,12 @@ fn check_object(
         "{name} is damaged: it has {found} bytes, only {size_bytes} were written"
     );
     let mut hasher = blake3::Hasher::new();
-    let mut at = 0;
-    while at < found {
-        let len = READ_BYTES.min(found - at);
-        *room = store
-            .get_range_into(name, at, usize::try_from(len)?, std::mem::take(room))
-            .with_context(|| format!("reading {name} at byte {at}"))?;
-        hasher.update(room);
-        at += len;
-        progress.add(len);
-    }
+    store
+        .read_range(name, 0, found, &mut |piece| {
+            hasher.update(piece);
+            progress.add(piece.len() as u64);
+        })
+        .with_context(|| format!("reading {name}"))?;
     ensure!(
         hasher.finalize().to_hex().as_str() == blake3,
         "{name} is damaged: its BLAKE3 is not the one that was written"

@@ -350,6 +350,9 @@ fn recover_command(options: &Options) -> Cmd {
     if let Some(target) = &options.target {
         command = command.args(["--target", target]);
     }
+    if options.debug {
+        command = command.arg("--verbose");
+    }
     command = command.arg("recover");
     if options.mode == Mode::Auto {
         command = command.arg("--auto");
@@ -456,8 +459,8 @@ mod tests {
             "/usr/bin/rr --target nfs://s/x recover --auto --gen G --map sda=vdb --erase S1 --grow --other-firmware"
         );
         assert_eq!(
-            recover_command(&cmdline::parse("rr.recover=ask")).to_shell(),
-            "/usr/bin/rr recover"
+            recover_command(&cmdline::parse("rr.recover=ask rr.debug")).to_shell(),
+            "/usr/bin/rr --verbose recover"
         );
     }
 }

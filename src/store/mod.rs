@@ -75,6 +75,9 @@ pub enum StoreError {
     Other { store: String, detail: String },
 }
 
+/// What was read is hashed while it still is in a core's own cache.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Named objects of one node at one target. Names are relative, made of `[A-Za-z0-9._-]` parts.
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// For people; holds no secret.
@@ -103,6 +106,24 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// As [`Store::get_range_into`], in new memory.
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         self.get_range_into(name, offset, len, Vec::new())
+    }
+    /// As [`Store::get_range_into`], of any length: they are given to `each`, piece by piece.
+    fn read_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        let (mut at, mut left, mut room) = (offset, len, Vec::new());
+        while left > 0 {
+            let part = left.min(PIECE_BYTES as u64);
+            room =
+                self.get_range_into(name, at, usize::try_from(part).unwrap_or(PIECE_BYTES), room)?;
+            each(&room);
+            (at, left) = (at + part, left - part);
+        }
+        Ok(())
     }
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError>;
     /// All objects whose name starts with `prefix`, by name. No object is not an error.

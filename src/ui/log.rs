@@ -1,15 +1,17 @@
 //! The log: every event and every external command with its output, in one file.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Logger {
     sink: Mutex<Sink>,
+    /// Whether standard error gets it, too, and what takes a progress line away there.
+    shown: Option<&'static str>,
 }
 
 /// Everything stays in memory as well: a backup stores the log of its run.
@@ -22,17 +24,18 @@ struct Sink {
 /// More than this is only in the file.
 const KEPT_BYTES: usize = 64 << 20;
 
+/// EL of ECMA-48.
+const CLEAR_LINE: &str = "\r\x1b[2K";
+
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Starts logging to memory. A second call changes nothing.
-pub fn start(verbose: bool) {
-    let logger = LOGGER.get_or_init(Logger::default);
+/// Starts logging to memory, and to standard error where it is to be `shown`. A second call changes
+/// nothing.
+pub fn start(shown: bool) {
+    let clear = || if std::io::stderr().is_terminal() { CLEAR_LINE } else { "" };
+    let logger = LOGGER.get_or_init(|| Logger { sink: Mutex::default(), shown: shown.then(clear) });
     if ::log::set_logger(logger).is_ok() {
-        ::log::set_max_level(if verbose {
-            ::log::LevelFilter::Trace
-        } else {
-            ::log::LevelFilter::Debug
-        });
+        ::log::set_max_level(::log::LevelFilter::Debug);
     }
 }
 
@@ -73,6 +76,10 @@ impl ::log::Log for Logger {
         }
         let line =
             format!("{:.3} {:<5} {}\n", jiff::Timestamp::now(), record.level(), record.args());
+        if let Some(clear) = self.shown {
+            // Nobody is left to be told when standard error is gone.
+            let _ = write!(std::io::stderr().lock(), "{clear}{line}");
+        }
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if sink.text.len() < KEPT_BYTES {
             sink.text.extend_from_slice(line.as_bytes());

@@ -55,6 +55,9 @@ fn a_read_that_breaks_off_goes_on_where_it_was() {
     proxy.fail("GET", 8, Fault::Drop(512 << 10));
     assert!(store.get_range("packs/a", 3, (4 << 20) - 3).unwrap() == pack[3..]);
     assert_eq!(proxy.count("GET"), 8);
+    proxy.fail("GET", 8, Fault::Drop(512 << 10));
+    assert!(super::read_range(&**store, 3, (4 << 20) - 3).unwrap() == pack[3..]);
+    assert_eq!(proxy.count("GET"), 8);
     proxy.fail("GET", 3, Fault::Drop(1 << 20));
     assert!(store.get("packs/a").unwrap() == *pack);
     assert_eq!(proxy.count("GET"), 4);

@@ -54,6 +54,17 @@ fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
     store.list(prefix).unwrap().into_iter().map(|o| o.name).collect()
 }
 
+/// Of `packs/a`, which comes in pieces.
+fn read_range(store: &dyn Store, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
+    let (mut bytes, mut pieces) = (Vec::new(), 0);
+    store.read_range("packs/a", offset, len, &mut |piece| {
+        bytes.extend_from_slice(piece);
+        pieces += 1;
+    })?;
+    assert!(pieces >= len >> 20, "{pieces} pieces");
+    Ok(bytes)
+}
+
 fn objects_come_and_go(url: &str, options: &TargetOptions) {
     let reading = open(url, Access::Read, options).unwrap();
     assert!(names(&*reading, "generations/").is_empty(), "a tree that is not there yet is empty");
@@ -67,6 +78,10 @@ fn objects_come_and_go(url: &str, options: &TargetOptions) {
     assert_eq!(store.get_range("packs/a", 5, 7).unwrap(), pack[5..12]);
     assert!(store.get_range("packs/a", 5, 0).unwrap().is_empty());
     let text = store.get_range("packs/a", (3 << 20) - 1, 2).unwrap_err().to_string();
+    assert!(text.contains("is cut off"), "{text}");
+    assert!(read_range(&*store, 5, (3 << 20) - 5).unwrap() == pack[5..]);
+    assert!(read_range(&*store, 5, 0).unwrap().is_empty());
+    let text = read_range(&*store, 5, 3 << 20).unwrap_err().to_string();
     assert!(text.contains("is cut off"), "{text}");
 
     store.put_new("packs/b", b"b").unwrap();

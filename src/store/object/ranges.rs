@@ -46,26 +46,64 @@ impl ObjectStore {
                 let at = bytes.len();
                 let more = (length - at as u64).min(RESERVE_BYTES);
                 bytes.resize(at + usize::try_from(more).unwrap_or(usize::MAX), 0);
-                self.read_range(name, at as u64, &mut bytes[at..])?;
+                self.fill_range(name, at as u64, &mut bytes[at..])?;
             }
         }
         Ok(bytes)
     }
 
-    /// Fills `bytes` with those from `offset`; where the connection broke off, the next try goes on.
-    pub(super) fn read_range(
+    /// Fills `bytes` with those from `offset`.
+    pub(super) fn fill_range(
         &self,
         name: &str,
         offset: u64,
         bytes: &mut [u8],
     ) -> Result<(), StoreError> {
         let len = bytes.len() as u64;
+        self.take_range(name, (offset, len), &mut |reader, done| {
+            let done = usize::try_from(done).unwrap_or(bytes.len());
+            fill(reader, &mut bytes[done..])
+        })
+    }
+
+    /// Gives `len` bytes from `offset` to `each`, by as many at a time as `room` has.
+    pub(super) fn pass_range(
+        &self,
+        name: &str,
+        (offset, len): (u64, u64),
+        room: &mut [u8],
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        self.take_range(name, (offset, len), &mut |reader, done| {
+            let mut got = 0;
+            while done + got < len {
+                let part = usize::try_from(len - done - got).unwrap_or(room.len()).min(room.len());
+                let (more, error) = fill(reader, &mut room[..part]);
+                each(&room[..usize::try_from(more).unwrap_or(part)]);
+                got += more;
+                if more < part as u64 {
+                    return (got, error);
+                }
+            }
+            (got, None)
+        })
+    }
+
+    /// Has `take` take `len` bytes from `offset` out of the answer. It is told how many it took before:
+    /// where the connection broke off, the next try goes on. It says how many it took now, and what
+    /// broke it off.
+    fn take_range(
+        &self,
+        name: &str,
+        (offset, len): (u64, u64),
+        take: &mut dyn FnMut(&mut dyn Read, u64) -> (u64, Option<io::Error>),
+    ) -> Result<(), StoreError> {
         let end = offset.checked_add(len).filter(|end| *end > offset);
         let Some(end) = end else {
             return Err(self.other(format!("{len} bytes from {offset} of {name} were asked for")));
         };
         let done = std::cell::Cell::new(0);
-        let at = || offset + done.get() as u64;
+        let at = || offset + done.get();
         self.client.run(
             |_| {
                 let range = format!("bytes={}-{}", at(), end - 1);
@@ -78,9 +116,9 @@ impl ObjectStore {
                     return Err(self.no_range(&mut reply, name, (offset, len)));
                 }
                 self.check_range(&reply, name, at(), end)?;
-                let missing = &mut bytes[done.get()..];
-                let (got, error) = fill(&mut reply.reader(), missing);
-                if got == missing.len() {
+                let (got, error) = take(&mut reply.reader(), done.get());
+                done.set(done.get() + got);
+                if at() == end {
                     // ureq takes a connection back when a body was read to its end, not before. One
                     // without a length might be waited for.
                     if reply.length().is_some() {
@@ -88,7 +126,6 @@ impl ObjectStore {
                     }
                     return Ok(());
                 }
-                done.set(done.get() + got);
                 let why = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                 let why = format!("{name} broke off after {got} bytes: {why}");
                 Err(if got > 0 { Failed::GoOn(why) } else { Failed::Again(why) })
@@ -146,17 +183,17 @@ impl ObjectStore {
 }
 
 /// Reads until `bytes` is full. Tells how much there was, and what broke it off, if not its end.
-fn fill(from: &mut impl Read, bytes: &mut [u8]) -> (usize, Option<io::Error>) {
+fn fill(from: &mut dyn Read, bytes: &mut [u8]) -> (u64, Option<io::Error>) {
     let mut got = 0;
     while got < bytes.len() {
         match from.read(&mut bytes[got..]) {
             Ok(0) => break,
             Ok(more) => got += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (got, Some(error)),
+            Err(error) => return (got as u64, Some(error)),
         }
     }
-    (got, None)
+    (got as u64, None)
 }
 
 /// First, last and total of `bytes 0-9/100`; the total may be `*`.
