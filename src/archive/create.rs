@@ -70,9 +70,11 @@ pub fn create(
 
     let parent = previous.as_ref().map(|(manifest, _)| *manifest);
     let (index, packs) = compact(made.chunks, previous.as_ref(), &made.packs)?;
-    let put = |file: &str, bytes: Vec<u8>| catalog::put(store, &options.generation, file, bytes);
-    let files =
-        vec![put("index.zst", index.encode()?)?, put("recipe", recipe::render(&index).into())?];
+    let texts = [("index.zst", index.encode()?), ("recipe", recipe::render(&index).into())];
+    let record =
+        |(file, bytes): &(&str, Vec<u8>)| catalog::record(&options.generation, file, bytes);
+    let files: Vec<_> = texts.iter().map(record).collect();
+    catalog::put_all(store, files.iter().zip(texts.map(|(_, bytes)| bytes)).collect())?;
     let mut warnings = made.warnings;
     let mut stats = made.stats;
     stats.stored_bytes = made.packs.iter().map(|(_, pack)| pack.size_bytes).sum();

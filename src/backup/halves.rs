@@ -86,27 +86,25 @@ pub(super) fn archive(
         warning: created.warnings,
     };
     ui.step("Publishing", || {
-        let mut put = |file: &str, bytes: &[u8]| {
-            manifest.file.push(catalog::put(store, generation, file, bytes)?);
-            anyhow::Ok(())
+        let mut texts = Vec::new();
+        let mut add = |manifest: &mut Manifest, file: &str, bytes: Vec<u8>| {
+            manifest.file.push(catalog::record(generation, file, &bytes));
+            texts.push(bytes);
         };
         for header in headers {
-            put(&header.file, &header.bytes)?;
+            add(&mut manifest, &header.file, header.bytes.clone());
         }
         if let Some(layout) = &job.layout {
-            put("layout.toml", schema::render(layout)?.as_bytes())?;
+            add(&mut manifest, "layout.toml", schema::render(layout)?.into());
         }
         if let Some(unread) = &created.unread {
-            put(catalog::UNREAD, format!("{unread}\n").as_bytes())?;
+            add(&mut manifest, catalog::UNREAD, format!("{unread}\n").into());
         }
-        put("rr.log", &ui::log::text())?;
+        add(&mut manifest, "rr.log", ui::log::text());
         let restore_text = archive::restore_text(&manifest);
-        manifest.file.push(catalog::put(
-            store,
-            generation,
-            "RESTORE.txt",
-            restore_text.as_bytes(),
-        )?);
+        add(&mut manifest, "RESTORE.txt", restore_text.into());
+        let records = &manifest.file[manifest.file.len() - texts.len()..];
+        catalog::put_all(store, records.iter().zip(texts).collect())?;
         guard.check()?;
         catalog::publish(store, &manifest)
     })?;

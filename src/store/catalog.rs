@@ -288,6 +288,15 @@ pub fn fetch(store: &dyn Store, record: &FileRecord) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What a manifest says of a file of its generation.
+pub fn record(generation: &str, file: &str, bytes: &[u8]) -> FileRecord {
+    FileRecord {
+        name: object(generation, file),
+        size_bytes: bytes.len() as u64,
+        blake3: blake3::hash(bytes).to_hex().to_string(),
+    }
+}
+
 /// Stores `bytes` as a file of a generation.
 pub fn put(
     store: &dyn Store,
@@ -295,11 +304,26 @@ pub fn put(
     file: &str,
     bytes: impl Into<Vec<u8>>,
 ) -> Result<FileRecord> {
-    let (name, bytes) = (object(generation, file), bytes.into());
-    let blake3 = blake3::hash(&bytes).to_hex().to_string();
-    let size_bytes = bytes.len() as u64;
-    store.put_pieces(&name, &vec![bytes].into()).with_context(|| format!("storing {name}"))?;
-    Ok(FileRecord { name, size_bytes, blake3 })
+    let bytes = bytes.into();
+    let record = record(generation, file, &bytes);
+    put_recorded(store, &record, bytes)?;
+    Ok(record)
+}
+
+/// Stores some files at the same time: a disk is waited for once then, and so is a server.
+pub fn put_all(store: &dyn Store, files: Vec<(&FileRecord, Vec<u8>)>) -> Result<()> {
+    std::thread::scope(|scope| {
+        let put = |(record, bytes)| scope.spawn(move || put_recorded(store, record, bytes));
+        let puts: Vec<_> = files.into_iter().map(put).collect();
+        puts.into_iter().try_for_each(|put| {
+            put.join().unwrap_or_else(|_| Err(anyhow!("storing a file panicked")))
+        })
+    })
+}
+
+fn put_recorded(store: &dyn Store, record: &FileRecord, bytes: Vec<u8>) -> Result<()> {
+    let name = &record.name;
+    store.put_pieces(name, &vec![bytes].into()).with_context(|| format!("storing {name}"))
 }
 
 #[cfg(test)]

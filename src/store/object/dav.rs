@@ -1,7 +1,7 @@
 //! HTTP: WebDAV (RFC 4918) where the server has it, else PUT, GET, HEAD and DELETE.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use anyhow::Result;
 use base64::Engine;
@@ -12,6 +12,7 @@ use super::super::name::is_part_of_name;
 use super::client::{Call, Client, Content, Failed, Reply};
 use super::{Object, StoreError};
 use crate::config::Login;
+use crate::sys::sync::lock;
 
 const ASK_ROOM: &[u8] = b"<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<propfind xmlns=\"DAV:\"><prop><quota-available-bytes/></prop></propfind>\n";
 
@@ -114,14 +115,15 @@ impl Dav {
         refusal: &dyn Fn(&mut Reply) -> Failed,
     ) -> Result<(), StoreError> {
         let parents = name.match_indices('/').map(|(at, _)| &name[..at]);
+        // One thread at a time: of two that make the same one at once, Apache gives the later a 403.
+        let mut made = lock(&self.made);
         for dir in std::iter::once("").chain(parents) {
-            let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
-            if made().contains(dir) {
+            if made.contains(dir) {
                 continue;
             }
             let uri = format!("{}/{dir}", self.uri);
             self.make(client, uri.trim_end_matches('/'), refusal)?;
-            made().insert(dir.to_owned());
+            made.insert(dir.to_owned());
         }
         Ok(())
     }
