@@ -318,8 +318,11 @@ pub struct LayoutSource {
 
 #[derive(Debug, Args, Default)]
 pub struct DiskArgs {
-    /// Put the recorded disk OLD on the present disk NEW, or leave it out (OLD=none);
+    /// Put the recorded disk OLD on the present disk NEW, or do without it (OLD=none);
     /// can be given again, also to put several recorded disks on one
+    ///
+    /// Without a disk, arrays come back degraded, and what was mounted from it does
+    /// not come back: a data filesystem, not / or /boot. Its files stay in the backup.
     #[arg(long, value_name = "OLD=NEW", value_parser = parse_map)]
     pub map: Vec<(String, String)>,
     /// Allow this disk, which holds other data, to be erased: its serial or name

@@ -1,20 +1,36 @@
 //! The recorded machine without the disks that the admin leaves out, `--map OLD=none`: arrays come back
-//! with a member missing, if they work so. What would be lost is a problem, named.
+//! with a member missing, if they work so, and data filesystems that were on them do not come back.
+//! What a system does not start without is a problem, named.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::{Answers, Problem, is_called, lvmtext};
-use crate::layout::{Disk, Id, Layout, Lv, Md, Pv};
+use crate::layout::{BytesPath, Disk, Id, Layout, Lv, Md, Mount, Pv};
 
 /// The word for no disk.
 pub const NONE: &str = "none";
 
+/// Without these a system does not start.
+const STARTS_WITH: &[&str] = &["/", "/boot", "/boot/efi", "/efi", "/usr", "/var"];
+
+/// What is left.
+#[derive(Debug)]
+pub struct Left {
+    pub layout: Layout,
+    /// What comes back otherwise than it was, and what does not.
+    pub notes: Vec<String>,
+    /// Where filesystems were mounted that do not come back.
+    pub lost: Vec<BytesPath>,
+}
+
+/// Whether a system starts without what is mounted here.
+pub fn can_be_missed(mount: &Mount) -> bool {
+    mount.target || STARTS_WITH.iter().all(|path| mount.path.as_path() != Path::new(path))
+}
+
 /// What comes back without the disks that are left out, and what does not, in words.
-pub fn out(
-    recorded: &Layout,
-    answers: &Answers,
-    problems: &mut Vec<Problem>,
-) -> (Layout, Vec<String>) {
+pub fn out(recorded: &Layout, answers: &Answers, problems: &mut Vec<Problem>) -> Left {
     let left: Vec<&str> =
         answers.map.iter().filter(|(_, new)| new == NONE).map(|(old, _)| old.as_str()).collect();
     let mut out = BTreeSet::new();
@@ -32,10 +48,15 @@ pub fn out(
         }
     }
     let mut layout = recorded.clone();
+    let (mut notes, mut lost) = (Vec::new(), Vec::new());
     if out.is_empty() {
-        return (layout, Vec::new());
+        return Left { layout, notes, lost };
     }
-    let mut notes = Vec::new();
+    let left = left.join(", ");
+    let is_needed = |id: &Id| {
+        let mut needed = recorded.mount.iter().filter(|mount| !can_be_missed(mount));
+        needed.any(|mount| recorded.stands_on(&mount.fs, id))
+    };
     for md in &mut layout.md {
         let is_out = |id: &Id| {
             let below = recorded.disks_below(id);
@@ -54,9 +75,9 @@ pub fn out(
                 rest.raid_devices
             ));
             *md = rest;
-        } else if !rest.member.is_empty() {
+        } else if !rest.member.is_empty() && is_needed(&md.id) {
             problems.push(Problem::new(
-                format!("{} ({}) does not work without {}", md.name, md.level, left.join(", ")),
+                format!("{} ({}) does not work without {left}", md.name, md.level),
                 "give each of them a disk: --map OLD=NEW",
             ));
         }
@@ -66,15 +87,25 @@ pub fn out(
     let is_lost = |id: &Id| !rest.disks_below(id).is_disjoint(&out);
     let mut lose = |what: String| {
         problems.push(Problem::new(
-            format!("{what} is on {}, which --map leaves out", left.join(", ")),
+            format!("{what} is on {left}, which --map leaves out"),
             "give it a disk: --map OLD=NEW",
         ));
     };
     for mount in layout.mount.iter().filter(|m| !m.target && is_lost(&m.fs)) {
-        lose(mount.path.to_string());
+        if can_be_missed(mount) {
+            lost.push(mount.path.clone());
+        } else {
+            lose(mount.path.to_string());
+        }
     }
-    for vg in layout.vg.iter().filter(|vg| vg.pv.iter().any(|pv| is_lost(&pv.on))) {
+    for vg in layout.vg.iter().filter(|vg| is_needed(&vg.id) && is_lost(&vg.id)) {
         lose(format!("a part of volume group {}", vg.name));
+    }
+    for path in &lost {
+        notes.push(format!(
+            "{path} does NOT come back, nor do its files: it was on {left}, which --map leaves out. \
+             Where that is not here, /etc/fstab gets nofail for it."
+        ));
     }
     for swap in layout.swap.iter().filter(|swap| is_lost(&swap.on)) {
         let dev = recorded.dev(&swap.on).unwrap_or_default();
@@ -82,14 +113,56 @@ pub fn out(
     }
     layout.disk.retain(|d| !out.contains(&d.id));
     layout.partition.retain(|p| !is_lost(&p.id));
+    layout.md.retain(|m| !is_lost(&m.id));
     layout.luks.retain(|l| !is_lost(&l.id));
+    layout.vg.retain(|v| !is_lost(&v.id));
+    layout.lv.retain(|l| !is_lost(&l.id));
     layout.swap.retain(|s| !is_lost(&s.on));
+    layout.mount.retain(|m| !is_lost(&m.fs));
     layout.fs.retain(|f| !is_lost(&f.id));
     layout.boot.grub_disk.retain(|disk| !out.contains(disk));
     layout.boot.esp.retain(|fs| !is_lost(fs));
     let here: BTreeSet<_> = layout.partition.iter().filter_map(|p| p.uuid).collect();
     layout.boot.efi_entry.retain(|entry| here.contains(&entry.partition));
-    (layout, notes)
+    spare_idle(recorded, &mut layout, &mut notes);
+    Left { layout, notes, lost }
+}
+
+/// What is left of a group, an array or a filesystem that has lost a disk may be of use to somebody:
+/// its other disks are not erased for the sake of empty partitions.
+fn spare_idle(recorded: &Layout, layout: &mut Layout, notes: &mut Vec<String>) {
+    let has_any = |layout: &Layout, disk: &Id| {
+        let mounted = layout.mount.iter().filter(|m| !m.target).map(|m| &m.fs);
+        let joined = layout.md.iter().map(|m| &m.id).chain(layout.vg.iter().map(|v| &v.id));
+        let booted = layout.boot.esp.iter().chain(&layout.boot.grub_disk);
+        let swaps = layout.swap.iter().map(|s| &s.on);
+        mounted
+            .chain(joined)
+            .chain(booted)
+            .chain(swaps)
+            .any(|id| layout.disks_below(id).contains(disk))
+    };
+    let idle: Vec<Id> = layout
+        .disk
+        .iter()
+        .filter(|d| !d.unused && has_any(recorded, &d.id) && !has_any(layout, &d.id))
+        .map(|d| d.id.clone())
+        .collect();
+    for disk in layout.disk.iter_mut().filter(|d| idle.contains(&d.id)) {
+        disk.unused = true;
+        notes.push(format!("{} is left alone: nothing that was on it comes back.", disk.name));
+    }
+    let had = |on: &Id, layout: &Layout| {
+        let pv = layout.vg.iter().flat_map(|v| &v.pv).any(|pv| pv.on == *on);
+        let member = layout.md.iter().flat_map(|m| &m.member).any(|m| m.on == *on);
+        pv || member || layout.fs.iter().any(|f| f.devices().contains(on))
+    };
+    for part in layout.partition.iter().filter(|p| !idle.contains(&p.disk)) {
+        if had(&part.id, recorded) && !had(&part.id, layout) {
+            notes
+                .push(format!("{} was a part of that: it is erased, and stays empty.", part.dev()));
+        }
+    }
 }
 
 /// Groups do without physical volumes on which there are at most caches.
@@ -119,13 +192,25 @@ fn without_caches(layout: &mut Layout, out: &BTreeSet<Id>, notes: &mut Vec<Strin
     }
 }
 
-/// Whether nothing would be lost without `disk` as well.
-pub fn can_do_without(recorded: &Layout, answers: &Answers, disk: &Disk) -> bool {
+/// Where filesystems were mounted that would be lost without `disk` as well. None where a system would
+/// not start then.
+pub fn lost_without(recorded: &Layout, answers: &Answers, disk: &Disk) -> Option<Vec<BytesPath>> {
+    let mut problems = Vec::new();
+    let before = out(recorded, answers, &mut problems).lost;
     let mut answers = answers.clone();
     answers.map.push((disk.name.clone(), NONE.to_owned()));
-    let mut problems = Vec::new();
-    out(recorded, &answers, &mut problems);
-    problems.is_empty()
+    problems.clear();
+    let mut lost = out(recorded, &answers, &mut problems).lost;
+    lost.retain(|path| !before.contains(path));
+    problems.is_empty().then_some(lost)
+}
+
+/// How to do without `disk`, where a system starts without it.
+pub fn hint(recorded: &Layout, answers: &Answers, disk: &Disk) -> Option<String> {
+    let lost = lost_without(recorded, answers, disk)?;
+    let lost: Vec<_> = lost.iter().map(ToString::to_string).collect();
+    let and = if lost.is_empty() { String::new() } else { format!(" and {}", lost.join(", ")) };
+    Some(format!("do without it{and}: --map {}={NONE}", disk.name))
 }
 
 /// How many members it will have; a spare stands in for one that is missing.

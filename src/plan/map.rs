@@ -297,8 +297,8 @@ impl<'a> Mapper<'a> {
                     let _ = write!(hint, " --map {name}={}", new.name);
                 }
             }
-            if leave::can_do_without(self.recorded, self.answers, old) {
-                let _ = write!(hint, ", or do without it: --map {}={}", old.name, leave::NONE);
+            if let Some(without) = leave::hint(self.recorded, self.answers, old) {
+                let _ = write!(hint, ", or {without}");
             }
             problems.push(Problem::new(lines.join("\n"), hint));
         }

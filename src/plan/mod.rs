@@ -158,8 +158,9 @@ pub struct Plan {
 /// A [`Refusal`] with every problem that was found.
 pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Plan, Refusal> {
     let mut problems = Vec::new();
-    let (rest, left) = leave::out(recorded, answers, &mut problems);
-    let scope = scope::of(&rest, &mut problems);
+    let left = leave::out(recorded, answers, &mut problems);
+    let scope = scope::of(&left.layout, &mut problems);
+    let recorded = &with_left_alone(recorded, &scope.layout);
     let kept = map::kept_disks(present, answers, &mut problems);
     let joined = join::join(&scope.layout, present, answers, &mut problems);
     let mut disks = map::map(
@@ -187,10 +188,20 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
         kept,
         steps: built.steps,
         identity_changes: [joined.identity_changes, built.identity_changes].concat(),
-        notes: [left, scope.notes, joined.notes, told, resized, built.notes].concat(),
+        notes: [left.notes, scope.notes, joined.notes, told, resized, built.notes].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }
+}
+
+/// What was recorded, with the disks that do not come back among those that nothing is to be put on
+/// unasked: a disk with data that the admin does without, or that is not in the backup, is no spare.
+fn with_left_alone(recorded: &Layout, scope: &Layout) -> Layout {
+    let mut recorded = recorded.clone();
+    for disk in &mut recorded.disk {
+        disk.unused |= scope.disk.iter().all(|d| d.id != disk.id);
+    }
+    recorded
 }
 
 impl Plan {

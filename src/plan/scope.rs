@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Problem;
+use super::{Answers, Problem, leave};
 use crate::layout::{Disk, Fs, Id, Layout, Mount};
 
 /// The filesystems that can be made.
@@ -81,7 +81,7 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     layout.mount.retain(|m| !m.target && stays(&m.fs));
     layout.fs.retain(|f| stays(&f.id));
     check_root(recorded, &layout, problems);
-    drop_unknown_filesystems(&mut layout, &mut notes, problems);
+    drop_unknown_filesystems(recorded, &mut layout, &mut notes, problems);
     check_outside_sections(&layout, &mut notes, problems);
     check_kinds(&layout, problems);
     Scope { layout, notes }
@@ -139,6 +139,7 @@ fn is_used(layout: &Layout, disk: &Disk) -> bool {
 }
 
 fn drop_unknown_filesystems(
+    recorded: &Layout,
     layout: &mut Layout,
     notes: &mut Vec<String>,
     problems: &mut Vec<Problem>,
@@ -146,10 +147,27 @@ fn drop_unknown_filesystems(
     let dev = |id: &Id| layout.dev(id).unwrap_or_else(|| id.0.clone());
     for fs in layout.fs.iter().filter(|fs| !can_be_made(fs)) {
         match layout.mount.iter().find(|m| m.fs == fs.id) {
-            Some(mount) => problems.push(Problem::new(
-                format!("{} on {} is a {} filesystem, which rr can't make", mount.path, dev(&fs.on), fs.kind),
-                "exclude it in the layout (remove its [[mount]] and [[fs]]), and restore it by hand",
-            )),
+            Some(mount) => {
+                let mut hint = "exclude it in the layout (remove its [[mount]] and [[fs]]), and \
+                                restore it by hand"
+                    .to_owned();
+                // On a disk of its own, a stick perhaps.
+                let mut disks = layout.disk.iter().filter(|d| layout.stands_on(&fs.id, &d.id));
+                if let (Some(disk), None) = (disks.next(), disks.next())
+                    && let Some(without) = leave::hint(recorded, &Answers::default(), disk)
+                {
+                    hint = format!("{without}; or {hint}");
+                }
+                problems.push(Problem::new(
+                    format!(
+                        "{} on {} is a {} filesystem, which rr can't make",
+                        mount.path,
+                        dev(&fs.on),
+                        fs.kind
+                    ),
+                    hint,
+                ));
+            }
             None => notes.push(format!(
                 "{} on {} does not come back: it is not mounted and rr can't make it.",
                 fs.kind,

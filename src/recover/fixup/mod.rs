@@ -110,7 +110,7 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     for file in &rewritten {
         changed.push(format!("{} names devices as they are here", file.display()));
     }
-    changed.extend(spare_target(tree)?);
+    changed.extend(unwaited(tree)?);
     changed.extend(crypttab::enroll(tree)?);
     relabel(tree.root, &mut changed)?;
     let chroot = Chroot::enter(tree.root)?;
@@ -136,25 +136,42 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     Ok(changed)
 }
 
-/// A disk that holds nothing but backups is in no backup, and need not be here where another one was
-/// recovered from: the system must not wait for it.
-fn spare_target(tree: &Tree<'_>) -> Result<Option<String>> {
+/// What does not come back need not be here either: a disk that holds nothing but backups, one that the
+/// admin left out. The system must not wait for it.
+fn unwaited(tree: &Tree<'_>) -> Result<Option<String>> {
     const FSTAB: &str = "/etc/fstab";
-    let mounts = tree.recorded.mount.iter().filter(|mount| mount.target);
-    let paths: Vec<String> =
-        mounts.map(|mount| mount.path.as_path().to_string_lossy().into_owned()).collect();
-    let is_gone = |entry: &fstab::Entry| {
-        entry.on_a_device()
-            && paths.contains(&entry.file)
-            && tree.devices.resolve(&entry.spec).is_none()
-    };
     let (Some(file), Some(text)) = (inside::find(tree.root, FSTAB), inside::read(tree.root, FSTAB))
     else {
         return Ok(None);
     };
-    let Some(text) = fstab::with_nofail(&text, is_gone) else { return Ok(None) };
+    let is_here = |spec: &str| {
+        tree.devices.resolve(spec).is_some()
+            || (!spec.starts_with("/dev/") && inside::find(tree.root, spec).is_some())
+    };
+    let Some(text) = without_waiting(&text, tree.recorded, &tree.plan.layout, is_here) else {
+        return Ok(None);
+    };
     std::fs::write(&file, text).with_context(|| format!("rewriting {}", file.display()))?;
-    Ok(Some(format!("{FSTAB} no longer waits for the disk with backups, which is not here")))
+    Ok(Some(format!("{FSTAB} no longer waits for what does not come back and is not here")))
+}
+
+/// fstab(5) for a machine on which some of the recorded mounts are not made. What they are of may be
+/// here all the same, as `is_here` says.
+fn without_waiting(
+    fstab: &str,
+    recorded: &Layout,
+    planned: &Layout,
+    is_here: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let is_left = |path: &Path| {
+        let at = |layout: &Layout| layout.mount.iter().any(|mount| mount.path.as_path() == path);
+        at(recorded) && !at(planned)
+    };
+    fstab::with_nofail(fstab, |entry| {
+        // What is bound to a place is of a directory.
+        let is_local = entry.on_a_device() || entry.spec.starts_with('/');
+        is_local && is_left(Path::new(&entry.file)) && !is_here(&entry.spec)
+    })
 }
 
 fn make_directories(root: &Path) -> Result<()> {
@@ -316,6 +333,26 @@ fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn what_does_not_come_back_is_not_waited_for() {
+        let recorded = crate::plan::testing::raid_node();
+        let mut planned = recorded.clone();
+        planned.mount.retain(|mount| mount.path.as_path() != Path::new("/boot"));
+        let fstab = "UUID=1 / ext4 defaults\nUUID=2 /boot ext4 defaults\nUUID=3 /backup ext4 ro\n\
+                     /boot/x /srv none bind\n";
+        let waits = |here: &[&str]| {
+            without_waiting(fstab, &recorded, &planned, |spec| here.contains(&spec))
+        };
+        let mended = fstab.replace("/boot ext4 defaults", "/boot ext4 defaults,nofail");
+        assert_eq!(waits(&[]).unwrap(), mended);
+        assert_eq!(waits(&["UUID=2"]), None);
+        // Of a mount that goes with it only a directory is named.
+        let mut bound = recorded.clone();
+        bound.mount.push(crate::plan::testing::mount("/srv", &recorded.mount[0].fs));
+        let new = without_waiting(fstab, &bound, &planned, |_| false).unwrap();
+        assert!(new.ends_with("/boot/x /srv none bind,nofail\n"), "{new}");
+    }
 
     #[test]
     fn a_kernel_without_modules_keeps_its_initramfs() {
