@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
-use crate::layout::{Id, Layout};
+use crate::layout::{BytesPath, Id, Layout};
 use crate::probe::mounts::MountInfo;
 use crate::rescue::TargetDevice;
 use crate::store::usb;
@@ -135,7 +135,8 @@ impl Place {
         let disks = layout.disk.iter().filter(|disk| disks.contains(&disk.id));
         let disks: Vec<String> = disks.map(crate::layout::Disk::dev).collect();
         let about = |what: &str| what.split([' ', ',']).any(|word| disks.iter().any(|d| d == word));
-        layout.unprotected.retain(|note| !about(&note.what));
+        let mount = BytesPath(self.mount.clone()).to_string();
+        layout.unprotected.retain(|note| !about(&note.what) && note.what != mount);
     }
 
     /// What an admin has to know about it.
@@ -205,7 +206,12 @@ mod tests {
             ("uuid-sdb1", Path::new("/a/b"))
         );
         assert_eq!(place.warning(), None);
+        for what in ["/mnt/usb", "/srv"] {
+            let why = "can be unplugged".into();
+            layout.unprotected.push(crate::layout::Unprotected { what: what.into(), why });
+        }
         place.mark(&mut layout);
+        assert!(layout.unprotected.len() == 1 && layout.unprotected[0].what == "/srv");
         let marked: Vec<_> = layout.mount.iter().filter(|m| m.target).collect();
         assert_eq!(marked.len(), 1);
         assert_eq!(marked[0].path.as_path(), Path::new("/mnt/usb"));

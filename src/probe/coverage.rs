@@ -19,6 +19,9 @@ const MBR_GAP_BYTES: u64 = 63 * 512;
 const LV_KINDS: [&str; 7] =
     ["linear", "striped", "mirror", "thin-pool", "thin", "cache", "writecache"];
 
+/// Where people mount what they plug in and take away again.
+const PLUGGED: [&str; 3] = ["/media", "/run/media", "/mnt"];
+
 /// Marks the disks that are not in use, completes what is known of booting, and names what would
 /// not come back, `contents` among it. `has_grub` looks at a disk's first sector.
 pub fn complete(
@@ -47,7 +50,8 @@ pub fn complete(
     notes.extend(lost_keys(layout));
     notes.extend(baseless(layout));
     notes.extend(unsupported_volumes(layout));
-    notes.extend(unused_with_data(layout));
+    notes.extend(passing(layout, machine));
+    notes.extend(unused_with_data(layout, machine));
     layout.unprotected.extend(notes);
     let mut seen = BTreeSet::new();
     layout.unprotected.retain(|u| seen.insert((u.what.clone(), u.why.clone())));
@@ -74,7 +78,8 @@ fn used_disks(layout: &Layout, machine: &Machine) -> BTreeSet<Id> {
     let swapped = machine.swaps.iter().filter(|swap| !swap.file);
     let swapped = swapped.filter_map(|swap| machine.id_of_path(swap.path.to_str()?));
     let mut used = BTreeSet::new();
-    for id in layout.mount.iter().map(|mount| mount.fs.clone()).chain(swapped) {
+    let mounted = layout.mount.iter().filter(|mount| !is_passing(layout, machine, mount));
+    for id in mounted.map(|mount| mount.fs.clone()).chain(swapped) {
         used.extend(layout.disks_below(&id));
     }
     let joined = layout.md.iter().map(|md| &md.id).chain(layout.vg.iter().map(|vg| &vg.id));
@@ -90,6 +95,39 @@ fn used_disks(layout: &Layout, machine: &Machine) -> BTreeSet<Id> {
             return used;
         }
     }
+}
+
+/// Whether a mount is of a disk that somebody plugged in, and has in no line of fstab(5): it need not be
+/// there tomorrow, and is no part of the node.
+fn is_passing(layout: &Layout, machine: &Machine, mount: &Mount) -> bool {
+    let comes_and_goes = |disk: &Disk| {
+        let path = disk.path.as_deref().unwrap_or_default();
+        disk.removable || path.split('-').any(|part| part.starts_with("usb"))
+    };
+    let path = mount.path.as_path();
+    let below = layout.disks_below(&mount.fs);
+    !below.is_empty()
+        && PLUGGED.iter().any(|dir| path.starts_with(dir))
+        && machine.fstab.iter().all(|own| own != path)
+        && layout.disk.iter().filter(|disk| below.contains(&disk.id)).all(comes_and_goes)
+}
+
+/// What is mounted of disks that come and go, and that nothing else uses.
+fn passing(layout: &Layout, machine: &Machine) -> Vec<Unprotected> {
+    let idle = |mount: &Mount| {
+        let below = layout.disks_below(&mount.fs);
+        layout.disk.iter().find(|disk| disk.unused && below.contains(&disk.id))
+    };
+    let mounts = layout.mount.iter().filter(|mount| is_passing(layout, machine, mount));
+    let note = |mount: &Mount| {
+        let disk = describe(idle(mount)?);
+        let why = format!(
+            "on {disk}, which can be unplugged and is not in /etc/fstab: a recovery leaves it alone; \
+             the files are in the backup"
+        );
+        Some(Unprotected { what: mount.path.to_string(), why })
+    };
+    mounts.filter_map(note).collect()
 }
 
 fn complete_boot(layout: &mut Layout, has_grub: &dyn Fn(&Disk) -> bool) {
@@ -243,9 +281,14 @@ fn unsupported_volumes(layout: &Layout) -> Vec<Unprotected> {
     layout.lv.iter().filter_map(named).collect()
 }
 
-fn unused_with_data(layout: &Layout) -> Vec<Unprotected> {
+fn unused_with_data(layout: &Layout, machine: &Machine) -> Vec<Unprotected> {
+    let mounted = |disk: &Disk| {
+        let mut mounts = layout.mount.iter().filter(|mount| is_passing(layout, machine, mount));
+        mounts.any(|mount| layout.disks_below(&mount.fs).contains(&disk.id))
+    };
     let disks = layout.disk.iter().filter(|d| d.unused && !d.signatures.is_empty());
     disks
+        .filter(|disk| !mounted(disk))
         .map(|disk| Unprotected {
             what: describe(disk),
             why: "nothing on it is in use: it is not in the backup, and a recovery leaves it alone"
@@ -297,6 +340,43 @@ mod tests {
         assert_eq!(used, ["ubdb", "ubdc"]);
         let what = "/dev/vg0/root (ext4 \"root\"): not mounted";
         assert!(notes.iter().any(|note| note.starts_with(what)), "{notes:#?}");
+    }
+
+    #[test]
+    fn what_somebody_plugged_in_is_no_part_of_the_node() {
+        let mut node = node();
+        node.partition.retain(|part| part.disk != Id::disk("ubde"));
+        let mut fs = node.fs[0].clone();
+        (fs.id, fs.on) = (Id("fs:disk:ubde".to_owned()), Id::disk("ubde"));
+        let id = fs.id.clone();
+        node.fs.push(fs);
+        let mut stick = node.mount[0].clone();
+        (stick.fs, stick.root) = (id, None);
+        node.mount.push(stick);
+        let found = |change: fn(&mut Disk), at: &str, fstab: &[&str]| {
+            let mut layout = node.clone();
+            layout.disk.iter_mut().filter(|disk| disk.name == "ubde").for_each(change);
+            layout.mount.last_mut().unwrap().path = at.into();
+            let fstab = fstab.iter().map(Into::into).collect();
+            let machine = Machine { fstab, ..Machine::default() };
+            complete(&mut layout, &machine, Vec::new(), &|_| false);
+            let used = layout.disk.iter().any(|disk| disk.name == "ubde" && !disk.unused);
+            let about = |note: &Unprotected| note.what == at || note.what.contains("ubde");
+            layout.unprotected.retain(about);
+            (used, layout.unprotected)
+        };
+        let removable = |disk: &mut Disk| disk.removable = true;
+        let usb = |disk: &mut Disk| disk.path = Some("pci-0000:00:14.0-usb-0:3:1.0-scsi-0".into());
+        let at = "/media/joe/STICK";
+        for change in [removable, usb] {
+            let (used, notes) = found(change, at, &["/", "/media"]);
+            let [note] = &notes[..] else { panic!("{notes:?}") };
+            assert!(!used && note.what == at && note.why.contains("leaves it alone"), "{note:?}");
+        }
+        // What is built in, is there whenever the node starts, or is where a program has its data.
+        assert_eq!(found(|_| (), at, &[]), (true, Vec::new()));
+        assert_eq!(found(usb, at, &[at]), (true, Vec::new()));
+        assert_eq!(found(removable, "/srv", &[]), (true, Vec::new()));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub mod xfs;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -56,6 +56,8 @@ pub struct Machine {
     /// By the device's kernel name.
     pub contents: BTreeMap<String, Content>,
     pub mounts: Vec<MountInfo>,
+    /// Where fstab(5) has something mounted when the node starts.
+    pub fstab: Vec<PathBuf>,
     pub swaps: Vec<swaps::Active>,
 }
 
@@ -171,6 +173,7 @@ impl Reader<'_> {
             devices: block::read()?,
             contents: BTreeMap::new(),
             mounts: mounts::read()?,
+            fstab: mounts::of_fstab(&std::fs::read("/etc/fstab").unwrap_or_default()),
             swaps: swaps::read(),
         };
         for device in machine.devices.iter().filter(|d| d.kind != Kind::Other) {

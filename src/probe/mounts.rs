@@ -1,9 +1,13 @@
 //! What is mounted, and what of it is on this machine's disks.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 pub use crate::sys::mount::MountInfo;
-use crate::sys::mount::mounts;
+use crate::sys::mount::{mounts, unescape_octal};
 
 /// Filesystems that live in memory or show what the kernel knows: nothing of them is on a disk.
 const VIRTUAL: &[&str] = &[
@@ -77,10 +81,41 @@ pub fn read() -> Result<Vec<MountInfo>> {
     Ok(visible(mounts()?))
 }
 
+/// Where fstab(5) has something mounted when the system starts.
+pub fn of_fstab(text: &[u8]) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+        let (Some(spec), Some(path), _, options) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let mut options = options.unwrap_or_default().split(|byte| *byte == b',');
+        if !spec.starts_with(b"#") && options.all(|option| option != b"noauto") {
+            let path = OsString::from_vec(unescape_octal(path));
+            paths.push(PathBuf::from(path).components().collect());
+        }
+    }
+    paths
+}
+
 fn visible(all: Vec<MountInfo>) -> Vec<MountInfo> {
     let mut seen = std::collections::HashSet::new();
     let mut kept: Vec<MountInfo> =
         all.into_iter().rev().filter(|m| seen.insert(m.path.clone())).collect();
     kept.reverse();
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_at_the_start_is_in_fstab() {
+        let fstab = b"# /mnt/x\nUUID=1 / ext4\nLABEL=d\t/mnt/a\\040b/  ext4 noatime 0 2\n\
+                      /dev/sr0 /media/cdrom udf user,noauto 0 0\n\n";
+        assert_eq!(of_fstab(fstab), ["/", "/mnt/a b"].map(PathBuf::from));
+    }
 }
