@@ -15,6 +15,7 @@
 //!
 //! * [`preflight`] what has to be known before
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
+//! * [`spare`] what a recovery leaves alone, as nothing of it is in the backup
 //! * [`headers`] copies of LUKS headers
 //! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
 //!   [`snapshot`] what the files are read from, [`media`] the rescue image at the target,
@@ -32,6 +33,7 @@ pub mod place;
 mod preflight;
 pub mod report;
 mod snapshot;
+mod spare;
 
 use std::path::PathBuf;
 use std::sync::Arc;

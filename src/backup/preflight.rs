@@ -12,9 +12,10 @@ use super::identity;
 use super::local;
 use super::place::{self, Place, PlaceKind};
 use super::report::size;
+use super::spare;
 use crate::config::url::ISO_DIR;
 use crate::config::{Config, Iso, Output, TargetUrl};
-use crate::layout::{BytesPath, Layout};
+use crate::layout::{BytesPath, Layout, Unprotected};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
 use crate::rescue::iso::{new_id, volume_id};
@@ -105,7 +106,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     let mut unwanted = options.exclude.clone();
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
-    job.coverage.unprotected.extend(emptied.trees);
+    job.tell_emptied(emptied.trees);
     if let Some(own) = local::own_dir()
         && let Some((pattern, gap)) = coverage::of_own_image(&own, &job.coverage.trees, &include)
     {
@@ -220,6 +221,19 @@ impl Job<'_> {
 
     pub(super) fn tree_names(&self) -> Vec<String> {
         self.coverage.trees.iter().map(|tree| BytesPath(tree.clone()).to_string()).collect()
+    }
+
+    /// What nothing is archived of is left alone by a recovery, or said to be lost in one.
+    fn tell_emptied(&mut self, emptied: Vec<Unprotected>) {
+        let marked = match &mut self.layout {
+            Some(layout) => spare::mark(layout, emptied),
+            None => spare::Marked { notes: emptied, ..spare::Marked::default() },
+        };
+        let coverage = &mut self.coverage;
+        coverage.unprotected.retain(|note| !marked.is_moot(note));
+        let is_left = |tree: &PathBuf| marked.left.contains(&BytesPath(tree.clone()).to_string());
+        coverage.trees.retain(|tree| !is_left(tree));
+        coverage.unprotected.extend(marked.notes);
     }
 
     /// Reads the layout. A machine whose layout can't be read can still have its files archived.
@@ -453,5 +467,50 @@ impl Job<'_> {
         (!self.rescue_lacks.is_empty()).then(|| {
             anyhow!("a rescue image of this machine lacks:\n{}", self.rescue_lacks.join("\n"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::testing;
+
+    #[test]
+    fn what_is_left_alone_is_no_tree_of_the_archive() {
+        let (config, options) = (Config::default(), Options::default());
+        let mut layout = testing::layout();
+        let why = "made anew".to_owned();
+        layout.unprotected.push(Unprotected { what: "/dev/sdb1 (ext4)".into(), why });
+        let coverage = Coverage {
+            trees: ["/", "/mnt/usb", "/srv"].map(PathBuf::from).into(),
+            unprotected: layout.unprotected.clone(),
+            ..Coverage::default()
+        };
+        let mut job = Job {
+            config: &config,
+            options: &options,
+            url: "nfs://server/export".parse().unwrap(),
+            node: "node001".to_owned(),
+            store: None,
+            layout: Some(layout),
+            place: None,
+            coverage,
+            exclude: Vec::new(),
+            plan: None,
+            rescue_lacks: Vec::new(),
+            local_entry: false,
+            headers: false,
+            problems: Vec::new(),
+            used_bytes: None,
+            free_bytes: None,
+        };
+        let exclude = ["/mnt/usb/*", "/srv/*"].map(str::to_owned);
+        job.tell_emptied(coverage::emptied(&job.coverage.trees, &exclude).trees);
+        assert_eq!(job.tree_names(), ["/", "/srv"]);
+        let told: Vec<_> = job.coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
+        assert_eq!(told, ["/mnt/usb", "/srv"]);
+        let layout = job.layout.unwrap();
+        assert!(layout.mount.iter().any(|m| m.target && m.path.as_path() == Path::new("/mnt/usb")));
+        assert!(layout.unprotected[0].why.starts_with(Unprotected::ERASED));
     }
 }

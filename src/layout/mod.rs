@@ -147,3 +147,8 @@ pub struct Unprotected {
     pub what: String,
     pub why: String,
 }
+
+impl Unprotected {
+    /// What a reason begins with where nobody else has the files: a plan says it once more.
+    pub const ERASED: &str = "erased by a recovery and NOT in the backup";
+}

@@ -20,7 +20,8 @@ pub struct Mount {
     /// What of the filesystem is mounted: `/`, or a subdirectory for bind mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<BytesPath>,
-    /// The backup target is on it: neither archived nor recreated.
+    /// The backup target is on it, or none of its files are in the backup and nothing else is on its
+    /// disks: neither archived nor recreated.
     #[serde(default)]
     pub target: bool,
 }

@@ -1,13 +1,13 @@
 //! Which parts of the recorded layout come back.
 //!
-//! A disk comes back when the node used it and not only to hold the backup; what stands on such
-//! disks alone comes back with it.
+//! A disk comes back when the node used it, and not only for the backup or for what is not in it; what
+//! stands on such disks alone comes back with it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Answers, Problem, leave};
-use crate::layout::{Disk, Fs, Id, Layout, Mount};
+use crate::layout::{Disk, Fs, Id, Layout, Mount, Unprotected};
 
 /// The filesystems that can be made.
 const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "btrfs", "f2fs"];
@@ -28,7 +28,13 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     let used: BTreeSet<Id> =
         recorded.disk.iter().filter(|d| is_used(recorded, d)).map(|d| d.id.clone()).collect();
     for disk in recorded.disk.iter().filter(|d| !d.unused && !used.contains(&d.id)) {
-        notes.push(format!("{} holds only the backup target and is left alone.", disk.name));
+        let on_it = |m: &&Mount| recorded.disks_below(&m.fs).contains(&disk.id);
+        let mounts = recorded.mount.iter().filter(on_it).map(|m| m.path.to_string());
+        notes.push(format!(
+            "{} is left alone: the files of {} on it are not in the backup.",
+            disk.name,
+            mounts.collect::<Vec<_>>().join(", ")
+        ));
     }
     if used.is_empty() {
         problems.push(Problem::new(
@@ -80,6 +86,10 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     layout.swap.retain(|s| stays(&s.on));
     layout.mount.retain(|m| !m.target && stays(&m.fs));
     layout.fs.retain(|f| stays(&f.id));
+    let comes = |what: &String| layout.mount.iter().any(|m| m.path.to_string() == *what);
+    let erased = recorded.unprotected.iter().filter(|u| u.why.starts_with(Unprotected::ERASED));
+    let erased = erased.filter(|u| comes(&u.what));
+    notes.extend(erased.map(|u| format!("{} is {}.", u.what, u.why)));
     check_root(recorded, &layout, problems);
     drop_unknown_filesystems(recorded, &mut layout, &mut notes, problems);
     check_outside_sections(&layout, &mut notes, problems);
@@ -124,7 +134,7 @@ fn check_root(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) {
     ));
 }
 
-/// Used by the node, and not only to hold the backup.
+/// Used by the node, and not only for mounts that are left alone.
 fn is_used(layout: &Layout, disk: &Disk) -> bool {
     if disk.unused {
         return false;
