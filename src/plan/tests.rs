@@ -633,3 +633,20 @@ fn what_is_left_of_a_group_that_lost_a_disk_is_not_erased() {
         assert!(text.contains("no disk for recorded sdb"), "{text}");
     }
 }
+
+#[test]
+fn every_member_of_an_array_has_room_for_what_mdadm_is_told() {
+    let mut recorded = raid_node();
+    // A spare that was added later, with less before its data than the members have.
+    let spare = crate::layout::MdMember { on: Id::partition("sdb1"), slot: None };
+    recorded.md[0].member.push(spare);
+    let text = refused(&recorded, &recorded, &auto());
+    assert!(
+        text.contains("a member of md0 takes 1072693248 bytes, /dev/sdb1 has 1048576"),
+        "{text}"
+    );
+    recorded.md[0].member.pop();
+    recorded.md[0].data_offset_bytes = Some(3 << 20);
+    let text = refused(&recorded, &recorded, &auto());
+    assert!(text.contains("/dev/sda2 has 1073741824 (1.0 GiB)"), "{text}");
+}

@@ -217,6 +217,26 @@ fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
             ));
         }
     }
+    // As large as the data of each is to be, mdadm refuses one that is smaller, spares as well.
+    for md in &layout.md {
+        let Some(bytes) = md.member_size_bytes else { continue };
+        let bytes = bytes.saturating_add(md.data_offset_bytes.unwrap_or(0));
+        for member in &md.member {
+            if let Some(device_bytes) = device_bytes(layout, &member.on)
+                && bytes > device_bytes
+            {
+                let dev = layout.dev(&member.on).unwrap_or_default();
+                problems.push(Problem::new(
+                    format!(
+                        "a member of {} takes {bytes} bytes, {dev} has {device_bytes} ({})",
+                        md.name,
+                        size(device_bytes)
+                    ),
+                    DAMAGED,
+                ));
+            }
+        }
+    }
     for vg in &layout.vg {
         let there: u64 = vg.pv.iter().map(|pv| pv.extents).fold(0, u64::saturating_add);
         // A thin volume takes no more than its pool does.

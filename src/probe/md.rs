@@ -87,6 +87,11 @@ pub fn build(
             log::warn!("/dev/{device} is a failed member of /dev/{name}");
             continue;
         }
+        // Taken for a spare it would fail mdadm, when all is erased already.
+        anyhow::ensure!(
+            values.get("slot").is_none_or(|slot| slot != "journal"),
+            "its write journal is on /dev/{device}: a recovery can't make an array with a journal yet"
+        );
         let on = id_of(&device).with_context(|| format!("its member /dev/{device} is unknown"))?;
         let slot = values.get("slot").and_then(|slot| slot.parse().ok());
         let offset = values.get("offset").and_then(|o| o.parse::<u64>().ok()).unwrap_or_default();

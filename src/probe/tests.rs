@@ -222,6 +222,17 @@ fn arrays_of_firmware_are_named_and_not_taken_for_others() {
 }
 
 #[test]
+fn a_write_journal_is_named_and_not_taken_for_a_spare() {
+    let mut sysfs = md_sysfs("debian12/md5.sysfs");
+    let export = fixture("debian12/md5.detail");
+    let journal = [("slot", "journal"), ("state", "in_sync,journal"), ("offset", "2048")];
+    let journal = journal.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    sysfs.members.insert("dev-nvme0n1".to_owned(), journal);
+    let error = md::build("md5", 1, &sysfs, &export, &partition_id).unwrap_err().to_string();
+    assert!(error.starts_with("its write journal is on /dev/nvme0n1: a recovery can't"), "{error}");
+}
+
+#[test]
 fn a_degraded_array_keeps_the_number_of_disks_it_should_have() {
     let mut sysfs = md_sysfs("debian12/md1.sysfs");
     sysfs.members.remove("dev-ubdc3");
