@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Machine, describe};
-use crate::layout::{Disk, Firmware, Id, Layout, Luks, Lv, Mount, Table, Unprotected};
+use crate::layout::{
+    Disk, Firmware, Fs, Id, Layout, Luks, Lv, Mount, PartitionKind, Table, Unprotected,
+};
 
 /// The partition type of an EFI system partition, on GPT and on MBR.
 const ESP_TYPES: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
@@ -52,6 +54,7 @@ pub fn complete(
     notes.extend(unsupported_volumes(layout));
     notes.extend(passing(layout, machine));
     notes.extend(unused_with_data(layout, machine));
+    notes.extend(unknown(layout, &notes));
     layout.unprotected.extend(notes);
     let mut seen = BTreeSet::new();
     layout.unprotected.retain(|u| seen.insert((u.what.clone(), u.why.clone())));
@@ -95,6 +98,55 @@ fn used_disks(layout: &Layout, machine: &Machine) -> BTreeSet<Id> {
             return used;
         }
     }
+}
+
+/// The partition types of what holds no data of its own: a BIOS boot partition, an EFI system partition,
+/// Microsoft's reserved one, PReP, and the box of the logical ones on an MBR.
+const NO_DATA_TYPES: [&str; 9] = [
+    BIOS_BOOT_TYPE,
+    ESP_TYPES[0],
+    ESP_TYPES[1],
+    "e3c9e316-0b5c-4db8-817d-f92df00215ae",
+    "9e1a2d38-c612-4316-aa26-8b49521e5a8b",
+    "0x41",
+    "0x05",
+    "0x0f",
+    "0x85",
+];
+
+/// What a recovery makes anew and knows nothing of: a database's own volume, the disk of a virtual
+/// machine. Of what is not told in `notes` already.
+fn unknown(layout: &Layout, notes: &[Unprotected]) -> Vec<Unprotected> {
+    let mut taken: BTreeSet<&Id> = layout.partition.iter().map(|part| &part.disk).collect();
+    taken.extend(layout.md.iter().flat_map(|md| &md.member).map(|member| &member.on));
+    taken.extend(layout.vg.iter().flat_map(|vg| &vg.pv).map(|pv| &pv.on));
+    taken.extend(layout.luks.iter().map(|luks| &luks.on));
+    taken.extend(layout.swap.iter().map(|swap| &swap.on));
+    let filesystems: Vec<Id> = layout.fs.iter().flat_map(Fs::devices).collect();
+    let parts = layout.partition.iter().filter(|part| {
+        part.kind != PartitionKind::Extended && !NO_DATA_TYPES.contains(&part.type_code.as_str())
+    });
+    let volumes = layout.lv.iter().filter(|lv| lv.kind != "thin-pool").map(|lv| &lv.id);
+    let open = layout.luks.iter().filter(|luks| !luks.name.is_empty()).map(|luks| &luks.id);
+    let devices = parts.map(|part| &part.id).chain(layout.md.iter().map(|md| &md.id));
+    let used = |id: &Id| {
+        let below = layout.disks_below(id);
+        layout.disk.iter().any(|disk| !disk.unused && below.contains(&disk.id))
+    };
+    let note = |id: &Id| {
+        let what = layout.dev(id)?;
+        let names_it = |note: &Unprotected| note.what.split([' ', ',']).any(|word| word == what);
+        let told = notes.iter().chain(&layout.unprotected).any(names_it);
+        let why = "rr knows nothing of what is on it: that is NOT in the backup, and a recovery makes it \
+                   anew and empty";
+        (!told).then(|| Unprotected { what, why: why.to_owned() })
+    };
+    devices
+        .chain(volumes)
+        .chain(open)
+        .filter(|id| used(id) && !taken.contains(id) && !filesystems.contains(id))
+        .filter_map(note)
+        .collect()
 }
 
 /// Whether a mount is of a disk that somebody plugged in, and has in no line of fstab(5): it need not be
@@ -323,7 +375,7 @@ mod tests {
         let mut layout = node();
         let (used, notes) = finish(&mut layout);
         assert_eq!(used, ["ubdb", "ubdc", "ubdd"]);
-        assert_eq!(notes.len(), 3, "{notes:#?}");
+        assert_eq!(notes.len(), 5, "{notes:#?}");
         assert!(notes[0].starts_with("/dev/ubdd1 (ext2 \"old\"): not mounted"), "{}", notes[0]);
         assert!(notes[1].starts_with("/dev/ubde (S45RNE0M3): nothing on it"), "{}", notes[1]);
         let mut idle = node();
@@ -340,6 +392,28 @@ mod tests {
         assert_eq!(used, ["ubdb", "ubdc"]);
         let what = "/dev/vg0/root (ext4 \"root\"): not mounted";
         assert!(notes.iter().any(|note| note.starts_with(what)), "{notes:#?}");
+    }
+
+    #[test]
+    fn what_nothing_is_known_of_is_named_where_it_is_made_anew() {
+        let mut layout = node();
+        layout.disk.iter_mut().for_each(|disk| disk.unused = disk.name == "ubde");
+        let raw = |layout: &Layout| {
+            unknown(layout, &[]).into_iter().map(|note| note.what).collect::<Vec<_>>()
+        };
+        assert_eq!(raw(&layout), ["/dev/ubdd5", "/dev/vg-data/lin"]);
+        layout.partition.retain(|part| part.name != "ubdd5");
+        layout.lv.retain(|lv| lv.name != "lin");
+        assert_eq!(raw(&layout), [""; 0]);
+        // A volume and a partition of a database.
+        let volume = layout.fs.iter().find(|fs| fs.on.0.starts_with("lv:")).unwrap().on.clone();
+        layout.fs.retain(|fs| fs.on != volume && fs.on != Id::partition("ubdd1"));
+        let volume = layout.dev(&volume).unwrap();
+        assert_eq!(raw(&layout), ["/dev/ubdd1", &volume]);
+        let told = Unprotected { what: format!("{volume} (x)"), why: "ZFS".to_owned() };
+        assert_eq!(unknown(&layout, &[told]).len(), 1);
+        layout.disk.iter_mut().filter(|d| d.name == "ubdd").for_each(|disk| disk.unused = true);
+        assert_eq!(raw(&layout), [volume]);
     }
 
     #[test]
