@@ -287,8 +287,13 @@ impl RestoreArgs {
 pub enum LayoutVerb {
     /// Draw a machine's disks as a tree: this one's, or a generation's
     Show(LayoutSource),
-    /// Write this machine's layout as layout.toml
+    /// Write a layout as layout.toml: this machine's, or a generation's to be edited
+    ///
+    /// An edited one is for rr layout plan --file, and rr recover --layout.
     Save {
+        /// A generation as `rr list` names it, or `latest`
+        #[arg(long = "gen", value_name = "GEN")]
+        generation: Option<String>,
         /// The file; standard output when missing
         file: Option<PathBuf>,
     },
@@ -346,6 +351,14 @@ pub struct RecoverArgs {
     /// The generation; default: the newest
     #[arg(long = "gen", value_name = "GEN")]
     pub generation: Option<String>,
+    /// Make the disks by this layout.toml in place of the generation's
+    ///
+    /// Where that can't be made again as it is: rr layout save --gen latest FILE
+    /// writes it to be edited, and the rescue system has it in /run/rr when a plan
+    /// was refused. What it says is planned and checked like any; files for which it
+    /// has no place are not restored. The phases of one recovery take the same file.
+    #[arg(long, value_name = "FILE")]
+    pub layout: Option<PathBuf>,
     /// Do not read the whole backup before disks are touched
     #[arg(long)]
     pub no_verify: bool,

@@ -188,3 +188,63 @@ fn restore_takes_a_generation_before_the_paths() {
     assert_eq!(taken(&["--gen", "latest", "latest"]), named("latest", "latest"));
     assert_eq!(taken(&["--from-tar", "a.tar", "latest"]), (None, "latest".to_owned()));
 }
+
+/// A generation of `node001` with a layout that mounts nothing at `/`.
+fn generation_of_a_machine(target: &str) {
+    use rr::store::catalog::{self, FileRecord, MANIFEST_VERSION, Manifest};
+    use rr::store::{self, Access};
+    let url = target.parse().unwrap();
+    let store = store::open(&url, "node001", Access::Write, &rr::config::TargetOptions::default());
+    let store = store.unwrap();
+    let generation = catalog::new_generation(&*store).unwrap();
+    let layout = include_str!("fixtures/layout/node.toml");
+    let file: FileRecord = catalog::put(&*store, &generation, "layout.toml", layout).unwrap();
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        generation,
+        node: "node001".to_owned(),
+        rr: "test".to_owned(),
+        started: "2026-11-21T01:35:00Z".to_owned(),
+        finished: "2026-11-21T01:36:00Z".to_owned(),
+        parent: None,
+        file: vec![file],
+        pack: Vec::new(),
+        archive: rr::store::manifest::ArchiveStats::default(),
+        tree: vec!["/".to_owned()],
+        unprotected: Vec::new(),
+        warning: Vec::new(),
+    };
+    catalog::publish(&*store, &manifest).unwrap();
+}
+
+#[test]
+fn a_layout_that_cannot_be_made_is_edited_and_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().display());
+    generation_of_a_machine(&url);
+    let of_node = ["--config", "/dev/null", "--target", &url, "--node", "node001"];
+    let run = |args: &[&str]| text(&rr(&[&of_node[..], args].concat()));
+    let recover = ["mountonly", "--dry-run", "--no-verify"];
+    let said = run(&recover);
+    assert!(said.contains("the recorded layout mounts nothing at /"), "{said}");
+    assert!(said.contains("rr layout save --gen latest FILE"), "{said}");
+    assert!(said.contains("rr recover --layout FILE"), "{said}");
+
+    let file = dir.path().join("edited.toml");
+    let path = file.to_str().unwrap();
+    let said = run(&["layout", "save", "--gen", "latest", path]);
+    let saved = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(saved, include_str!("fixtures/layout/node.toml"), "{said}");
+    std::fs::write(&file, saved.replace("\"/mnt/srv\"", "\"/\"")).unwrap();
+    let edited = [&recover[..], &["--layout", path]].concat();
+    let said = run(&edited);
+    assert!(!said.contains("mounts nothing at /"), "{said}");
+    assert!(said.contains("no disk for recorded ubdb"), "{said}");
+    assert!(said.contains("the disks are made as ") && said.contains("edited.toml says"), "{said}");
+
+    std::fs::write(&file, saved.replace("\"node001\"", "\"node002\"")).unwrap();
+    let said = run(&edited);
+    assert!(said.contains("it is of node002, the generation is of node001"), "{said}");
+    std::fs::write(&file, saved.replace("[boot]", "[boots]")).unwrap();
+    assert!(run(&edited).contains("parsing the layout"), "{}", run(&edited));
+}

@@ -8,6 +8,7 @@ use crate::cli::{DiskArgs, LayoutSource, LayoutVerb};
 use crate::layout::{self, Layout, schema};
 use crate::plan::{Answers, plan};
 use crate::probe;
+use crate::recover::fetch;
 use crate::store::{Access, catalog};
 use crate::ui;
 
@@ -25,14 +26,21 @@ pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
             Ok(Exit::Done)
         }
         LayoutVerb::Diff(source) => diff(session, &recorded(session, &source)?),
-        LayoutVerb::Save { file } => save(session, file.as_deref()),
+        LayoutVerb::Save { generation, file } => {
+            let layout = read(session, &LayoutSource { file: None, generation })?;
+            write(&layout, file.as_deref())
+        }
         LayoutVerb::Plan { source, disks, script } => show_plan(session, &source, disks, script),
     }
 }
 
 /// Writes this machine's layout.
 pub(super) fn save(session: &Session<'_>, file: Option<&Path>) -> Result<Exit> {
-    let text = schema::render(&probe::read(session.ui)?)?;
+    write(&probe::read(session.ui)?, file)
+}
+
+fn write(layout: &Layout, file: Option<&Path>) -> Result<Exit> {
+    let text = schema::render(layout)?;
     match file {
         Some(file) => std::fs::write(file, text)
             .with_context(|| format!("writing the layout to {}", file.display()))?,
@@ -81,9 +89,7 @@ fn read(session: &Session<'_>, source: &LayoutSource) -> Result<Layout> {
 /// A file, or a generation: the newest unless one is named.
 fn recorded(session: &Session<'_>, source: &LayoutSource) -> Result<Layout> {
     if let Some(file) = &source.file {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("reading the layout {}", file.display()))?;
-        return schema::parse(&text).with_context(|| format!("reading {}", file.display()));
+        return fetch::read_layout(file);
     }
     let store = session.store(Access::Read)?;
     let manifest = catalog::find_machine(&*store, source.generation.as_deref())?;

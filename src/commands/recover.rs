@@ -41,6 +41,7 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
         grow: args.disks.grow,
         other_firmware: args.other_firmware,
         generation: args.generation,
+        layout: args.layout,
         target: session.global.target.clone(),
         node: session.global.node.clone(),
         verify: !args.no_verify,

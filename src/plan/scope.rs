@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Answers, Problem, leave};
+use super::{Answers, EDIT, Problem, leave};
 use crate::layout::{Disk, Fs, Id, Layout, Mount, Unprotected};
 
 /// The filesystems that can be made.
@@ -39,7 +39,7 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     if used.is_empty() {
         problems.push(Problem::new(
             "the recorded layout names no disk that this node used",
-            "look at layout.toml of the generation; a disk with `unused = true` is not recreated",
+            format!("a disk with `unused = true` is not recreated: {EDIT}"),
         ));
     }
     let stays = |id: &Id| {
@@ -130,7 +130,7 @@ fn check_root(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) {
     };
     problems.push(Problem::new(
         format!("{why}: there is no machine to rebuild"),
-        "restore files alone with rr restore --to DIR, or correct layout.toml",
+        format!("restore files alone with rr restore --to DIR, or {EDIT}"),
     ));
 }
 
@@ -158,9 +158,8 @@ fn drop_unknown_filesystems(
     for fs in layout.fs.iter().filter(|fs| !can_be_made(fs)) {
         match layout.mount.iter().find(|m| m.fs == fs.id) {
             Some(mount) => {
-                let mut hint = "exclude it in the layout (remove its [[mount]] and [[fs]]), and \
-                                restore it by hand"
-                    .to_owned();
+                let mut hint =
+                    format!("leave out its [[mount]] and [[fs]], and restore it by hand: {EDIT}");
                 // On a disk of its own, a stick perhaps.
                 let mut disks = layout.disk.iter().filter(|d| layout.stands_on(&fs.id, &d.id));
                 if let (Some(disk), None) = (disks.next(), disks.next())
@@ -193,9 +192,6 @@ fn can_be_made(fs: &Fs) -> bool {
     KINDS.contains(&fs.kind.as_str()) && (fs.kind != "f2fs" || fs.f2fs.is_some())
 }
 
-/// Without these a system does not start.
-const STARTS_WITH: &[&str] = &["/", "/boot", "/usr", "/var"];
-
 /// The options of a mount that has to find such a device say so, where nothing else does.
 fn check_outside_sections(layout: &Layout, notes: &mut Vec<String>, problems: &mut Vec<Problem>) {
     for mount in &layout.mount {
@@ -205,11 +201,13 @@ fn check_outside_sections(layout: &Layout, notes: &mut Vec<String>, problems: &m
             continue;
         }
         let what = format!("{} has a part on a device of its own ({})", mount.path, mount.options);
-        if STARTS_WITH.iter().any(|path| mount.path.as_path() == Path::new(path)) {
+        if !leave::can_be_missed(mount) {
             problems.push(Problem::new(
                 what,
-                "in the layout, take the option out of its [[mount]] to have it without that device, \
-                 or remove its [[mount]] and [[fs]] and restore it by hand",
+                format!(
+                    "take the option out of its [[mount]] to have it without that device, or \
+                     remove its [[mount]] and [[fs]] and restore it by hand: {EDIT}"
+                ),
             ));
         } else {
             notes.push(format!(

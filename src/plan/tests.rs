@@ -604,7 +604,10 @@ fn a_data_disk_can_be_left_out_and_what_was_on_it_is_told() {
         .filter(|fs| fs.on == Id::disk("sdd"))
         .for_each(|fs| fs.kind = "ntfs".into());
     let text = refused(&stick, &stick, &auto());
-    assert!(text.contains("hint: do without it and /srv: --map sdd=none; or exclude it"), "{text}");
+    assert!(
+        text.contains("hint: do without it and /srv: --map sdd=none; or leave out its"),
+        "{text}"
+    );
     assert!(super::plan(&stick, &stick, &without(&["sdd"])).is_ok());
     // A disk without which there is no system can't be.
     let mut var = recorded.clone();

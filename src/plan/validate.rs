@@ -4,12 +4,9 @@ use std::collections::BTreeSet;
 
 use super::map::gpt_tail_bytes;
 use super::step::{Step, WriteTable};
-use super::{Plan, Problem, hybrid};
+use super::{DAMAGED, Plan, Problem, hybrid};
 use crate::layout::units::size;
 use crate::layout::{Id, Layout, Partition, PartitionKind, Table};
-
-const DAMAGED: &str =
-    "the recorded layout is damaged: correct layout.toml, or use another generation";
 
 /// Everything that is wrong with a plan; nothing, if it is right.
 pub fn validate(plan: &Plan, present: &Layout) -> Vec<Problem> {

@@ -53,6 +53,9 @@ pub use report::Report;
 /// Where the rescue system's init says, one a line, which disks (kernel names) it was started from.
 pub const MEDIUM: &str = "/run/rr/medium";
 
+/// Where the rescue system puts a layout that is refused, to be edited.
+const REFUSED: &str = "/run/rr";
+
 /// How much of a recovery is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
@@ -87,6 +90,8 @@ pub struct Options {
     pub other_firmware: bool,
     /// Default: the newest.
     pub generation: Option<String>,
+    /// A layout that the admin edited, in place of the generation's.
+    pub layout: Option<PathBuf>,
     /// Default: what the rescue image was made for, then what the configuration says.
     pub target: Option<String>,
     pub node: Option<String>,
@@ -108,6 +113,7 @@ impl Default for Options {
             grow: false,
             other_firmware: false,
             generation: None,
+            layout: None,
             target: None,
             node: None,
             root: PathBuf::from("/mnt/rr"),

@@ -16,7 +16,7 @@ use super::{MEDIUM, Options, Outcome, Phase, check, confirm, login, machine, mou
 use crate::archive::{self, ExtractOptions};
 use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout};
-use crate::plan::{self, Answers, KeptDisk, Plan};
+use crate::plan::{self, Answers, KeptDisk, Plan, Refusal};
 use crate::rescue::info::RescueInfo;
 use crate::store::{StoreError, usb};
 use crate::sys::secret::Secret;
@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
             self.check_files()?;
             return Ok(Outcome::Mounted);
         }
-        self.finish(&backup.layout, &plan, passphrase.as_ref())
+        self.finish(&backup, &plan, passphrase.as_ref())
     }
 
     /// Steps 1 and 2: nothing here writes to any disk.
@@ -136,7 +136,10 @@ impl<'a> Run<'a> {
         self.report.target = target.shown().to_owned();
         let store = target.open(&self.node, &self.target_options)?;
         self.target = Some(target);
-        let backup = fetch::fetch(store, self.options.generation.as_deref(), self.ui)?;
+        let mut backup = fetch::fetch(store, self.options.generation.as_deref(), self.ui)?;
+        if let Some(file) = &self.options.layout {
+            backup.edited(file, self.ui)?;
+        }
         self.report.generation.clone_from(&backup.manifest.generation);
         self.report.node.clone_from(&backup.manifest.node);
         let headers = backup.manifest.luks_headers().into_iter().map(str::to_owned);
@@ -194,14 +197,28 @@ impl<'a> Run<'a> {
             answers.elsewhere = machine::elsewhere(self.info, &self.node, here);
             answers.begun = machine::begun(Path::new(machine::ERASED))?;
         }
-        let plan =
-            plan::plan(&backup.layout, &present, &answers).map_err(|refusal| anyhow!(refusal))?;
+        let plan = plan::plan(&backup.layout, &present, &answers)
+            .map_err(|refusal| self.refused(refusal, backup))?;
         let mut programs = plan.tools();
         programs.extend(super::tools(&backup.layout));
         let efi = fixup::efi::has_variables();
         programs.retain(|program| efi || *program != "efibootmgr");
         tools::require(&programs)?;
         Ok((plan, present))
+    }
+
+    /// In the rescue system, with what is to be edited where that helps.
+    fn refused(&self, refusal: Refusal, backup: &Backup) -> anyhow::Error {
+        if self.info.is_none() || self.options.layout.is_some() {
+            return anyhow!(refusal);
+        }
+        match backup.put_layout(Path::new(super::REFUSED)) {
+            Ok(said) => anyhow!("{refusal}\nhint: {said}"),
+            Err(error) => {
+                log::warn!("{error:#}");
+                anyhow!(refusal)
+            }
+        }
     }
 
     fn erases(&self) -> bool {
@@ -361,14 +378,16 @@ impl<'a> Run<'a> {
     /// Steps 7 to 9.
     fn finish(
         &mut self,
-        recorded: &Layout,
+        backup: &Backup,
         plan: &Plan,
         passphrase: Option<&Secret>,
     ) -> Result<Outcome> {
         let (ui, root) = (self.ui, self.options.root.as_path());
         crate::sys::udev::settle()?;
         let devices = Devices::read()?;
-        let tree = Tree { root, recorded, plan, devices: &devices, passphrase };
+        let recorded = &backup.layout;
+        let mounted = &backup.recorded.mount;
+        let tree = Tree { root, recorded, mounted, plan, devices: &devices, passphrase };
         self.report.changed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
         self.options.verdict.say("fixed");
         ui.step("Checking that it boots", || self.check(&tree))?;

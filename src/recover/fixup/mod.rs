@@ -33,7 +33,7 @@ use super::chroot::Chroot;
 use super::devices::Devices;
 use super::inside;
 use super::sysfs::Sysfs;
-use crate::layout::{Firmware, Id, Layout};
+use crate::layout::{Firmware, Id, Layout, Mount};
 use crate::plan::Plan;
 use crate::sys::secret::Secret;
 use crate::ui::Ui;
@@ -54,6 +54,8 @@ const DIRECTORIES: &[(&str, u32)] = &[
 pub struct Tree<'a> {
     pub root: &'a Path,
     pub recorded: &'a Layout,
+    /// What the node mounted, also where the admin has taken it out of what is to come back.
+    pub mounted: &'a [Mount],
     pub plan: &'a Plan,
     pub devices: &'a Devices,
     /// Of the plan's encrypted volumes, where it has some.
@@ -148,7 +150,7 @@ fn unwaited(tree: &Tree<'_>) -> Result<Option<String>> {
         tree.devices.resolve(spec).is_some()
             || (!spec.starts_with("/dev/") && inside::find(tree.root, spec).is_some())
     };
-    let Some(text) = without_waiting(&text, tree.recorded, &tree.plan.layout, is_here) else {
+    let Some(text) = without_waiting(&text, tree.mounted, &tree.plan.layout.mount, is_here) else {
         return Ok(None);
     };
     std::fs::write(&file, text).with_context(|| format!("rewriting {}", file.display()))?;
@@ -159,12 +161,12 @@ fn unwaited(tree: &Tree<'_>) -> Result<Option<String>> {
 /// here all the same, as `is_here` says.
 fn without_waiting(
     fstab: &str,
-    recorded: &Layout,
-    planned: &Layout,
+    recorded: &[Mount],
+    planned: &[Mount],
     is_here: impl Fn(&str) -> bool,
 ) -> Option<String> {
     let is_left = |path: &Path| {
-        let at = |layout: &Layout| layout.mount.iter().any(|mount| mount.path.as_path() == path);
+        let at = |mounts: &[Mount]| mounts.iter().any(|mount| mount.path.as_path() == path);
         at(recorded) && !at(planned)
     };
     fstab::with_nofail(fstab, |entry| {
@@ -342,7 +344,7 @@ mod tests {
         let fstab = "UUID=1 / ext4 defaults\nUUID=2 /boot ext4 defaults\nUUID=3 /backup ext4 ro\n\
                      /boot/x /srv none bind\n";
         let waits = |here: &[&str]| {
-            without_waiting(fstab, &recorded, &planned, |spec| here.contains(&spec))
+            without_waiting(fstab, &recorded.mount, &planned.mount, |spec| here.contains(&spec))
         };
         let mended = fstab.replace("/boot ext4 defaults", "/boot ext4 defaults,nofail");
         assert_eq!(waits(&[]).unwrap(), mended);
@@ -350,7 +352,7 @@ mod tests {
         // Of a mount that goes with it only a directory is named.
         let mut bound = recorded.clone();
         bound.mount.push(crate::plan::testing::mount("/srv", &recorded.mount[0].fs));
-        let new = without_waiting(fstab, &bound, &planned, |_| false).unwrap();
+        let new = without_waiting(fstab, &bound.mount, &planned.mount, |_| false).unwrap();
         assert!(new.ends_with("/boot/x /srv none bind,nofail\n"), "{new}");
     }
 
