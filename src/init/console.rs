@@ -4,13 +4,14 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios;
@@ -38,7 +39,7 @@ pub fn join() -> Result<(PathBuf, OwnedFd)> {
     ensure!(!consoles.is_empty(), "none of the consoles {:?} can be opened", active.trim());
     let pty = openpty(&SIZE, None).context("making a terminal for the session")?;
     let path = nix::unistd::ttyname(&pty.slave).context("naming the session's terminal")?;
-    let mut master = File::from(pty.master);
+    let mut master = unblocked(pty.master)?;
     std::thread::Builder::new()
         .name("consoles".to_owned())
         .spawn(move || {
@@ -52,6 +53,14 @@ pub fn join() -> Result<(PathBuf, OwnedFd)> {
         })
         .context("starting the thread that joins the consoles")?;
     Ok((path, pty.slave))
+}
+
+/// The session's side of its terminal, at which nobody waits.
+fn unblocked(master: OwnedFd) -> Result<File> {
+    let flags = fcntl(&master, FcntlArg::F_GETFL).context("asking how a terminal is open")?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    fcntl(&master, FcntlArg::F_SETFL(flags)).context("making a terminal not block")?;
+    Ok(File::from(master))
 }
 
 /// The devices of the active consoles. `tty0` is the virtual terminal in front; the session stays
@@ -102,7 +111,10 @@ fn turn(master: &mut File, consoles: &mut [Console]) -> Result<()> {
     let (from_session, ready) = wait(master, consoles)?;
     let mut buffer = [0; 4096];
     if from_session {
-        let count = master.read(&mut buffer)?;
+        let count = match master.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            result => result?,
+        };
         for console in consoles.iter_mut().filter(|console| !console.dead) {
             if console.pending.len() + count <= PENDING_LIMIT_BYTES {
                 console.pending.extend(&buffer[..count]);
@@ -113,14 +125,29 @@ fn turn(master: &mut File, consoles: &mut [Console]) -> Result<()> {
         if can_read {
             match console.file.read(&mut buffer) {
                 Ok(0) => console.dead = gone,
-                Ok(count) => master.write_all(&buffer[..count])?,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Ok(count) => type_in(master, &buffer[..count])?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => console.dead = true,
             }
         } else if gone {
             console.dead = true;
         }
         console.flush();
+    }
+    Ok(())
+}
+
+/// Hands over what was typed. What the session does not take is lost: a console that says much, a
+/// board's or a modem's, while nobody reads must not hold up the output.
+fn type_in(master: &mut File, mut text: &[u8]) -> Result<()> {
+    while !text.is_empty() {
+        match master.write(text) {
+            Ok(0) => break,
+            Ok(count) => text = &text[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("handing over what was typed"),
+        }
     }
     Ok(())
 }
@@ -157,8 +184,8 @@ impl Console {
             match self.file.write(chunk) {
                 Ok(0) => return,
                 Ok(count) => drop(self.pending.drain(..count)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.dead = true,
             }
         }
@@ -182,7 +209,7 @@ mod tests {
             .iter()
             .map(|c| open(nix::unistd::ttyname(&c.slave).unwrap().to_str().unwrap()).unwrap())
             .collect();
-        let mut master = File::from(session.master);
+        let mut master = unblocked(session.master).unwrap();
         std::thread::spawn(move || while turn(&mut master, &mut joined).is_ok() {});
         let mut ends: Vec<File> = consoles.into_iter().map(|c| File::from(c.master)).collect();
         let mut slave = File::from(session.slave);
@@ -197,5 +224,34 @@ mod tests {
             end.read_exact(&mut seen).unwrap();
             assert_eq!(&seen, b"yes\r\nok\r\n");
         }
+    }
+
+    #[test]
+    fn what_is_typed_and_not_read_holds_up_no_output() {
+        let session = openpty(&SIZE, None).unwrap();
+        let console = openpty(&SIZE, None).unwrap();
+        let name = nix::unistd::ttyname(&console.slave).unwrap();
+        let mut joined = vec![open(name.to_str().unwrap()).unwrap()];
+        let mut master = unblocked(session.master).unwrap();
+        std::thread::spawn(move || while turn(&mut master, &mut joined).is_ok() {});
+        let (mut end, mut slave) = (File::from(console.master), File::from(session.slave));
+        let mut typist = end.try_clone().unwrap();
+        let (say, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            let mut buffer = [0; 4096];
+            while !String::from_utf8_lossy(&seen).contains("still here") {
+                let count = end.read(&mut buffer).unwrap();
+                seen.extend(&buffer[..count]);
+            }
+            say.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            typist.write_all(&b"login: \r".repeat(1 << 15)).unwrap();
+            slave.write_all(b"still here\n").unwrap();
+            // It stays open for the reader.
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        said.recv_timeout(Duration::from_secs(20)).expect("the output");
     }
 }
