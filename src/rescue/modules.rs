@@ -5,7 +5,7 @@
 //! need. Both take what any rescue system needs, and everything that a taken module depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -303,7 +303,7 @@ fn add_firmware(tree: &mut Tree, kernel: &Kernel, files: &BTreeSet<String>) -> R
     }
     let drivers: Vec<_> = files
         .iter()
-        .filter(|file| file.contains("/drivers/"))
+        .filter(|file| may_want_firmware(file))
         .map(|file| kernel.modules.join(file))
         .collect();
     let mut wanted = BTreeSet::new();
@@ -312,16 +312,26 @@ fn add_firmware(tree: &mut Tree, kernel: &Kernel, files: &BTreeSet<String>) -> R
         let text = Cmd::new("modinfo").args(["-F", "firmware"]).args(some).text()?;
         wanted.extend(text.lines().map(str::to_owned));
     }
-    for name in wanted {
-        for suffix in ["", ".xz", ".zst"] {
-            let path = dir.join(format!("{name}{suffix}"));
-            // A name may be a pattern; the driver asks for a file that fits.
-            if path.is_file() {
-                tree.add(&path)?;
-            }
-        }
+    for path in wanted.iter().flat_map(|name| firmware_files(dir, &kernel.release, name)) {
+        tree.add(&path)?;
     }
     Ok(())
+}
+
+/// What does not come with the kernel (`extra/`, `updates/dkms/`, `weak-updates/`) may be anything.
+fn may_want_firmware(file: &str) -> bool {
+    !file.starts_with("kernel/") || file.contains("/drivers/")
+}
+
+/// The files of a firmware that are there, of all places where the kernel looks.
+fn firmware_files(dir: &Path, release: &str, name: &str) -> Vec<PathBuf> {
+    let updates = dir.join("updates");
+    let dirs = [updates.join(release), updates, dir.join(release), dir.to_owned()];
+    let files = dirs
+        .iter()
+        .flat_map(|dir| ["", ".xz", ".zst"].map(|suffix| dir.join(format!("{name}{suffix}"))));
+    // A name may be a pattern; the driver asks for a file that fits.
+    files.filter(|path| path.is_file()).collect()
 }
 
 /// Modules that the layout can't be recovered without and that the kernel has not, and why.
@@ -450,6 +460,23 @@ kernel/crypto/crc32c_generic.ko:
     fn a_module_is_known_by_file_or_built_in() {
         let index = index();
         assert!(index.has("md-mod") && index.has("ext4") && !index.has("zfs"));
+    }
+
+    #[test]
+    fn drivers_from_elsewhere_come_with_firmware_from_all_places() {
+        for file in ["extra/ice.ko", "updates/dkms/x.ko.zst", "kernel/drivers/scsi/y.ko"] {
+            assert!(may_want_firmware(file), "{file}");
+        }
+        assert!(!may_want_firmware("kernel/fs/xfs/xfs.ko"));
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["updates/6.1/a/b.bin", "updates/a/b.bin.xz", "6.1/a/b.bin", "a/b.bin.zst"];
+        for name in names.into_iter().chain(["6.2/a/b.bin", "a/c.bin"]) {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let found = firmware_files(dir.path(), "6.1", "a/b.bin");
+        assert_eq!(found, names.map(|name| dir.path().join(name)));
     }
 
     #[test]
