@@ -74,6 +74,22 @@ pub fn add_missing(tree: &Tree, http: Option<&str>) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
+/// For a machine with Secure Boot: a GRUB that it starts, where the tree has none. Gives what is to be
+/// said where this machine has none either.
+pub fn add_signed(tree: &Tree, signed: Option<&signed::Signed>) -> Result<Option<String>> {
+    if tree.has(UEFI_SECOND) {
+        return Ok(None);
+    }
+    if let Some(signed) = signed {
+        put_signed(tree, signed)?;
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "this node has Secure Boot on, and {} has no signed boot loader: it would boot from there only with Secure Boot switched off in the firmware\nhint: install shim-signed and grub-efi-amd64-signed on any node and run `rr pxe setup` there",
+        tree.label()
+    )))
+}
+
 /// Puts all loaders that this machine has in place of those that are there. Says which.
 pub fn replace(tree: &Tree, http: Option<&str>) -> Result<Vec<&'static str>> {
     let mut done = Vec::new();
@@ -110,11 +126,15 @@ fn put_pxelinux(tree: &Tree) -> Result<bool> {
 
 fn put_uefi(tree: &Tree) -> Result<bool> {
     if let Some(signed) = signed::find(signed::Origin::Network) {
-        tree.put_file(UEFI_SECOND, &signed.grub)?;
-        tree.put_file(UEFI_FIRST, &signed.shim)?;
+        put_signed(tree, &signed)?;
         return Ok(true);
     }
     put_own_grub(tree, UEFI_FIRST, EARLY)
+}
+
+fn put_signed(tree: &Tree, signed: &signed::Signed) -> Result<()> {
+    tree.put_file(UEFI_SECOND, &signed.grub)?;
+    tree.put_file(UEFI_FIRST, &signed.shim)
 }
 
 fn put_http(tree: &Tree, http: &str) -> Result<bool> {

@@ -36,6 +36,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::menu::Menu;
+use super::signed;
 use crate::config::Config;
 use menus::Kind;
 pub use names::Names;
@@ -92,6 +93,10 @@ pub fn check(config: &Config) -> Result<()> {
 pub fn publish(tree: &Tree, content: &Content<'_>) -> Result<Vec<String>> {
     tree.make()?;
     let mut warnings = loaders::add_missing(tree, content.menu.config.pxe.http.as_deref())?;
+    if content.menu.layout.boot.secure_boot {
+        let signed = signed::find(signed::Origin::Network);
+        warnings.extend(loaders::add_signed(tree, signed.as_ref())?);
+    }
     put_fixed(tree)?;
     let node = content.menu.info.node.as_str();
     let old = read_node(tree, node).unwrap_or_default();

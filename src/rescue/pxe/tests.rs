@@ -6,6 +6,7 @@ struct Lab {
     dir: tempfile::TempDir,
     tree: Tree,
     config: Config,
+    secure_boot: bool,
 }
 
 fn lab() -> Lab {
@@ -17,7 +18,7 @@ fn lab() -> Lab {
     };
     config.pxe.http = Some("http://172.16.1.5/pxe/".into());
     let tree = Tree::open(&config).unwrap();
-    Lab { dir, tree, config }
+    Lab { dir, tree, config, secure_boot: false }
 }
 
 impl Lab {
@@ -36,7 +37,8 @@ impl Lab {
             medium: None,
             product_uuid: None,
         };
-        let layout = crate::rescue::tests::layout();
+        let mut layout = crate::rescue::tests::layout();
+        layout.boot.secure_boot = self.secure_boot;
         let menu = Menu {
             layout: &layout,
             config: &self.config,
@@ -203,6 +205,34 @@ fn http_boot_has_a_loader_that_knows_where_the_menus_are() {
     lab.tree.remove("httpx64.efi").unwrap();
     lab.publish("node001", &["01-aa"], "three");
     assert!(!lab.tree.has("httpx64.efi"), "nobody could load it");
+}
+
+#[test]
+fn a_node_with_secure_boot_gets_a_signed_loader_or_is_told() {
+    let mut lab = lab();
+    lab.tree.make().unwrap();
+    lab.tree.put("pxelinux.0", b"bios").unwrap();
+    lab.tree.put("bootx64.efi", b"our own").unwrap();
+    let told = |warnings: Vec<String>| warnings.iter().any(|text| text.contains("Secure Boot"));
+    assert!(!told(lab.publish("node001", &["01-aa"], "one")), "it is off");
+    lab.secure_boot = true;
+    let told = told(lab.publish("node001", &["01-aa"], "two"));
+    // As far as this machine has one.
+    assert_eq!(told, !lab.tree.has("grubx64.efi"));
+
+    if lab.tree.has("grubx64.efi") {
+        lab.tree.remove("grubx64.efi").unwrap();
+    }
+    lab.tree.put("bootx64.efi", b"our own").unwrap();
+    let text = loaders::add_signed(&lab.tree, None).unwrap().unwrap();
+    assert!(text.contains("Secure Boot") && text.contains("hint:"), "{text}");
+    let (shim, grub) = (lab.dir.path().join("shim"), lab.dir.path().join("grub"));
+    std::fs::write(&shim, "signed shim").unwrap();
+    std::fs::write(&grub, "signed grub").unwrap();
+    let signed = signed::Signed { shim, grub, key_manager: None };
+    assert_eq!(loaders::add_signed(&lab.tree, Some(&signed)).unwrap(), None);
+    assert_eq!(lab.text("bootx64.efi") + &lab.text("grubx64.efi"), "signed shimsigned grub");
+    assert_eq!(loaders::add_signed(&lab.tree, None).unwrap(), None, "it has one");
 }
 
 #[test]
