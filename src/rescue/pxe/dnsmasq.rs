@@ -28,6 +28,8 @@ pub fn render(server: &Server<'_>) -> String {
         "# other DHCP server on that network.".into(),
         "port=0".into(),
         format!("dhcp-range={},12h", server.range),
+        "# This server leads nowhere else, unless you name a router: dhcp-option=3,ADDRESS".into(),
+        "dhcp-option=3".into(),
     ];
     if let Some(interface) = server.interface {
         lines.push(format!("interface={interface}"));

@@ -186,6 +186,7 @@ fn http_boot_has_a_loader_that_knows_where_the_menus_are() {
     let server = dnsmasq::Server { root: "/srv".as_ref(), range, interface: None, http: Some(url) };
     let text = dnsmasq::render(&server);
     assert!(text.contains(&format!("dhcp-boot=tag:http,{url}/httpx64.efi\n")), "{text}");
+    assert!(text.contains("\ndhcp-option=3\n"), "it says that it is a router: {text}");
     lab.publish("node001", &["01-aa"], "one");
     let loader = lab.tree.get("httpx64.efi").unwrap().unwrap();
     let early = b"set prefix=(http,172.16.1.5)/pxe/grub\n";
