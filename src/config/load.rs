@@ -246,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_that_boot_loaders_would_change_is_refused() {
+        for word in ["memmap=64M$0x10000000", "dyndbg=\"file a +p\"", "a\\b", "#x"] {
+            let text = format!("[rescue]\ncmdline = '''quiet {word}'''\n");
+            let error = format!("{:#}", merge(&texts(&[("rr.toml", &text)])).unwrap_err());
+            let first = word.split(' ').next().unwrap();
+            assert!(error.starts_with("rescue.cmdline in rr.toml: "), "{error}");
+            assert!(error.contains(first), "{error}");
+        }
+        let text = "[rescue]\ncmdline = 'a.b=c,d memmap=64M@1 x#y'\n";
+        merge(&texts(&[("rr.toml", text)])).unwrap();
+    }
+
+    #[test]
     fn a_typo_is_named_with_file_and_line() {
         let error = merge(&texts(&[("rr.d/9.toml", "[backup]\nlevle = 3\n")])).unwrap_err();
         let text = format!("{error:#}");

@@ -306,6 +306,13 @@ impl Config {
         if self.rescue.output.is_empty() {
             bail!("{}: at least one of iso and pxe is made", set_in("rescue.output"));
         }
+        if let Some(word) = self.rescue.cmdline.split_whitespace().find(|word| !is_parameter(word))
+        {
+            bail!(
+                "{}: boot loaders would read {word} as something else\nhint: no quotes, and none of $ ` {{ }} ; & | < > \\; for once, type it in the boot menu (docs/rescue-system.md)",
+                set_in("rescue.cmdline")
+            );
+        }
         if !(1..=19).contains(&self.backup.level) {
             bail!("{}: {} is not between 1 and 19", set_in("backup.level"), self.backup.level);
         }
@@ -361,6 +368,12 @@ impl Config {
         }
         Ok(node)
     }
+}
+
+/// Whether boot loaders hand a word over to the kernel as it is.
+pub fn is_parameter(word: &str) -> bool {
+    !word.contains(['$', '"', '\'', '`', '{', '}', ';', '&', '|', '<', '>', '\\'])
+        && !word.starts_with('#')
 }
 
 /// What age(1) makes of it is said when a backup is checked. It is not shown here: people mistake the

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::schema::MenuDefault;
+use crate::config::schema::{MenuDefault, is_parameter};
 use crate::config::{Config, RescueConfig};
 use crate::layout::units::shown_time;
 use crate::layout::{Firmware, Layout};
@@ -246,8 +246,8 @@ fn words(config: &Config, own_consoles: &[String], more: &str, running: &str) ->
     words.extend(naming.map(str::to_owned));
     words.extend(config.rescue.cmdline.split_whitespace().map(str::to_owned));
     words.extend(more.split_whitespace().map(str::to_owned));
-    // `$` and quotes mean something to GRUB.
-    words.retain(|word| !word.contains(['$', '"', '\'', '`', '{', '}', ';', '&', '|', '<', '>']));
+    // Those of the configuration are such.
+    words.retain(|word| is_parameter(word));
     words.join(" ")
 }
 
