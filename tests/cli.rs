@@ -118,6 +118,51 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
 }
 
 #[test]
+fn with_json_every_result_is_json() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, target) = (dir.path().join("tree"), dir.path().join("target"));
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::create_dir_all(&target).unwrap();
+    let url = format!("file://{}", target.display());
+    let common = ["--json", "--target", &url, "--node", "node001"];
+    let run = |args: &[&str]| {
+        let output = rr(&[&common, args].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let lines = |args: &[&str]| -> Vec<serde_json::Value> {
+        run(args).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    };
+    let include = tree.to_str().unwrap();
+    std::fs::write(tree.join(std::ffi::OsStr::from_bytes(b"caf\xe9")), "x").unwrap();
+    run(&["mkbackuponly", "--include", include]);
+    std::os::unix::fs::symlink("there", tree.join("link")).unwrap();
+    // Generations are named by the second.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    run(&["mkbackuponly", "--include", include]);
+
+    let files = lines(&["list", "latest"]);
+    let of = |name: &str| {
+        let path = format!("{include}/{name}");
+        files.iter().find(|file| file["path"] == path).unwrap_or_else(|| panic!("{files:?}"))
+    };
+    assert_eq!(of("caf\\xe9")["size_bytes"], 1);
+    assert_eq!((&of("link")["kind"], &of("link")["link"]), (&"symlink".into(), &"there".into()));
+    let all: serde_json::Value = serde_json::from_str(&run(&["list"])).unwrap();
+    let name = |at: usize| all[at]["generation"].as_str().unwrap();
+    let changes = lines(&["diff", name(0), name(1)]);
+    let path = format!("{include}/link");
+    assert!(changes.iter().any(|c| c["change"] == "added" && c["path"] == path), "{changes:?}");
+
+    let settings: serde_json::Value = serde_json::from_str(&run(&["config", "show"])).unwrap();
+    let target = settings.as_array().unwrap().iter().find(|s| s["key"] == "target").unwrap();
+    assert_eq!((&target["value"], &target["from"]), (&url.as_str().into(), &"--target".into()));
+    let layout: serde_json::Value = serde_json::from_str(&run(&["savelayout"])).unwrap();
+    assert!(layout["node"]["kernel"].is_string(), "{layout}");
+}
+
+#[test]
 #[allow(clippy::disallowed_methods)] // the tests stand outside
 fn what_is_installed_is_what_the_units_start() {
     use std::os::unix::fs::PermissionsExt;

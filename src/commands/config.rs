@@ -6,10 +6,11 @@ use crate::backup::headers;
 use crate::cli::ConfigVerb;
 use crate::config::Loaded;
 
-use super::{Exit, print};
+use super::{Exit, print, print_json};
 
-pub(super) fn run(loaded: &Loaded, verb: &ConfigVerb) -> Result<Exit> {
+pub(super) fn run(loaded: &Loaded, json: bool, verb: &ConfigVerb) -> Result<Exit> {
     match verb {
+        ConfigVerb::Show if json => print_json(&loaded.settings()?)?,
         ConfigVerb::Show => print(&loaded.render()?)?,
         // Loading it was the rest of the check.
         ConfigVerb::Check => {

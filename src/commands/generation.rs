@@ -308,7 +308,8 @@ pub(super) fn files(session: &Session<'_>, generation: &str, paths: &[PathBuf]) 
     let manifest = catalog::find(&*store, Some(generation))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     unless_reader_left(archive::list(&manifest, &*store, paths, |entry| {
-        writeln!(out, "{}", line(entry)).context("writing the list")
+        let text = if session.global.json { json_line(&FileLine::of(entry))? } else { line(entry) };
+        writeln!(out, "{text}").context("writing the list")
     }))?;
     unless_reader_left(out.flush().context("writing the list"))?;
     Ok(Exit::Done)
@@ -320,7 +321,12 @@ pub(super) fn diff(session: &Session<'_>, old: &str, new: &str) -> Result<Exit> 
     let new = catalog::find(&*store, Some(new))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     unless_reader_left(archive::diff(&old, &new, &*store, |change, entry| {
-        writeln!(out, "{} {}", sign(change), entry.shown()).context("writing the differences")
+        let text = if session.global.json {
+            json_line(&ChangeLine { change: word(change), path: entry.shown() })?
+        } else {
+            format!("{} {}", sign(change), entry.shown())
+        };
+        writeln!(out, "{text}").context("writing the differences")
     }))?;
     unless_reader_left(out.flush().context("writing the differences"))?;
     Ok(Exit::Done)
@@ -335,6 +341,61 @@ pub(super) fn export(session: &Session<'_>, generation: Option<&str>) -> Result<
     Ok(Exit::Done)
 }
 
+/// A line of `rr --json list GEN`. Paths are as layouts have them: what is not UTF-8, control
+/// characters and the backslash are `\xNN`.
+#[derive(Debug, Serialize)]
+struct FileLine {
+    path: String,
+    kind: &'static str,
+    /// Octal.
+    mode: String,
+    uid: u32,
+    gid: u32,
+    size_bytes: u64,
+    mtime: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
+}
+
+impl FileLine {
+    fn of(entry: &Entry) -> FileLine {
+        FileLine {
+            path: entry.shown(),
+            kind: match entry.kind {
+                Kind::Dir => "directory",
+                Kind::Symlink => "symlink",
+                Kind::HardLink => "hardlink",
+                Kind::Fifo => "fifo",
+                Kind::Char => "char",
+                Kind::Block => "block",
+                Kind::File => "file",
+            },
+            mode: format!("{:04o}", entry.mode),
+            uid: entry.uid,
+            gid: entry.gid,
+            size_bytes: entry.size_bytes,
+            mtime: shown_mtime(entry),
+            link: (!entry.link.is_empty()).then(|| escape(&entry.link)),
+        }
+    }
+}
+
+/// A line of `rr --json diff`.
+#[derive(Debug, Serialize)]
+struct ChangeLine {
+    change: &'static str,
+    path: String,
+}
+
+fn json_line(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).context("writing the result as JSON")
+}
+
+fn shown_mtime(entry: &Entry) -> String {
+    jiff::Timestamp::new(entry.mtime.sec, 0)
+        .map_or_else(|_| entry.mtime.sec.to_string(), |t| t.to_string())
+}
+
 fn line(entry: &Entry) -> String {
     let kind = match entry.kind {
         Kind::Dir => 'd',
@@ -345,8 +406,7 @@ fn line(entry: &Entry) -> String {
         Kind::Block => 'b',
         Kind::File => '-',
     };
-    let time = jiff::Timestamp::new(entry.mtime.sec, 0)
-        .map_or_else(|_| entry.mtime.sec.to_string(), |t| t.to_string());
+    let time = shown_mtime(entry);
     let mut line = format!(
         "{kind}{:04o} {:>6} {:>6} {:>13} {time} {}",
         entry.mode,
@@ -367,6 +427,15 @@ fn sign(change: Change) -> char {
         Change::Removed => '-',
         Change::Modified => 'M',
         Change::Metadata => 'm',
+    }
+}
+
+fn word(change: Change) -> &'static str {
+    match change {
+        Change::Added => "added",
+        Change::Removed => "removed",
+        Change::Modified => "modified",
+        Change::Metadata => "metadata",
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
         LayoutVerb::Diff(source) => diff(session, &recorded(session, &source)?),
         LayoutVerb::Save { generation, file } => {
             let layout = read(session, &LayoutSource { file: None, generation })?;
-            write(&layout, file.as_deref())
+            write(session, &layout, file.as_deref())
         }
         LayoutVerb::Plan { source, disks, script } => show_plan(session, &source, disks, script),
     }
@@ -36,15 +36,15 @@ pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
 
 /// Writes this machine's layout.
 pub(super) fn save(session: &Session<'_>, file: Option<&Path>) -> Result<Exit> {
-    write(&probe::read(session.ui)?, file)
+    write(session, &probe::read(session.ui)?, file)
 }
 
-fn write(layout: &Layout, file: Option<&Path>) -> Result<Exit> {
-    let text = schema::render(layout)?;
+fn write(session: &Session<'_>, layout: &Layout, file: Option<&Path>) -> Result<Exit> {
     match file {
-        Some(file) => std::fs::write(file, text)
+        Some(file) => std::fs::write(file, schema::render(layout)?)
             .with_context(|| format!("writing the layout to {}", file.display()))?,
-        None => print(&text)?,
+        None if session.global.json => print_json(layout)?,
+        None => print(&schema::render(layout)?)?,
     }
     Ok(Exit::Done)
 }

@@ -118,7 +118,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Format(args) => format::run(session, args),
         Verb::Rescue(verb) => rescue::run(session, &verb),
         Verb::Pxe(verb) => pxe::run(session, &verb),
-        Verb::Config(verb) => config::run(loaded, &verb),
+        Verb::Config(verb) => config::run(loaded, session.global.json, &verb),
         Verb::Completions { shell } => manual::completions(shell),
         Verb::Manpages { dir } => manual::pages(&dir),
         Verb::Rehearse => recover::rehearse(session),

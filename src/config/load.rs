@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{Config, TargetUrl};
@@ -145,6 +146,15 @@ fn overlay(
     }
 }
 
+/// A setting that is in force.
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    pub key: String,
+    pub value: Value,
+    /// The file, or what else set it.
+    pub from: String,
+}
+
 impl Loaded {
     /// An option of the command line (or its environment variable) wins over all files.
     pub fn set_target(&mut self, url: Option<&str>, option: &str) {
@@ -181,6 +191,14 @@ impl Loaded {
         }
     }
 
+    /// Every setting, its value and where it comes from. What is not set is not there.
+    pub fn settings(&self) -> Result<Vec<Setting>> {
+        let table = Table::try_from(&self.config).context("writing the configuration as TOML")?;
+        let mut found = Vec::new();
+        flatten(&table, "", &self.origin, &mut found);
+        Ok(found)
+    }
+
     /// Every setting as `key = value`, each with where it comes from.
     pub fn render(&self) -> Result<String> {
         let table = Table::try_from(&self.config).context("writing the configuration as TOML")?;
@@ -190,7 +208,9 @@ impl Loaded {
                 lines.push((format!("# {key} is not set"), String::new()));
             }
         }
-        flatten(&table, "", &self.origin, &mut lines);
+        lines.extend(
+            self.settings()?.into_iter().map(|s| (format!("{} = {}", s.key, s.value), s.from)),
+        );
         let width = lines.iter().map(|(left, _)| left.len().min(48)).max().unwrap_or(0);
         Ok(lines
             .into_iter()
@@ -206,16 +226,16 @@ fn flatten(
     table: &Table,
     prefix: &str,
     origin: &BTreeMap<String, String>,
-    lines: &mut Vec<(String, String)>,
+    found: &mut Vec<Setting>,
 ) {
     for (key, value) in table {
         let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         if let Value::Table(inner) = value {
-            flatten(inner, &dotted, origin, lines);
+            flatten(inner, &dotted, origin, found);
             continue;
         }
         let from = origin.get(&dotted).map_or("default", String::as_str).to_owned();
-        lines.push((format!("{dotted} = {value}"), from));
+        found.push(Setting { key: dotted, value: value.clone(), from });
     }
 }
 
@@ -363,7 +383,7 @@ mod tests {
         let all = Table::try_from(&loaded.config).unwrap();
         let mut lines = Vec::new();
         flatten(&all, "", &loaded.origin, &mut lines);
-        let undocumented: Vec<_> = lines.iter().filter(|(_, from)| from == "default").collect();
+        let undocumented: Vec<_> = lines.iter().filter(|s| s.from == "default").collect();
         assert!(undocumented.is_empty(), "not in etc/rr.toml: {undocumented:?}");
     }
 }
