@@ -20,6 +20,23 @@ pub struct Found {
     pub notes: Vec<(String, String)>,
 }
 
+impl Found {
+    /// Takes the routes through what is recorded. A default route through anything else may be how the
+    /// machine is reached.
+    pub fn take_routes(&mut self, routes: Vec<Route>) {
+        let (taken, others) = routes.into_iter().partition(|route| self.net.has(&route.nic));
+        self.net.route = taken;
+        for route in others.into_iter().filter(|route: &Route| route.to == "default") {
+            let what = format!("network interface {}", route.nic);
+            if !self.notes.iter().any(|(noted, _)| *noted == what) {
+                let why =
+                    "a default route leads through it, and the rescue system does not bring it up";
+                self.notes.push((what, why.to_owned()));
+            }
+        }
+    }
+}
+
 /// The names of the interfaces that are hardware.
 pub fn physical() -> Vec<String> {
     super::block::names_in(Path::new(CLASS_NET))
@@ -43,8 +60,7 @@ pub fn read(udev: &BTreeMap<String, Properties>) -> Result<Found> {
             .ok()
             .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
     }
-    routes.retain(|route| found.net.has(&route.nic));
-    found.net.route = routes;
+    found.take_routes(routes);
     (found.net.dns, found.net.search) = read_resolvers();
     Ok(found)
 }
@@ -54,6 +70,8 @@ struct Interface {
     ifname: String,
     flags: Vec<String>,
     mtu: u32,
+    #[serde(default)]
+    link_type: String,
     #[serde(default)]
     address: String,
     permaddr: Option<String>,
@@ -135,6 +153,13 @@ pub fn parse_links(text: &str, physical: &[String]) -> Result<Found> {
     let mut found = Found::default();
     for link in up.iter().filter(|link| physical.contains(&link.ifname)) {
         let addresses = link.addresses();
+        let is_used = addresses.dhcp || addresses.slaac || !addresses.list.is_empty();
+        if is_used && !["", "ether"].contains(&link.link_type.as_str()) {
+            found.notes.push((
+                format!("network interface {}", link.ifname),
+                format!("its link is {}, and the rescue system brings up Ethernet", link.link_type),
+            ));
+        }
         found.net.nic.push(Nic {
             mac: link.own_address(),
             path: None,

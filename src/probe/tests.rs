@@ -356,6 +356,35 @@ fn the_network_is_read() {
 }
 
 #[test]
+fn what_leads_to_the_world_and_does_not_come_back_is_told() {
+    let links = r#"[
+        {"ifname":"eth0","flags":["UP"],"mtu":1500,"link_type":"ether","addr_info":[]},
+        {"ifname":"ib0","flags":["UP"],"mtu":2044,"link_type":"infiniband",
+         "addr_info":[{"local":"192.0.2.9","prefixlen":24,"scope":"global"}]},
+        {"ifname":"ib1","flags":["UP"],"mtu":2044,"link_type":"infiniband","addr_info":[]},
+        {"ifname":"mv0","link":"eth0","flags":["UP"],"mtu":1500,"link_type":"ether",
+         "linkinfo":{"info_kind":"macvlan"},
+         "addr_info":[{"local":"192.0.2.2","prefixlen":24,"scope":"global"}]}]"#;
+    let physical = ["eth0", "ib0", "ib1"].map(str::to_owned);
+    let mut found = net::parse_links(links, &physical).unwrap();
+    let routes = r#"[
+        {"dst":"default","gateway":"192.0.2.1","dev":"mv0","flags":[]},
+        {"dst":"default","gateway":"192.0.2.1","dev":"mv0","metric":9,"flags":[]},
+        {"dst":"10.0.0.0/8","dev":"docker0","flags":[]},
+        {"dst":"10.1.0.0/16","gateway":"192.0.2.3","dev":"ib0","flags":[]}]"#;
+    found.take_routes(net::parse_routes(routes).unwrap());
+    let told: Vec<_> = found.notes.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+    assert_eq!(
+        told,
+        [
+            "network interface ib0: its link is infiniband, and the rescue system brings up Ethernet",
+            "network interface mv0: a default route leads through it, and the rescue system does not bring it up",
+        ]
+    );
+    assert_eq!(found.net.route.len(), 1);
+}
+
+#[test]
 fn bonds_vlans_and_bridges_are_read_with_what_they_rest_on() {
     let physical = ["eth0".to_owned(), "eth1".to_owned()];
     let found = net::parse_links(&fixture("net/bond.json"), &physical).unwrap();
