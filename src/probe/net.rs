@@ -130,13 +130,15 @@ impl Interface {
     fn addresses(&self) -> Addresses {
         let global = |a: &&Address| a.scope.as_deref() == Some("global") && !a.temporary;
         let all: Vec<&Address> = self.addr_info.iter().filter(global).collect();
-        // IPv6 addresses with a lifetime come from router advertisements (or from DHCPv6, which
-        // needs them).
-        let by_router = |a: &&&Address| a.dynamic && !is_ipv4(a.local.as_deref());
-        let kept = all.iter().filter(|a| !by_router(a));
+        // IPv6 addresses with a lifetime come from router advertisements. Single ones come from DHCPv6,
+        // which the rescue system does not speak: it keeps them where there is no other.
+        let is_single = |a: &Address| a.prefixlen == Some(128);
+        let is_leased = |a: &Address| a.dynamic && !is_ipv4(a.local.as_deref());
+        let slaac = all.iter().any(|a| is_leased(a) && !is_single(a));
+        let kept = all.iter().filter(|a| !is_leased(a) || (is_single(a) && !slaac));
         Addresses {
             dhcp: all.iter().any(|a| a.dynamic && is_ipv4(a.local.as_deref())),
-            slaac: all.iter().any(|a| by_router(&a)),
+            slaac,
             list: kept
                 .filter_map(|a| Some(format!("{}/{}", a.local.as_ref()?, a.prefixlen?)))
                 .collect(),

@@ -385,6 +385,21 @@ fn what_leads_to_the_world_and_does_not_come_back_is_told() {
 }
 
 #[test]
+fn an_address_by_dhcp_of_ipv6_alone_is_kept() {
+    let read = |more: &str| {
+        let text = format!(
+            r#"[{{"ifname":"eth0","flags":["UP"],"mtu":1500,"addr_info":[{more}
+                {{"local":"fd00::9","prefixlen":128,"scope":"global","dynamic":true}}]}}]"#
+        );
+        let found = net::parse_links(&text, &["eth0".to_owned()]).unwrap();
+        (found.net.nic[0].slaac, found.net.nic[0].address.clone())
+    };
+    assert_eq!(read(""), (false, vec!["fd00::9/128".to_owned()]));
+    let by_router = r#"{"local":"fd00::aa","prefixlen":64,"scope":"global","dynamic":true},"#;
+    assert_eq!(read(by_router), (true, vec![]));
+}
+
+#[test]
 fn bonds_vlans_and_bridges_are_read_with_what_they_rest_on() {
     let physical = ["eth0".to_owned(), "eth1".to_owned()];
     let found = net::parse_links(&fixture("net/bond.json"), &physical).unwrap();
