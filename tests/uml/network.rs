@@ -57,7 +57,8 @@ pub fn run(dir: &Path) -> Result<()> {
     let cards = present()?;
     bonds_vlans_and_bridges(dir, &cards)?;
     one_of_two_cards_reaches_the_target()?;
-    cards_in_another_order_reach_the_target()
+    cards_in_another_order_reach_the_target()?;
+    a_gateway_off_the_subnet_leads_on(&cards)
 }
 
 fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
@@ -144,8 +145,33 @@ fn only_the_second_has_it(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// A server behind a gateway; nobody else has this address.
+const FAR: &str = "http://198.51.100.1:9/";
+
+/// The only address has no network, as many providers give them.
+fn a_gateway_off_the_subnet_leads_on(cards: &[Present]) -> Result<()> {
+    script(TEAR_DOWN)?;
+    script("ip -n peer route add 203.0.113.7/32 dev p1")?;
+    let recorded: Net = toml::from_str(&format!(
+        "[[nic]]\nname = \"eth1\"\nmac = \"{}\"\nmtu = 1500\naddress = [\"203.0.113.7/32\"]\n\
+         [[route]]\nto = \"default\"\nvia = \"10.9.7.1\"\nnic = \"eth1\"\n",
+        cards[1].mac
+    ))?;
+    bring_up_to(FAR, &recorded, cards)?;
+    ensure!(
+        network::reach::answers(FAR),
+        "no server through a gateway off the subnet:\n{}",
+        said()?
+    );
+    Ok(())
+}
+
 fn bring_up(recorded: &Net, cards: &[Present]) -> Result<()> {
-    let reaches_target = || network::reach::answers("http://10.9.7.1:9/");
+    bring_up_to("http://10.9.7.1:9/", recorded, cards)
+}
+
+fn bring_up_to(target: &str, recorded: &Net, cards: &[Present]) -> Result<()> {
+    let reaches_target = || network::reach::answers(target);
     let patience = Duration::from_secs(1);
     let hints = Hints { boot_mac: None, reaches_target: Some(&reaches_target), patience };
     network::on(recorded, cards, hints, &|text| eprintln!("{text}"))

@@ -29,6 +29,8 @@ const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
 /// Routers answer at once when they are asked.
 const SLAAC_TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+const CLASS_NET: &str = "/sys/class/net";
+
 /// A lease that could not be renewed is tried again this often.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 
@@ -171,7 +173,9 @@ fn carry_out(plan: &Plan, net: &Net, say: Say<'_>) -> Result<Vec<String>> {
     }
     resolver(&net.dns, &net.search)?;
     for route in &plan.routes {
-        if let Err(error) = add_route(route) {
+        // Where DHCP gave the address, a gateway outside of its network is that of another place.
+        let by_dhcp = plan.setups.iter().any(|setup| setup.dhcp && setup.name == route.nic);
+        if let Err(error) = add_route(route, !by_dhcp) {
             problems.push(format!("{error:#}"));
         }
     }
@@ -242,7 +246,7 @@ pub fn given(given: &Given, say: Say<'_>) -> Result<()> {
     };
     set_up(&setup, say)?;
     if let Some(gateway) = &given.gateway {
-        add_route(&default_route(gateway, &nic.name))?;
+        add_route(&default_route(gateway, &nic.name), true)?;
     }
     resolver(&given.dns, &[])?;
     finish(&[], say)
@@ -282,7 +286,7 @@ fn finish(problems: &[String], say: Say<'_>) -> Result<()> {
 /// Physical interfaces, by name.
 fn present() -> Result<Vec<Present>> {
     let mut nics = Vec::new();
-    let dir = Path::new("/sys/class/net");
+    let dir = Path::new(CLASS_NET);
     for entry in dir.read_dir().context("listing the network interfaces")? {
         let path = entry.context("listing the network interfaces")?.path();
         let read = |name: &str| {
@@ -334,15 +338,21 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
         wait_for_router(name, say)?;
     }
     if setup.dhcp {
-        let path = Path::new("/sys/class/net").join(name).join("address");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let mac = parse_mac(text.trim())
-            .with_context(|| format!("{name} has no hardware address: {text:?}"))?;
-        let lease = dhcp::acquire(name, mac, DHCP_TIMEOUT)?;
-        apply(name, &lease)?;
-        say(&format!("{name} has {} from the DHCP server {}", lease.address, lease.server));
-        keep_lease(name.to_owned(), mac, lease);
+        lease(name, say)?;
     }
+    Ok(())
+}
+
+/// Asks for an address by DHCP, and keeps it.
+fn lease(name: &str, say: Say<'_>) -> Result<()> {
+    let text = std::fs::read_to_string(Path::new(CLASS_NET).join(name).join("address"))
+        .unwrap_or_default();
+    let mac = parse_mac(text.trim())
+        .with_context(|| format!("{name} has no hardware address: {text:?}"))?;
+    let lease = dhcp::acquire(name, mac, DHCP_TIMEOUT)?;
+    apply(name, &lease, say)?;
+    say(&format!("{name} has {} from the DHCP server {}", lease.address, lease.server));
+    keep_lease(name.to_owned(), mac, lease);
     Ok(())
 }
 
@@ -403,10 +413,13 @@ fn has_other_link(name: &str) -> bool {
     })
 }
 
-fn apply(name: &str, lease: &dhcp::Lease) -> Result<()> {
+fn apply(name: &str, lease: &dhcp::Lease, say: Say<'_>) -> Result<()> {
     Cmd::new("ip").args(["address", "replace", &lease.address, "dev", name]).run()?;
-    if let Some(gateway) = lease.gateway {
-        add_route(&default_route(&gateway.to_string(), name))?;
+    if let Some(gateway) = lease.gateway
+        && let Err(error) = add_route(&default_route(&gateway.to_string(), name), true)
+    {
+        // What is on the same network is reached without.
+        say(&format!("warning: {error:#}"));
     }
     let dns: Vec<String> = lease.dns.iter().map(ToString::to_string).collect();
     resolver(&dns, &[])
@@ -425,7 +438,7 @@ fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease) {
             }
             match dhcp::acquire(&name, mac, DHCP_TIMEOUT).and_then(|new| {
                 if new.address != lease.address {
-                    apply(&name, &new)?;
+                    apply(&name, &new, &|text| log::warn!("{text}"))?;
                 }
                 Ok(new)
             }) {
@@ -447,12 +460,26 @@ fn has_address(name: &str, address: &str) -> bool {
     show.is_ok_and(|text| text.split_whitespace().any(|word| word == address))
 }
 
-fn add_route(route: &Route) -> Result<()> {
+/// Adds a route. `may_be_off`: the gateway may be outside of the interface's own network, as where an
+/// address has none; that is not recorded.
+fn add_route(route: &Route, may_be_off: bool) -> Result<()> {
+    match replace_route(route, false) {
+        Err(error) if may_be_off && route.via.is_some() => {
+            replace_route(route, true).map_err(|_| error)
+        }
+        result => result,
+    }
+}
+
+fn replace_route(route: &Route, on_link: bool) -> Result<()> {
     let mut command = Cmd::new("ip").args(["route", "replace", &route.to]);
     if let Some(via) = &route.via {
         command = command.args(["via", via]);
     }
     command = command.args(["dev", &route.nic]);
+    if on_link {
+        command = command.arg("onlink");
+    }
     if let Some(metric) = route.metric {
         command = command.args(["metric", &metric.to_string()]);
     }
