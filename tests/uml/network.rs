@@ -148,12 +148,13 @@ fn only_the_second_has_it(what: &str) -> Result<()> {
 /// A server behind a gateway; nobody else has this address.
 const FAR: &str = "http://198.51.100.1:9/";
 
-/// The only address has no network, as many providers give them.
+/// The only address has no network, as many providers give them. Nor does the card take the MTU that
+/// the old one had.
 fn a_gateway_off_the_subnet_leads_on(cards: &[Present]) -> Result<()> {
     script(TEAR_DOWN)?;
     script("ip -n peer route add 203.0.113.7/32 dev p1")?;
     let recorded: Net = toml::from_str(&format!(
-        "[[nic]]\nname = \"eth1\"\nmac = \"{}\"\nmtu = 1500\naddress = [\"203.0.113.7/32\"]\n\
+        "[[nic]]\nname = \"eth1\"\nmac = \"{}\"\nmtu = 200000\naddress = [\"203.0.113.7/32\"]\n\
          [[route]]\nto = \"default\"\nvia = \"10.9.7.1\"\nnic = \"eth1\"\n",
         cards[1].mac
     ))?;

@@ -316,7 +316,13 @@ fn udev_path(index: &str) -> Option<String> {
 fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
     let name = setup.name.as_str();
     for words in &setup.commands {
-        Cmd::new("ip").args(words).run()?;
+        match Cmd::new("ip").args(words).run() {
+            // Another card may not take what the node's own took: it works with what it has.
+            Err(error) if words.iter().any(|word| word == "mtu") => {
+                say(&format!("warning: {error:#}"));
+            }
+            result => result?,
+        }
     }
     if setup.is_port {
         return Ok(());
@@ -334,13 +340,10 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
         return Ok(());
     }
     wait_for_link(name)?;
-    if setup.slaac {
-        wait_for_router(name, say)?;
-    }
-    if setup.dhcp {
-        lease(name, say)?;
-    }
-    Ok(())
+    // A network without routers of IPv6 may have a DHCP server all the same.
+    let leased = if setup.dhcp { lease(name, say) } else { Ok(()) };
+    let routed = if setup.slaac { wait_for_router(name, say) } else { Ok(()) };
+    leased.and(routed)
 }
 
 /// Asks for an address by DHCP, and keeps it.
