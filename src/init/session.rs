@@ -221,12 +221,12 @@ impl Rescue {
         };
         match (how, self.config.rescue.network) {
             (Network::None, _) => Ok(()),
-            (Network::Given(given), _) => network::given(given, say),
+            (Network::Given(given), _) => network::given(given, hints, say),
             (Network::Node, _) | (Network::Configured, config::Network::Node) => {
                 network::node(&self.layout.net, hints, say)
             }
             (Network::Dhcp, _) | (Network::Configured, config::Network::Dhcp) => {
-                network::dhcp_everywhere(say)
+                network::dhcp_everywhere(hints, say)
             }
         }
     }

@@ -209,7 +209,7 @@ pub(super) fn read_trimmed(path: &Path) -> Option<String> {
     read_to_string(path).ok().map(|text| text.trim_matches([' ', '\n', '\0']).to_owned())
 }
 
-pub(super) fn names_in(dir: &Path) -> Vec<String> {
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> =
         entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -58,7 +59,8 @@ pub fn run(dir: &Path) -> Result<()> {
     bonds_vlans_and_bridges(dir, &cards)?;
     one_of_two_cards_reaches_the_target()?;
     cards_in_another_order_reach_the_target()?;
-    a_gateway_off_the_subnet_leads_on(&cards)
+    a_gateway_off_the_subnet_leads_on(&cards)?;
+    a_slow_switch_is_waited_for(&cards)
 }
 
 fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
@@ -164,6 +166,22 @@ fn a_gateway_off_the_subnet_leads_on(cards: &[Present]) -> Result<()> {
         "no server through a gateway off the subnet:\n{}",
         said()?
     );
+    Ok(())
+}
+
+/// Nothing is sent on at first, on a port that has just come up.
+fn a_slow_switch_is_waited_for(cards: &[Present]) -> Result<()> {
+    script(TEAR_DOWN)?;
+    let recorded: Net = toml::from_str(&format!(
+        "[[nic]]\nname = \"eth1\"\nmac = \"{}\"\nmtu = 1500\naddress = [\"10.9.7.2/24\"]\n",
+        cards[1].mac
+    ))?;
+    let asked = AtomicUsize::new(0);
+    let reaches_target = || asked.fetch_add(1, Ordering::Relaxed) == 2;
+    let patience = Duration::from_secs(30);
+    let hints = Hints { boot_mac: None, reaches_target: Some(&reaches_target), patience };
+    network::on(&recorded, cards, hints, &|text| eprintln!("{text}"))?;
+    ensure!(asked.into_inner() == 3, "the target is not waited for");
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use super::cmdline::Given;
 use super::dhcp;
 use crate::layout::{Net, Route};
+use crate::probe::block;
 use crate::sys::run::Cmd;
 use plan::{Assume, Open, Plan, Present, Setup};
 
@@ -26,8 +27,8 @@ pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 /// How long a switch may take to forward on a port that came up (spanning tree takes 30 s).
 pub const LINK_TIMEOUT: Duration = Duration::from_secs(45);
 const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
-/// Routers answer at once when they are asked.
-const SLAAC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Routers answer at once when they are asked, once the switch lets the question through.
+const SLAAC_TIMEOUT: Duration = Duration::from_secs(45);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const CLASS_NET: &str = "/sys/class/net";
 
@@ -104,12 +105,13 @@ pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Res
             say(note);
         }
         say("no interface has an address that was recorded: asking for addresses by DHCP");
-        return dhcp_everywhere(say);
+        return dhcp_everywhere(hints, say);
     }
     let linked = Instant::now();
     let mut problems = carry_out(&made, net, say)?;
     let by_places = plan::plan(net, present, hints.boot_mac, Assume::Places);
-    if !by_places.is_same(&made) && !hints.reach_target(linked) {
+    // A switch may send nothing on at first, and whoever asks next does not wait.
+    if !hints.reach_target(linked) && !by_places.is_same(&made) {
         say("the target does not answer: taking interfaces by their places, not their addresses");
         undo(&made);
         problems = carry_out(&by_places, net, say)?;
@@ -207,7 +209,8 @@ fn undo(plan: &Plan) {
 }
 
 /// DHCP on every interface, all at once; the link decides which answer.
-pub fn dhcp_everywhere(say: Say<'_>) -> Result<()> {
+pub fn dhcp_everywhere(hints: Hints<'_>, say: Say<'_>) -> Result<()> {
+    let linked = Instant::now();
     let present = present()?;
     let setups = present.iter().map(|nic| Setup {
         name: nic.name.clone(),
@@ -224,11 +227,13 @@ pub fn dhcp_everywhere(say: Say<'_>) -> Result<()> {
             .map(|error| format!("{error:#}"))
             .collect()
     });
+    hints.reach_target(linked);
     finish(&problems, say)
 }
 
 /// One interface as the kernel command line gives it.
-pub fn given(given: &Given, say: Say<'_>) -> Result<()> {
+pub fn given(given: &Given, hints: Hints<'_>, say: Say<'_>) -> Result<()> {
+    let linked = Instant::now();
     let present = present()?;
     let wanted = given.device.as_deref();
     let fits = |nic: &&Present| wanted.is_none_or(|w| w == nic.name || w == nic.mac);
@@ -249,6 +254,7 @@ pub fn given(given: &Given, say: Say<'_>) -> Result<()> {
         add_route(&default_route(gateway, &nic.name), true)?;
     }
     resolver(&given.dns, &[])?;
+    hints.reach_target(linked);
     finish(&[], say)
 }
 
@@ -395,25 +401,44 @@ fn with_links(names: &[String]) -> Vec<&String> {
 
 fn wait_for_link(name: &str) -> Result<()> {
     let started = Instant::now();
-    let path = format!("/sys/class/net/{name}/carrier");
+    let dir = Path::new(CLASS_NET);
     while started.elapsed() < LINK_TIMEOUT {
-        if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
+        if has_link(dir, name) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(100));
         // Interfaces without a cable must not hold up those that have one.
-        if started.elapsed() > Duration::from_secs(10) && has_other_link(name) {
+        if started.elapsed() > Duration::from_secs(10) && only_others_have_links(dir, name) {
             break;
         }
     }
     bail!("{name} has no link after {} s", started.elapsed().as_secs())
 }
 
-fn has_other_link(name: &str) -> bool {
-    present().unwrap_or_default().iter().filter(|nic| nic.name != name).any(|nic| {
-        let path = format!("/sys/class/net/{}/carrier", nic.name);
-        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
-    })
+fn has_link(class_net: &Path, name: &str) -> bool {
+    let path = class_net.join(name).join("carrier");
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether hardware has a link, and none of it is what this interface is or rests on. A bridge that
+/// its ports have a link for waits for spanning tree.
+fn only_others_have_links(class_net: &Path, name: &str) -> bool {
+    let mut own = vec![name.to_owned()];
+    let mut at = 0;
+    while let Some(upper) = own.get(at) {
+        let names = block::names_in(&class_net.join(upper));
+        let lower = names.iter().filter_map(|name| name.strip_prefix("lower_"));
+        let lower: Vec<String> =
+            lower.filter(|name| !own.iter().any(|o| o == name)).map(str::to_owned).collect();
+        own.extend(lower);
+        at += 1;
+    }
+    let physical = |name: &String| class_net.join(name).join("device").exists();
+    let linked: Vec<String> = block::names_in(class_net)
+        .into_iter()
+        .filter(|name| physical(name) && has_link(class_net, name))
+        .collect();
+    !linked.is_empty() && !linked.iter().any(|name| own.contains(name))
 }
 
 fn apply(name: &str, lease: &dhcp::Lease, say: Say<'_>) -> Result<()> {
@@ -532,6 +557,29 @@ mod tests {
         assert_eq!(old, "nameserver 10.0.0.1\nsearch a.b\n");
         let both = resolv_conf(&old, &["10.0.0.1".into(), "10.0.0.2".into()], &[]);
         assert_eq!(both, "nameserver 10.0.0.1\nsearch a.b\nnameserver 10.0.0.2\n");
+    }
+
+    #[test]
+    fn only_who_has_no_cable_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let nic = |name: &str, files: &[(&str, &str)]| {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            for (file, text) in files {
+                std::fs::write(dir.path().join(name).join(file), text).unwrap();
+            }
+        };
+        let up = [("device", ""), ("carrier", "1\n")];
+        nic("eth0", &up);
+        nic("eth1", &[("device", ""), ("carrier", "0\n")]);
+        nic("bond0", &[("carrier", "1\n"), ("lower_eth0", "")]);
+        // It forwards nothing yet.
+        nic("br0", &[("carrier", "0\n"), ("lower_bond0", "")]);
+        nic("br1", &[("carrier", "0\n"), ("lower_eth1", "")]);
+        let given_up = |name: &str| only_others_have_links(dir.path(), name);
+        assert!(given_up("eth1") && given_up("br1"));
+        assert!(!given_up("br0"), "its own port has the link");
+        nic("eth2", &up);
+        assert!(!given_up("br0"), "whatever else has one");
     }
 
     #[test]
