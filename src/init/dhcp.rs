@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use smoltcp::iface::{Config, Interface, SocketSet};
-use smoltcp::phy::{Medium, RawSocket};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RawSocket};
 use smoltcp::socket::dhcpv4;
 use smoltcp::wire::{DhcpRepr, EthernetAddress, HardwareAddress};
 
@@ -33,9 +33,36 @@ pub fn acquire(name: &str, mac: [u8; 6], timeout: Duration) -> Result<Lease> {
         .map_err(|_| anyhow!("{name} went away while DHCP was under way"))?
 }
 
+/// A raw socket that takes packets whose UDP checksum is not made: what another system on the same
+/// host sends (that of a hypervisor, a container) has none, as hardware would add it.
+struct Unchecked(RawSocket);
+
+impl Device for Unchecked {
+    type RxToken<'a> = <RawSocket as Device>::RxToken<'a>;
+    type TxToken<'a> = <RawSocket as Device>::TxToken<'a>;
+
+    fn receive(
+        &mut self,
+        now: smoltcp::time::Instant,
+    ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        self.0.receive(now)
+    }
+
+    fn transmit(&mut self, now: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
+        self.0.transmit(now)
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = self.0.capabilities();
+        capabilities.checksum.udp = Checksum::Tx;
+        capabilities
+    }
+}
+
 fn ask(name: &str, mac: [u8; 6], timeout: Duration) -> Result<Lease> {
-    let mut device = RawSocket::new(name, Medium::Ethernet)
+    let socket = RawSocket::new(name, Medium::Ethernet)
         .with_context(|| format!("opening a raw socket on {name}"))?;
+    let mut device = Unchecked(socket);
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
     config.random_seed = seed(mac);
     let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::now());
@@ -61,7 +88,7 @@ fn ask(name: &str, mac: [u8; 6], timeout: Duration) -> Result<Lease> {
             i32::try_from(delay.total_millis()).unwrap_or(MAX_WAIT_MS).min(MAX_WAIT_MS)
         });
         let wait = smoltcp::time::Duration::from_millis(u64::try_from(wait.max(1))?);
-        smoltcp::phy::wait(device.as_raw_fd(), Some(wait))
+        smoltcp::phy::wait(device.0.as_raw_fd(), Some(wait))
             .with_context(|| format!("waiting for packets on {name}"))?;
     }
     bail!("no DHCP server answered on {name} within {} s", timeout.as_secs())
