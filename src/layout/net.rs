@@ -94,3 +94,9 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
 }
+
+impl Route {
+    pub fn is_default_ipv4(&self) -> bool {
+        self.to == "default" && !self.via.as_ref().is_some_and(|via| via.contains(':'))
+    }
+}

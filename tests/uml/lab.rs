@@ -16,7 +16,7 @@ use crate::{network, recover, snapshot};
 const UML: &str = "/usr/bin/linux.uml";
 const MODULES: &str = "/usr/lib/uml/modules";
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "age,btrfs-progs,cryptsetup-bin,dmsetup,dosfstools,e2fsprogs,f2fs-tools,fdisk,iproute2,kmod,lvm2,mdadm,mount,\
+const PACKAGES: &str = "age,btrfs-progs,cryptsetup-bin,dmsetup,dnsmasq-base,dosfstools,e2fsprogs,f2fs-tools,fdisk,iproute2,kmod,lvm2,mdadm,mount,\
      thin-provisioning-tools,udev,xfsprogs";
 /// For one phase, on a machine that does nothing else; RR_LAB_PATIENCE multiplies it.
 const BOOT_TIME: Duration = Duration::from_secs(300);

@@ -60,7 +60,8 @@ pub fn run(dir: &Path) -> Result<()> {
     one_of_two_cards_reaches_the_target()?;
     cards_in_another_order_reach_the_target()?;
     a_gateway_off_the_subnet_leads_on(&cards)?;
-    a_slow_switch_is_waited_for(&cards)
+    a_slow_switch_is_waited_for(&cards)?;
+    the_recorded_gateway_wins_and_that_of_dhcp_is_left(&cards)
 }
 
 fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
@@ -182,6 +183,50 @@ fn a_slow_switch_is_waited_for(cards: &[Present]) -> Result<()> {
     let hints = Hints { boot_mac: None, reaches_target: Some(&reaches_target), patience };
     network::on(&recorded, cards, hints, &|text| eprintln!("{text}"))?;
     ensure!(asked.into_inner() == 3, "the target is not waited for");
+    Ok(())
+}
+
+/// DHCP on both cards, whose servers give gateways that lead nowhere; the second gives a single
+/// address, too.
+const SERVERS: &str = "\
+    ip -n peer address add 10.9.6.1/24 dev p0; \
+    ip netns exec peer dnsmasq --conf-file=/dev/null --port=0 --no-ping --user=root \
+    --pid-file=/run/dnsmasq.pid --dhcp-leasefile=/run/dnsmasq.leases --dhcp-authoritative \
+    --dhcp-range=set:first,10.9.6.50,10.9.6.90,1h --dhcp-range=set:second,10.9.7.50,10.9.7.90,1h \
+    --dhcp-option=tag:first,3,10.9.6.GATEWAY --dhcp-option=tag:second,3,10.9.7.254 \
+    --dhcp-option-force=tag:second,1,255.255.255.255 --dhcp-option=tag:second,6,10.9.7.9";
+
+fn the_recorded_gateway_wins_and_that_of_dhcp_is_left(cards: &[Present]) -> Result<()> {
+    let nic = |at: usize| {
+        let card = &cards[at];
+        let (name, mac) = (&card.name, &card.mac);
+        format!("[[nic]]\nname = \"{name}\"\nmac = \"{mac}\"\nmtu = 1500\ndhcp = true\n")
+    };
+    let with = |gateway: &str| -> Result<Net> {
+        let route = format!(
+            "[[route]]\nto = \"default\"\nvia = \"{gateway}\"\nnic = \"eth0\"\nmetric = 100\n"
+        );
+        Ok(toml::from_str(&(nic(0) + &nic(1) + &route))?)
+    };
+    let routes = || Cmd::new("ip").args(["route"]).text();
+    script(TEAR_DOWN)?;
+    script(&SERVERS.replace("GATEWAY", "254"))?;
+    bring_up_to(FAR, &with("10.9.6.1")?, cards)?;
+    ensure!(network::reach::answers(FAR), "not by the recorded gateway:\n{}", routes()?);
+    let last = routes()?;
+    let last = last.lines().find(|line| line.contains("10.9.7.254")).unwrap_or_default();
+    ensure!(last.contains("onlink"), "the gateway of a single address:\n{}", routes()?);
+    ensure!(
+        fs::read_to_string("/etc/resolv.conf")?.contains("nameserver 10.9.7.9"),
+        "no resolver by DHCP"
+    );
+
+    // The gateway was replaced since.
+    script(TEAR_DOWN)?;
+    script("kill $(cat /run/dnsmasq.pid)")?;
+    script(&SERVERS.replace("GATEWAY", "1").replace("ip -n peer address add", "true"))?;
+    bring_up_to(FAR, &with("10.9.6.77")?, cards)?;
+    ensure!(network::reach::answers(FAR), "not by the gateway of DHCP:\n{}", routes()?);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub mod reach;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +32,14 @@ const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
 const SLAAC_TIMEOUT: Duration = Duration::from_secs(45);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const CLASS_NET: &str = "/sys/class/net";
+
+/// Metrics of the default routes that DHCP gives, besides the interface's index: recorded routes win,
+/// then those of interfaces that led the node's own default route.
+const DHCP_METRIC: u32 = 4096;
+const LAST_METRIC: u32 = 8192;
+
+/// Held by whoever changes [`RESOLV_CONF`]: interfaces are set up side by side.
+static RESOLVERS: Mutex<()> = Mutex::new(());
 
 /// A lease that could not be renewed is tried again this often.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
@@ -91,7 +100,7 @@ pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Res
         if made.has_address() {
             let linked = Instant::now();
             let problems = carry_out(&made, net, say)?;
-            if hints.reach_target(linked) {
+            if reaches(&made, hints, linked, say) {
                 return finish(&problems, say);
             }
             undo(&made);
@@ -110,18 +119,49 @@ pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Res
     let linked = Instant::now();
     let mut problems = carry_out(&made, net, say)?;
     let by_places = plan::plan(net, present, hints.boot_mac, Assume::Places);
-    // A switch may send nothing on at first, and whoever asks next does not wait.
-    if !hints.reach_target(linked) && !by_places.is_same(&made) {
+    if !reaches(&made, hints, linked, say) && !by_places.is_same(&made) {
         say("the target does not answer: taking interfaces by their places, not their addresses");
         undo(&made);
         problems = carry_out(&by_places, net, say)?;
-        if !hints.reach_target(linked) {
+        if !reaches(&by_places, hints, linked, say) {
             say("the target does not answer that way either");
             undo(&by_places);
             problems = carry_out(&made, net, say)?;
         }
     }
     finish(&problems, say)
+}
+
+/// Waits for the target: a switch may send nothing on at first, and whoever asks next does not wait.
+/// Where it does not answer by what was recorded, the gateways that DHCP gave are taken.
+fn reaches(plan: &Plan, hints: Hints<'_>, linked: Instant, say: Say<'_>) -> bool {
+    hints.reach_target(linked) || (take_gateways_of_dhcp(plan, say) && hints.reach_target(linked))
+}
+
+/// Takes the recorded default routes away where DHCP gave one for the same interface. Gives whether
+/// there was any.
+fn take_gateways_of_dhcp(plan: &Plan, say: Say<'_>) -> bool {
+    let mut taken = false;
+    for route in plan.routes.iter().filter(|route| route.is_default_ipv4()) {
+        let by_dhcp = has_gateway_of_dhcp(&route.nic).unwrap_or_else(|error| {
+            log::info!("{error:#}");
+            false
+        });
+        if by_dhcp && change_route("delete", route, false).is_ok() {
+            say(&format!(
+                "the target does not answer: {} takes the gateway that DHCP gave",
+                route.nic
+            ));
+            taken = true;
+        }
+    }
+    taken
+}
+
+fn has_gateway_of_dhcp(name: &str) -> Result<bool> {
+    let routes = Cmd::new("ip").args(["-4", "route", "show", "default", "dev", name]).text()?;
+    let metric = dhcp_metric(name, false)?.to_string();
+    Ok(routes.split_whitespace().any(|word| word == metric))
 }
 
 /// Tries which of several interfaces is a recorded one: the one that reaches the target. Gives what
@@ -145,7 +185,7 @@ fn on_one_of(
                 continue;
             }
             let problems = carry_out(&made, net, say)?;
-            if hints.reach_target(since) {
+            if reaches(&made, hints, since, say) {
                 return Ok(Some(problems));
             }
             say(&format!("the target does not answer through {candidate} as {nic}"));
@@ -203,6 +243,7 @@ fn undo(plan: &Plan) {
         ip(&["link", "set", "dev", name, "mtu", "1500"]);
     }
     // Name servers of a network that is not ours are asked first, and do not answer.
+    let _alone = RESOLVERS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = std::fs::write(RESOLV_CONF, "") {
         log::info!("emptying {RESOLV_CONF}: {error}");
     }
@@ -251,7 +292,7 @@ pub fn given(given: &Given, hints: Hints<'_>, say: Say<'_>) -> Result<()> {
     };
     set_up(&setup, say)?;
     if let Some(gateway) = &given.gateway {
-        add_route(&default_route(gateway, &nic.name), true)?;
+        add_route(&default_route(gateway, &nic.name, None), true)?;
     }
     resolver(&given.dns, &[])?;
     hints.reach_target(linked);
@@ -262,9 +303,9 @@ fn link_up(name: &str) -> Vec<String> {
     ["link", "set", "dev", name, "up"].map(str::to_owned).to_vec()
 }
 
-fn default_route(gateway: &str, nic: &str) -> Route {
+fn default_route(gateway: &str, nic: &str, metric: Option<u32>) -> Route {
     let to = "default".to_owned();
-    Route { to, via: Some(gateway.to_owned()), nic: nic.to_owned(), metric: None }
+    Route { to, via: Some(gateway.to_owned()), nic: nic.to_owned(), metric }
 }
 
 fn finish(problems: &[String], say: Say<'_>) -> Result<()> {
@@ -347,22 +388,33 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
     }
     wait_for_link(name)?;
     // A network without routers of IPv6 may have a DHCP server all the same.
-    let leased = if setup.dhcp { lease(name, say) } else { Ok(()) };
+    let leased = if setup.dhcp { lease(name, setup.is_last_gateway, say) } else { Ok(()) };
     let routed = if setup.slaac { wait_for_router(name, say) } else { Ok(()) };
     leased.and(routed)
 }
 
 /// Asks for an address by DHCP, and keeps it.
-fn lease(name: &str, say: Say<'_>) -> Result<()> {
+fn lease(name: &str, is_last: bool, say: Say<'_>) -> Result<()> {
     let text = std::fs::read_to_string(Path::new(CLASS_NET).join(name).join("address"))
         .unwrap_or_default();
     let mac = parse_mac(text.trim())
         .with_context(|| format!("{name} has no hardware address: {text:?}"))?;
+    let metric = dhcp_metric(name, is_last)?;
     let lease = dhcp::acquire(name, mac, DHCP_TIMEOUT)?;
-    apply(name, &lease, say)?;
+    apply(name, &lease, metric, say)?;
     say(&format!("{name} has {} from the DHCP server {}", lease.address, lease.server));
-    keep_lease(name.to_owned(), mac, lease);
+    keep_lease(name.to_owned(), mac, lease, metric);
     Ok(())
+}
+
+/// The metric of a default route by DHCP: each interface has its own, so that none takes the place of
+/// another.
+fn dhcp_metric(name: &str, is_last: bool) -> Result<u32> {
+    let path = Path::new(CLASS_NET).join(name).join("ifindex");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let index: u32 = text.trim().parse().with_context(|| format!("parsing {}", path.display()))?;
+    Ok(index + if is_last { LAST_METRIC } else { DHCP_METRIC })
 }
 
 /// Waits until the kernel has an address from a router's advertisement.
@@ -441,10 +493,11 @@ fn only_others_have_links(class_net: &Path, name: &str) -> bool {
     !linked.is_empty() && !linked.iter().any(|name| own.contains(name))
 }
 
-fn apply(name: &str, lease: &dhcp::Lease, say: Say<'_>) -> Result<()> {
+fn apply(name: &str, lease: &dhcp::Lease, metric: u32, say: Say<'_>) -> Result<()> {
     Cmd::new("ip").args(["address", "replace", &lease.address, "dev", name]).run()?;
     if let Some(gateway) = lease.gateway
-        && let Err(error) = add_route(&default_route(&gateway.to_string(), name), true)
+        && let Err(error) =
+            add_route(&default_route(&gateway.to_string(), name, Some(metric)), true)
     {
         // What is on the same network is reached without.
         say(&format!("warning: {error:#}"));
@@ -454,7 +507,7 @@ fn apply(name: &str, lease: &dhcp::Lease, say: Say<'_>) -> Result<()> {
 }
 
 /// Asks again before the lease ends: a recovery may take longer than a lease lasts.
-fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease) {
+fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease, metric: u32) {
     std::thread::spawn(move || {
         let mut lease = first;
         let mut pause = lease.lasts / 2;
@@ -466,7 +519,7 @@ fn keep_lease(name: String, mac: [u8; 6], first: dhcp::Lease) {
             }
             match dhcp::acquire(&name, mac, DHCP_TIMEOUT).and_then(|new| {
                 if new.address != lease.address {
-                    apply(&name, &new, &|text| log::warn!("{text}"))?;
+                    apply(&name, &new, metric, &|text| log::warn!("{text}"))?;
                 }
                 Ok(new)
             }) {
@@ -491,16 +544,16 @@ fn has_address(name: &str, address: &str) -> bool {
 /// Adds a route. `may_be_off`: the gateway may be outside of the interface's own network, as where an
 /// address has none; that is not recorded.
 fn add_route(route: &Route, may_be_off: bool) -> Result<()> {
-    match replace_route(route, false) {
+    match change_route("replace", route, false) {
         Err(error) if may_be_off && route.via.is_some() => {
-            replace_route(route, true).map_err(|_| error)
+            change_route("replace", route, true).map_err(|_| error)
         }
         result => result,
     }
 }
 
-fn replace_route(route: &Route, on_link: bool) -> Result<()> {
-    let mut command = Cmd::new("ip").args(["route", "replace", &route.to]);
+fn change_route(verb: &str, route: &Route, on_link: bool) -> Result<()> {
+    let mut command = Cmd::new("ip").args(["route", verb, &route.to]);
     if let Some(via) = &route.via {
         command = command.args(["via", via]);
     }
@@ -516,6 +569,7 @@ fn replace_route(route: &Route, on_link: bool) -> Result<()> {
 
 /// Adds name servers to /etc/resolv.conf.
 fn resolver(dns: &[String], search: &[String]) -> Result<()> {
+    let _alone = RESOLVERS.lock().unwrap_or_else(PoisonError::into_inner);
     let old = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let text = resolv_conf(&old, dns, search);
     std::fs::write(RESOLV_CONF, text).with_context(|| format!("writing {RESOLV_CONF}"))

@@ -30,6 +30,9 @@ pub struct Setup {
     pub address: Vec<String>,
     /// Part of another one: has no addresses, and nobody waits for its link.
     pub is_port: bool,
+    /// The node's default route led through others: the gateway that DHCP gives is for when those
+    /// have none.
+    pub is_last_gateway: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -135,6 +138,11 @@ pub fn plan(net: &Net, present: &[Present], boot_mac: Option<&str>, assume: Assu
         names.insert(&link.name, &link.name);
     }
     plan.routes = routes(net, &names);
+    let leads: Vec<String> =
+        plan.routes.iter().filter(|r| r.is_default_ipv4()).map(|r| r.nic.clone()).collect();
+    for setup in &mut plan.setups {
+        setup.is_last_gateway = !leads.is_empty() && !leads.contains(&setup.name);
+    }
     plan
 }
 
@@ -223,6 +231,7 @@ fn nic_setup(nic: &Nic, here: &str, is_port: bool) -> Setup {
         slaac: nic.slaac,
         address: fixed(nic.dhcp, &nic.address),
         is_port,
+        is_last_gateway: false,
     }
 }
 
@@ -280,6 +289,7 @@ fn link_setup(link: &Link, over: &[&str], is_port: bool) -> Setup {
         slaac: link.slaac,
         address: fixed(link.dhcp, &link.address),
         is_port,
+        is_last_gateway: false,
     }
 }
 
@@ -486,6 +496,30 @@ mod tests {
         nic.address = vec!["10.0.0.7/24".into(), "fd00::7/64".into()];
         let made = plan(&nics(&[nic]), &[here("a", "aa:00", None)], None, Assume::Nothing);
         assert_eq!(made.setups[0].address, ["fd00::7/64"]);
+    }
+
+    #[test]
+    fn a_gateway_by_dhcp_is_the_last_where_the_default_route_led_elsewhere() {
+        let mut net = nics(&[nic("a", "aa:00", None), nic("b", "bb:00", None)]);
+        let present = [here("x", "aa:00", None), here("y", "bb:00", None)];
+        let last = |net: &Net, present: &[Present]| {
+            let made = plan(net, present, None, Assume::Nothing);
+            let last = made.setups.iter().filter(|setup| setup.is_last_gateway);
+            last.map(|setup| setup.name.clone()).collect::<Vec<_>>()
+        };
+        assert!(last(&net, &present).is_empty());
+        let default = Route {
+            to: "default".into(),
+            via: Some("192.0.2.1".into()),
+            nic: "b".into(),
+            metric: Some(100),
+        };
+        net.route = vec![Route { via: Some("fe80::1".into()), nic: "a".into(), ..default.clone() }];
+        assert!(last(&net, &present).is_empty(), "IPv6 leads its own way");
+        net.route.push(default);
+        assert_eq!(last(&net, &present), ["x"]);
+        // What led the way is not here.
+        assert!(last(&net, &present[..1]).is_empty());
     }
 
     #[test]
