@@ -284,6 +284,46 @@ pub fn of_s3(server: &Server) {
 }
 
 #[test]
+fn a_wrong_clock_is_put_right_by_the_servers() {
+    // All that is answered is told beforehand.
+    let proxy = Proxy::start(1);
+    let options = TargetOptions { patience_seconds: 5, ..s3_options(proxy.url()) };
+    let open = || open(&format!("s3://{BUCKET}"), Access::Read, &options);
+    let answer = |status: &str, date: &str, text: String| {
+        let length = text.len();
+        let text =
+            format!("HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Length: {length}\r\n\r\n{text}");
+        proxy.fail("GET", 1, Fault::Instead(text.leak()));
+    };
+    let refuse = |date: &str, message: &str| {
+        let (code, end) = ("AccessDenied", "</Message></Error>");
+        let text = format!("<Error><Code>{code}</Code><Message>{message}{end}");
+        answer("403 Forbidden", date, text);
+    };
+    // Amazon's, Minio's and versitygw's words for a URL that is signed for another time.
+    for (date, message, signed) in [
+        ("Fri, 21 Nov 2036 10:00:00 GMT", "Request has expired", "X-Amz-Date=20361121T"),
+        ("Sat, 21 Nov 2015 10:00:00 GMT", "Request is not valid yet", "X-Amz-Date=20151121T"),
+        ("Sat, 21 Nov 2015 10:00:00 GMT", "Request is not yet valid", "X-Amz-Date=20151121T"),
+    ] {
+        refuse(date, message);
+        answer("404 Not Found", date, "<Error><Code>NoSuchKey</Code></Error>".to_owned());
+        open().unwrap();
+        assert_eq!(proxy.count(signed), 1, "{message}");
+        // Once it goes by that clock, no means no.
+        refuse(date, message);
+        refuse(date, message);
+        let error = format!("{:#}", open().unwrap_err());
+        assert!(error.contains(message) && error.contains("s3:GetObject"), "{error}");
+        assert_eq!(proxy.count("GET"), 2);
+    }
+    // The clock is right, and access is denied.
+    refuse(&jiff::fmt::rfc2822::to_string(&jiff::Zoned::now()).unwrap(), "No.");
+    assert!(format!("{:#}", open().unwrap_err()).contains("AccessDenied: No."));
+    assert_eq!(proxy.count("GET"), 1);
+}
+
+#[test]
 fn a_certificate_must_be_valid_and_so_must_ours() {
     if servers::lacks("a_certificate_must_be_valid_and_so_must_ours", &["nginx", "openssl"]) {
         return;

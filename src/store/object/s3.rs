@@ -17,6 +17,9 @@ use crate::config::TargetOptions;
 
 /// A signature is made for each try.
 const SIGNED_FOR: Duration = Duration::from_secs(900);
+/// Servers allow for clocks that differ by some 15 minutes. A refusal by one whose clock differs by
+/// more than this may be for that.
+const CLOCKS_DIFFER_SECONDS: u64 = 300;
 
 #[derive(Debug)]
 pub(super) struct S3 {
@@ -209,6 +212,12 @@ impl S3 {
 
     /// What an error of S3 means; None where its status says it all.
     pub fn explain(&self, store: &str, reply: &Reply, text: &str) -> Option<Failed> {
+        // Of a URL that is signed for another time most say just AccessDenied, and to HEAD nothing.
+        if reply.status == 403
+            && let Some(failed) = self.take_clock(reply, CLOCKS_DIFFER_SECONDS)
+        {
+            return Some(failed);
+        }
         let (code, message) = error_of(text)?;
         let store = store.to_owned();
         let from = self.provider.keys().map(|keys| keys.from.to_string()).unwrap_or_default();
@@ -233,7 +242,7 @@ impl S3 {
                     "the keys of {from} need s3:ListBucket, s3:GetObject and, but for reading, s3:PutObject and s3:DeleteObject"
                 )),
             }),
-            "RequestTimeTooSkewed" => Some(self.take_clock(reply).unwrap_or_else(|| {
+            "RequestTimeTooSkewed" => Some(self.take_clock(reply, 60).unwrap_or_else(|| {
                 Failed::ForGood(StoreError::Denied {
                     store,
                     detail: detail("set the clock of this machine"),
@@ -263,17 +272,19 @@ impl S3 {
         }
     }
 
-    /// Signs by the server's clock from now on. None where it said no time, or this was tried.
-    fn take_clock(&self, reply: &Reply) -> Option<Failed> {
+    /// Signs by the server's clock from now on. None where it said no time, or that by which we sign,
+    /// but for less than `least_seconds`.
+    fn take_clock(&self, reply: &Reply, least_seconds: u64) -> Option<Failed> {
         let date = reply.header("date")?;
         let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
         let ahead = theirs.duration_since(jiff::Timestamp::now()).as_secs();
-        let before = self.ahead_seconds.swap(ahead, Ordering::Relaxed);
-        if before.abs_diff(ahead) < 60 {
+        if self.ahead_seconds.load(Ordering::Relaxed).abs_diff(ahead) < least_seconds {
             return None;
         }
-        log::warn!("the clock of this machine is {ahead} s behind the server's: going by that");
-        Some(Failed::GoOn("the clocks differ".to_owned()))
+        self.ahead_seconds.store(ahead, Ordering::Relaxed);
+        log::warn!("the server's clock is {ahead} s ahead of this machine's: going by that");
+        // Not for ever: the clocks of several servers behind one name may differ.
+        Some(Failed::Again("the clocks differ".to_owned()))
     }
 }
 
