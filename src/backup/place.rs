@@ -21,6 +21,8 @@ use crate::store::usb;
 pub struct Place {
     /// The directory, without symbolic links.
     pub dir: PathBuf,
+    /// Where else it shows: its filesystem, or a part of it, may be mounted more than once.
+    pub also: Vec<PathBuf>,
     /// Where the filesystem that holds it is mounted.
     pub mount: PathBuf,
     pub device: (u32, u32),
@@ -41,12 +43,8 @@ pub enum PlaceKind {
 
 /// Finds the place of `dir`, which is absolute and has no symbolic links. None: no mount holds it.
 pub fn find(dir: &Path, mounts: &[MountInfo], layout: Option<&Layout>) -> Option<Place> {
-    let mount = mounts
-        .iter()
-        .filter(|m| dir.starts_with(&m.path))
-        .max_by_key(|m| m.path.components().count())?;
-    let below = dir.strip_prefix(&mount.path).unwrap_or(Path::new(""));
-    let subdir = mount.root.join(below);
+    let mount = holder(dir, mounts.iter())?;
+    let subdir = in_filesystem(dir, mount);
     let fs = layout.and_then(|layout| {
         let found = layout.mount.iter().find(|m| m.path.as_path() == mount.path)?;
         layout.fs.iter().find(|fs| fs.id == found.fs)
@@ -69,11 +67,36 @@ pub fn find(dir: &Path, mounts: &[MountInfo], layout: Option<&Layout>) -> Option
     };
     Some(Place {
         dir: dir.to_owned(),
+        also: elsewhere(dir, mounts),
         mount: mount.path.clone(),
         device: mount.device,
         target_device,
         kind,
     })
+}
+
+/// The mount that `dir` is on.
+fn holder<'a>(dir: &Path, mounts: impl Iterator<Item = &'a MountInfo>) -> Option<&'a MountInfo> {
+    mounts.filter(|m| dir.starts_with(&m.path)).max_by_key(|m| m.path.components().count())
+}
+
+/// The path of `dir` in the filesystem that `mount` shows it of.
+fn in_filesystem(dir: &Path, mount: &MountInfo) -> PathBuf {
+    mount.root.join(dir.strip_prefix(&mount.path).unwrap_or(Path::new("")))
+}
+
+/// The other paths at which the files in `dir` show: by bind mounts, and where a filesystem is mounted
+/// a second time. Not where another filesystem lies over them that may be backed up; one that is not,
+/// of another machine, hides nothing from a backup.
+fn elsewhere(dir: &Path, mounts: &[MountInfo]) -> Vec<PathBuf> {
+    let Some(mount) = holder(dir, mounts.iter()) else { return Vec::new() };
+    let subdir = in_filesystem(dir, mount);
+    let shown_by = |other: &MountInfo| {
+        let path = other.path.join(subdir.strip_prefix(&other.root).ok()?);
+        let seen = holder(&path, mounts.iter().filter(|m| m.is_local() || *m == other));
+        (seen == Some(other) && path != dir).then_some(path)
+    };
+    mounts.iter().filter(|other| other.device == mount.device).filter_map(shown_by).collect()
 }
 
 /// The place of a `usb://` target, which rr mounts for itself alone. Where somebody has it mounted as
@@ -97,7 +120,9 @@ pub fn of_stick(
         // Nothing that the machine has is there.
         None => (PathBuf::from(usb::MOUNT_POINT), PlaceKind::Own),
     };
-    Some(Place { dir: mount.join(usb::DIR), mount, device, target_device, kind })
+    let dir = mount.join(usb::DIR);
+    let also = elsewhere(&dir, mounts);
+    Some(Place { dir, also, mount, device, target_device, kind })
 }
 
 /// The mount points that make a filesystem part of the machine: those of other filesystems on its
@@ -160,8 +185,11 @@ impl Place {
 
     /// The exclude patterns that keep the backup out of itself. The directory stays, so that it is
     /// there after a recovery.
-    pub fn exclude(&self) -> Option<String> {
-        Some(format!("{}/*", globset::escape(self.dir.to_str()?).trim_end_matches('/')))
+    pub fn exclude(&self) -> Vec<String> {
+        let pattern = |dir: &PathBuf| {
+            Some(format!("{}/*", globset::escape(dir.to_str()?).trim_end_matches('/')))
+        };
+        [&self.dir].into_iter().chain(&self.also).filter_map(pattern).collect()
     }
 }
 
@@ -239,7 +267,35 @@ mod tests {
     #[test]
     fn the_backup_is_kept_out_of_itself() {
         let place = find(Path::new("/back[1]up"), &mounts(), None).unwrap();
-        assert_eq!(place.exclude().unwrap(), "/back[[]1[]]up/*");
+        assert_eq!(place.exclude(), ["/back[[]1[]]up/*"]);
+    }
+
+    #[test]
+    fn the_backup_is_kept_out_of_itself_wherever_it_shows() {
+        let mounts = testing::mounts(&[
+            ("8:1", "/", "/", "ext4"),
+            ("8:2", "/", "/srv", "xfs"),
+            ("8:2", "/backup", "/export/backup", "xfs"),
+            ("8:2", "/", "/second", "xfs"),
+            ("8:2", "/elsewhere", "/mnt", "xfs"),
+            // This hides it, and is backed up itself.
+            ("8:3", "/", "/second/backup", "ext4"),
+            // This is not, so what is below it is seen.
+            ("0:50", "/", "/srv/backup", "nfs4"),
+        ]);
+        let excluded = |dir: &str| find(Path::new(dir), &mounts, None).unwrap().exclude();
+        assert_eq!(excluded("/export/backup"), ["/export/backup/*", "/srv/backup/*"]);
+        assert_eq!(excluded("/export/backup/a"), ["/export/backup/a/*", "/srv/backup/a/*"]);
+        assert_eq!(excluded("/srv/x"), ["/srv/x/*", "/second/x/*"]);
+        assert_eq!(excluded("/backup"), ["/backup/*"]);
+        // Of btrfs, all subvolumes are seen below the top one.
+        let line = |id: u32, root: &str, path: &str| {
+            format!("1 1 0:41 {root} {path} rw - btrfs /dev/sdb2 rw,subvolid={id},subvol={root}\n")
+        };
+        let text = [line(256, "/@", "/"), line(257, "/@home", "/home"), line(5, "/", "/top")];
+        let mounts = crate::sys::mount::parse(text.concat().as_bytes());
+        let place = find(Path::new("/backup"), &mounts, None).unwrap();
+        assert_eq!(place.exclude(), ["/backup/*", "/top/@/backup/*"]);
     }
 
     #[test]
