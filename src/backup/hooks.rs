@@ -29,14 +29,15 @@ impl Hooks {
         // Before `pre`: what half of it did has to be undone, too.
         let post = (!config.post.is_empty()).then(|| {
             let env = [("RR_NODE", node.as_ref()), ("RR_GENERATION", generation.as_ref())];
-            AtEnd::new(&config.post, &env, timeout)
+            AtEnd::new("backup.post", &config.post, &env, timeout)
         });
         let hooks = Hooks { post: post.transpose().context("preparing backup.post")? };
         for (at, command) in config.pre.iter().enumerate() {
-            // Not its words, which may hold a password: the log goes to the target.
-            ui.info(format!("Running backup.pre ({} of {})", at + 1, config.pre.len()));
+            let name = format!("backup.pre ({} of {})", at + 1, config.pre.len());
+            ui.info(format!("Running {name}"));
             let mut shell = Cmd::new("sh")
                 .args(["-c", command])
+                .shown_as(name)
                 .env("RR_NODE", node)
                 .env("RR_GENERATION", generation);
             if let Some(timeout) = timeout {
@@ -106,6 +107,24 @@ mod tests {
         let said = format!("{:#}", Hooks::start(&config, "n1", "g1", &ui).unwrap_err());
         assert!(said.contains("oops"), "{said}");
         assert_eq!(log(&dir), "1\nfailed\n");
+    }
+
+    #[test]
+    fn the_words_of_a_command_are_in_no_log_and_no_error() {
+        crate::ui::log::start(true);
+        let ui = Ui::new(Style::Plain);
+        let words = |end: &str| format!("echo it said so >&2; : --password=opensesame; {end}");
+        let (_dir, config) = hooks(&[&words(""), &words("exit 3")], &[&words("exit 4")]);
+        let said = format!("{:#}", Hooks::start(&config, "n1", "g1", &ui).unwrap_err());
+        assert!(said.contains("backup.pre (2 of 2) failed (exit status: 3)\nit said so"), "{said}");
+        let log = String::from_utf8(crate::ui::log::text()).unwrap();
+        assert!(log.contains("$ backup.pre (1 of 2)\n"), "{log}");
+        assert!(log.contains("$ backup.post &\n"), "{log}");
+        let warnings = ui.warnings().join("\n");
+        assert!(warnings.contains("backup.post failed"), "{warnings}");
+        for text in [said, log, warnings] {
+            assert!(!text.contains("opensesame"), "{text}");
+        }
     }
 
     #[test]

@@ -38,15 +38,16 @@ exit "$failed"
 "#;
 
 impl AtEnd {
-    /// Each command has `timeout` for itself.
+    /// Each command has `timeout` for itself. Logs tell of them by `name`, not by their words.
     pub fn new(
+        name: &str,
         commands: &[String],
         env: &[(&str, &OsStr)],
         timeout: Option<Duration>,
     ) -> Result<AtEnd> {
         let seconds = timeout.map(|timeout| timeout.as_secs().to_string()).unwrap_or_default();
         let mut cmd = Cmd::new("sh").args(["-c", AT_END, "sh"]).args(commands);
-        cmd = cmd.env("RR_TIMEOUT", seconds).stdin(Vec::new());
+        cmd = cmd.env("RR_TIMEOUT", seconds).stdin(Vec::new()).shown_as(name);
         for (key, value) in env {
             cmd = cmd.env(key, value);
         }

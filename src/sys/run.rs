@@ -48,6 +48,7 @@ pub struct Cmd {
     timeout: Option<Duration>,
     chroot: Option<PathBuf>,
     dir: Option<PathBuf>,
+    shown: Option<String>,
 }
 
 /// What a finished command left.
@@ -83,6 +84,7 @@ impl Cmd {
             timeout: None,
             chroot: None,
             dir: None,
+            shown: None,
         }
     }
 
@@ -155,8 +157,19 @@ impl Cmd {
         self
     }
 
-    /// The command as it can be pasted into a shell.
+    /// Calls the command so in logs and errors, which are no place for its words: those of an admin's
+    /// own command may hold a password, and the log of a backup goes to the target.
+    #[must_use]
+    pub fn shown_as(mut self, name: impl Into<String>) -> Cmd {
+        self.shown = Some(name.into());
+        self
+    }
+
+    /// The command as it can be pasted into a shell, unless it has a name.
     pub fn to_shell(&self) -> String {
+        if let Some(name) = &self.shown {
+            return name.clone();
+        }
         let mut words = Vec::new();
         if let Some(root) = &self.chroot {
             words.push("chroot".to_owned());

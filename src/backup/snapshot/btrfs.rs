@@ -47,7 +47,7 @@ pub(super) fn take(tree: &Path, generation: &str) -> Result<Snapshot> {
     );
     let env = [("DIR", dir.as_os_str()), ("TREE", tree.as_os_str())];
     // First, as somebody may kill us in the middle of it.
-    let deletion = AtEnd::new(&[delete], &env, None)?;
+    let deletion = AtEnd::new(&format!("the removal of {}", dir.display()), &[delete], &env, None)?;
     Cmd::new("btrfs").args(["subvolume", "snapshot", "-r"]).arg(tree).arg(&dir).run()?;
     let root = fs::without_mounts(fs::open_path(&dir)?.as_fd())?;
     Ok(Snapshot { root, name: dir.display().to_string(), fills: None, deletion: Some(deletion) })

@@ -107,7 +107,8 @@ impl Origin {
         let snapshot = format!("{}/{name}", self.volume.vg_name);
         // First, as somebody may kill us in the middle of it.
         let env = [("VOLUME", snapshot.as_ref())];
-        let deletion = AtEnd::new(&[REMOVE.to_owned()], &env, None)?;
+        let deletion =
+            AtEnd::new(&format!("the removal of {snapshot}"), &[REMOVE.to_owned()], &env, None)?;
         let mut create = lvm(&["lvcreate", "-qq", "-s", "-n", name, "--addtag", TAG]);
         create = match self.extents {
             Some(extents) => create.args(["-l", &extents.to_string()]),
