@@ -130,18 +130,25 @@ fn leave_nothing(dir: &Path, before: &str) -> Result<()> {
 
 /// What `leave_nothing` starts.
 pub fn be_killed(dir: &Path) -> Result<()> {
-    let taken = "lvm lvs vg0 -S lv_tags=rr_snapshot --noheadings | wc -l >/tmp/taken";
+    let taken = "lvm lvs vg0 -o lv_tags --noheadings | grep -o 'rr_snapshot_[0-9a-f]*' >/tmp/taken";
     back_up(dir, &format!("{taken}; kill -9 $(cat /tmp/pid); sleep 1")).map(drop)
 }
 
 fn delete_what_a_power_cut_left(dir: &Path) -> Result<()> {
     let taken = fs::read_to_string("/tmp/taken").context("the killed run took no snapshots")?;
-    ensure!(taken.trim() == "3", "the killed run took {taken} snapshots");
-    let leave = ["lvcreate", "-s", "-n", "left", "-L", "20M", "--addtag", "rr_snapshot"];
-    Cmd::new("lvm").args(leave).arg("vg0/root").run()?;
+    ensure!(taken.lines().count() == 3, "the killed run took these snapshots: {taken}");
+    let ours = taken.lines().next().unwrap_or_default();
+    let theirs = "rr_snapshot_0123456789abcdef";
+    for (name, tag) in [("left", ours), ("theirs", theirs), ("older", "rr_snapshot")] {
+        let leave = ["lvcreate", "-s", "-n", name, "-L", "12M", "--addtag", tag];
+        Cmd::new("lvm").args(leave).arg("vg0/root").run()?;
+    }
     let report = back_up(dir, "true")?;
     ensure!(report.failed.is_none(), "{report:?}");
-    Ok(())
+    let (seen, said) = (volumes()?, report.warnings.join("\n"));
+    ensure!(!seen.contains("left") && seen.contains("theirs") && seen.contains("older"), "{seen}");
+    ensure!(said.contains("vg0/older") && !said.contains("vg0/theirs"), "{said}");
+    Cmd::new("lvm").args(["lvremove", "-f", "vg0/theirs", "vg0/older"]).run()
 }
 
 /// The group has room for some changes, but not for these.

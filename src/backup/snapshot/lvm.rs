@@ -9,14 +9,18 @@ use serde::Deserialize;
 
 use super::Snapshot;
 use crate::probe::lvm::lvm;
+use crate::probe::node;
 use crate::sys::at_end::AtEnd;
 use crate::sys::mount::{self, MountInfo};
 use crate::sys::run::Cmd;
 use crate::sys::{fs, tools, udev};
 use crate::ui::Ui;
 
-/// Marks the snapshots that are rr's to delete.
+/// Marks the snapshots that are rr's to delete, with what tells this machine from others: volume groups
+/// on a SAN, and those of guests, show on more than one.
 const TAG: &str = "rr_snapshot";
+/// The machine id itself is not for others to know, see machine-id(5).
+const CONTEXT: &str = "rr 2026-11-22 tag of a snapshot";
 /// Each process has a mount namespace of its own on it.
 const MOUNT_POINT: &str = "/run/rr/snapshot";
 const COLUMNS: &str = "vg_name,lv_name,lv_kernel_major,lv_kernel_minor,lv_layout,vg_free_count";
@@ -109,7 +113,7 @@ impl Origin {
         let env = [("VOLUME", snapshot.as_ref())];
         let deletion =
             AtEnd::new(&format!("the removal of {snapshot}"), &[REMOVE.to_owned()], &env, None)?;
-        let mut create = lvm(&["lvcreate", "-qq", "-s", "-n", name, "--addtag", TAG]);
+        let mut create = lvm(&["lvcreate", "-qq", "-s", "-n", name, "--addtag", &tag()]);
         create = match self.extents {
             Some(extents) => create.args(["-l", &extents.to_string()]),
             // Thin snapshots are not activated unless asked for.
@@ -167,23 +171,49 @@ impl Fills {
     }
 }
 
+/// What this machine's snapshots are marked with.
+fn tag() -> String {
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let id = Some(id.trim().to_owned()).filter(|id| !id.is_empty());
+    tag_of(&id.unwrap_or_else(|| node::read().hostname))
+}
+
+fn tag_of(machine: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+    let hash = hasher.update(machine.as_bytes()).finalize().to_hex();
+    format!("{TAG}_{}", &hash[..16])
+}
+
+/// A row of `lvm lvs`.
+#[derive(Debug, Deserialize)]
+struct Tagged {
+    vg_name: String,
+    lv_name: String,
+    lv_tags: String,
+}
+
+/// The volumes among `rows` that have this tag.
+fn with_tag<'a>(rows: &'a [Tagged], tag: &'a str) -> impl Iterator<Item = String> + 'a {
+    let found = rows.iter().filter(move |row| row.lv_tags.split(',').any(|found| found == tag));
+    found.map(|row| format!("{}/{}", row.vg_name, row.lv_name))
+}
+
 /// Deletes what a run left that a power cut ended.
 pub(super) fn delete_left(ui: &Ui) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Row {
-        vg_name: String,
-        lv_name: String,
-    }
     if tools::find("lvm".as_ref()).is_none() {
         return Ok(());
     }
-    let left: Vec<Row> = report(&["-o", "vg_name,lv_name", "-S", &format!("lv_tags={TAG}")])?;
-    for Row { vg_name, lv_name } in left {
-        let volume = format!("{vg_name}/{lv_name}");
+    let rows: Vec<Tagged> = report(&["-o", "vg_name,lv_name,lv_tags"])?;
+    for volume in with_tag(&rows, &tag()) {
         match lvm(&["lvremove", "-qq", "-f", &volume]).run() {
             Ok(()) => ui.info(format!("the snapshot {volume} of an earlier run is deleted")),
             Err(error) => ui.warn(format!("deleting a snapshot of an earlier run: {error:#}")),
         }
+    }
+    for volume in with_tag(&rows, TAG) {
+        ui.warn(format!(
+            "the snapshot {volume} is of an older rr, which did not note the machine, so it stays\nhint: if no other machine uses it: lvm lvremove {volume}"
+        ));
     }
     Ok(())
 }
@@ -244,6 +274,24 @@ mod tests {
         let why = "the volume group vg0 has no room for a snapshot";
         assert_eq!(shares[0], ("root".to_owned(), Some(0), Some(why.to_owned())));
         assert_eq!(shares[2], expected[2]);
+    }
+
+    #[test]
+    fn snapshots_of_other_machines_are_not_ours_to_delete() {
+        let (ours, theirs) = (tag_of("a"), tag_of("b"));
+        assert_ne!(ours, theirs);
+        let rows = [("left", ours.as_str()), ("theirs", &theirs), ("older", TAG), ("none", "")]
+            .map(|(name, tags)| {
+                let tags = format!("a,{tags}");
+                format!(r#"{{"vg_name":"vg0","lv_name":"{name}","lv_tags":"{tags}"}}"#)
+            });
+        let text = format!(r#"{{"report":[{{"lv":[{}]}}]}}"#, rows.join(","));
+        let rows: Vec<Tagged> = parse(&text).unwrap();
+        assert_eq!(with_tag(&rows, &ours).collect::<Vec<_>>(), ["vg0/left"]);
+        assert_eq!(with_tag(&rows, TAG).collect::<Vec<_>>(), ["vg0/older"]);
+        // What lvm(8) takes for a tag.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        assert!(tag().chars().all(plain) && tag().len() == TAG.len() + 17, "{}", tag());
     }
 
     #[test]
