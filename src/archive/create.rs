@@ -9,7 +9,7 @@
 //! file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -20,6 +20,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::budget::Budget;
 use super::codec::Id;
 use super::dirs::Dirs;
+use super::entry::shown;
 use super::feed::{Feed, Job};
 use super::index::{Chunk, Frame, Index, Place};
 use super::pace::Pace;
@@ -36,6 +37,7 @@ use super::{CreateOptions, Created, recipe, walk};
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
+use crate::sys::mount::visible_mounts;
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};
 
@@ -189,6 +191,16 @@ fn pipeline(
     let stand_ins = options.stand_ins.iter().map(|(tree, root)| (relative(tree), Arc::clone(root)));
     let view = View::of_trees(root, select.trees(), &stand_ins.collect())
         .with_context(|| format!("opening {}", root.display()))?;
+    for tree in &options.mount_points {
+        let path = relative(tree);
+        let is_there =
+            path.is_empty() || view.has_mount(&path).map_or_else(|| is_mounted(root, tree), Ok)?;
+        if !is_there {
+            let why =
+                "the filesystem that was mounted there is not any more, so it is not archived";
+            warnings.unread(&shown(&path), format!("{}: {why}", shown(&path)));
+        }
+    }
     let shared = Shared {
         options,
         settled,
@@ -234,6 +246,11 @@ fn pipeline(
     let (chunks, stats) = outcome?;
     let unread = warnings.not_read();
     Ok(Made { chunks, packs, stats, warnings: warnings.into_vec(), unread })
+}
+
+fn is_mounted(root: &Path, tree: &Path) -> Result<bool> {
+    let dir = root.join(tree.strip_prefix("/").unwrap_or(tree));
+    Ok(visible_mounts()?.iter().any(|mount| mount.path == dir))
 }
 
 fn known_frames(index: &Index) -> HashMap<Id, Place> {

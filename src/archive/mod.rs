@@ -148,6 +148,9 @@ pub struct CreateOptions {
     pub root: PathBuf,
     /// Mount points, or other directories and files, as the node names them.
     pub trees: Vec<PathBuf>,
+    /// Those of them where a filesystem was mounted when they were chosen: without it nothing of that
+    /// is archived, and the archive is not whole.
+    pub mount_points: Vec<PathBuf>,
     /// Trees that are read elsewhere: of a filesystem mounted there, the root of a snapshot, with
     /// nothing mounted below it.
     pub stand_ins: Vec<(PathBuf, Arc<OwnedFd>)>,

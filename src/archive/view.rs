@@ -84,6 +84,12 @@ impl View {
         self.mounts.get(path).map(AsFd::as_fd)
     }
 
+    /// Whether a filesystem is mounted at `path` in this view. None where it can't say: where the tree
+    /// is seen as everybody sees it.
+    pub fn has_mount(&self, path: &[u8]) -> Option<bool> {
+        self.is_clean.then(|| self.mounts.contains_key(path))
+    }
+
     /// Whether a directory with this status is where a filesystem is mounted, in this view.
     pub fn is_mount(&self, path: &[u8], stat: &fs::Stat, parent_dev: (u32, u32)) -> bool {
         if self.is_clean {

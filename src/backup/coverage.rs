@@ -135,6 +135,17 @@ pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
     Coverage { trees, exclude: Vec::new(), unprotected: vec![unprotected] }
 }
 
+/// Those of the trees where a filesystem is mounted. Single files don't count: an archive sees them as
+/// they are below what is mounted on them.
+pub fn mount_points(
+    trees: &[PathBuf],
+    mounts: &[MountInfo],
+    is_dir: impl Fn(&Path) -> bool,
+) -> Vec<PathBuf> {
+    let mounted = |tree: &&PathBuf| mounts.iter().any(|mount| mount.path == **tree);
+    trees.iter().filter(mounted).filter(|tree| is_dir(tree)).cloned().collect()
+}
+
 /// How rr's own image in `/boot` is left out, and said to be. None where it is in none of the trees,
 /// or named itself.
 pub fn of_own_image(
@@ -368,6 +379,10 @@ mod tests {
         let coverage = of_trees(&["/srv".into(), "/etc".into()], &mounts);
         assert_eq!(trees(&coverage), ["/etc", "/srv", "/srv/data"]);
         assert!(coverage.unprotected[0].why.ends_with("just /srv, /etc"));
+        let is_dir = |path: &Path| path != Path::new("/srvx");
+        let found = mount_points(&coverage.trees, &mounts, is_dir);
+        assert_eq!(found, [Path::new("/srv/data")]);
+        assert_eq!(mount_points(&["/srvx".into()], &mounts, is_dir), [""; 0].map(PathBuf::from));
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(super) fn archive(
         stand_ins: Vec::new(),
         settled: None,
         trees: job.coverage.trees.clone(),
+        mount_points: job.mount_points.clone(),
         exclude: job.exclude.clone(),
         swap_files: swaps::read().into_iter().filter(|s| s.file).map(|s| s.path).collect(),
         exclude_nodump: job.config.backup.exclude_nodump,
@@ -49,7 +50,13 @@ pub(super) fn archive(
         threads: job.config.backup.threads,
     };
     let parent = if job.options.full { None } else { newest_good(guard, &job.subject(), ui)? };
-    let create = |options: &_| archive::create(options, store, parent.as_ref(), ui);
+    let create = |options: &CreateOptions| {
+        // What systemd mounts when somebody looks at it may be gone again.
+        for tree in &options.mount_points {
+            let _ = std::fs::read_dir(tree.join("."));
+        }
+        archive::create(options, store, parent.as_ref(), ui)
+    };
     let created = ui.step("Archiving", || {
         let backup = &job.config.backup;
         // Before hooks stop services and snapshots stop the disks: nobody waits for it then.

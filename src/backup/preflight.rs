@@ -40,6 +40,8 @@ pub(super) struct Job<'a> {
     pub layout: Option<Layout>,
     pub place: Option<Place>,
     pub coverage: Coverage,
+    /// Those of the trees where a filesystem is mounted.
+    pub mount_points: Vec<PathBuf>,
     pub exclude: Vec<String>,
     pub plan: Option<Plan>,
     /// What a rescue image can't be built without.
@@ -84,6 +86,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         layout: None,
         place: None,
         coverage: Coverage::default(),
+        mount_points: Vec::new(),
         exclude: Vec::new(),
         plan: None,
         rescue_lacks: Vec::new(),
@@ -103,6 +106,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     } else {
         coverage::of_trees(&include, &mounts)
     };
+    job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, |path| path.is_dir());
     let mut unwanted = options.exclude.clone();
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);

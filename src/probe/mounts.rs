@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use crate::sys::mount::MountInfo;
-use crate::sys::mount::{mounts, unescape_octal};
+use crate::sys::mount::{unescape_octal, visible_mounts};
 
 /// Filesystems that live in memory or show what the kernel knows: nothing of them is on a disk.
 const VIRTUAL: &[&str] = &[
@@ -75,10 +75,10 @@ impl MountInfo {
     }
 }
 
-/// The mounts of this process's namespace that can be seen: one that is hidden by a later mount on
-/// the same path is left out.
+/// The mounts of this process's namespace that can be seen. A filesystem that is hidden by another is
+/// as good as not mounted: its files can't be read.
 pub fn read() -> Result<Vec<MountInfo>> {
-    Ok(visible(mounts()?))
+    visible_mounts()
 }
 
 /// Where fstab(5) has something mounted when the system starts.
@@ -98,14 +98,6 @@ pub fn of_fstab(text: &[u8]) -> Vec<PathBuf> {
         }
     }
     paths
-}
-
-fn visible(all: Vec<MountInfo>) -> Vec<MountInfo> {
-    let mut seen = std::collections::HashSet::new();
-    let mut kept: Vec<MountInfo> =
-        all.into_iter().rev().filter(|m| seen.insert(m.path.clone())).collect();
-    kept.reverse();
-    kept
 }
 
 #[cfg(test)]

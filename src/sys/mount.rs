@@ -1,5 +1,6 @@
 //! Mounting, and undoing it.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -201,6 +202,45 @@ pub fn mounts() -> Result<Vec<MountInfo>> {
     Ok(parse(&text))
 }
 
+/// As [`mounts`], without those that no path leads to any more: something was mounted over them, or
+/// over a directory that leads there.
+pub fn visible_mounts() -> Result<Vec<MountInfo>> {
+    let text = std::fs::read("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    Ok(visible(&text))
+}
+
+/// Goes the way to each mount point as the kernel does, from mount to mount: over each of them only
+/// the mounts upon it count.
+fn visible(text: &[u8]) -> Vec<MountInfo> {
+    let number = |field: Option<&[u8]>| std::str::from_utf8(field?).ok()?.parse().ok();
+    let numbered = |line: &[u8]| {
+        let mut fields = line.split(|b| *b == b' ');
+        Some((number(fields.next())?, number(fields.next())?, parse_line(line)?))
+    };
+    let all: Vec<(u64, u64, MountInfo)> =
+        text.split(|b| *b == b'\n').filter_map(numbered).collect();
+    let ids: HashSet<u64> = all.iter().map(|(id, ..)| *id).collect();
+    let mut upon: HashMap<Option<u64>, Vec<(u64, &Path)>> = HashMap::new();
+    for (id, parent, mount) in &all {
+        // What is around the root of a namespace is not told.
+        let parent = Some(*parent).filter(|parent| parent != id && ids.contains(parent));
+        upon.entry(parent).or_default().push((*id, &mount.path));
+    }
+    let leads_to = |path: &Path| {
+        let mut at = None;
+        loop {
+            let ahead = upon.get(&at).into_iter().flatten().rev();
+            let ahead = ahead.filter(|(_, mount)| path.starts_with(mount));
+            match ahead.min_by_key(|(_, mount)| mount.components().count()) {
+                Some((id, _)) => at = Some(*id),
+                None => return at,
+            }
+        }
+    };
+    let seen = all.iter().filter(|(id, _, mount)| leads_to(&mount.path) == Some(*id));
+    seen.map(|(.., mount)| mount.clone()).collect()
+}
+
 /// Parses mountinfo, see proc(5); lines that are not understood are skipped.
 pub fn parse(text: &[u8]) -> Vec<MountInfo> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
@@ -260,6 +300,33 @@ pub fn unescape_octal(text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_that_no_path_leads_to_are_left_out() {
+        let line = |(id, parent, path, source): (u32, u32, &str, &str)| {
+            format!("{id} {parent} 8:1 / {path} rw - ext4 {source} rw\n")
+        };
+        // systemd mounts /proc and the like before it goes over to the root, and moves them then.
+        let text: String = [
+            (22, 30, "/proc", "proc"),
+            (30, 1, "/", "root"),
+            (40, 30, "/srv/data", "hidden"),
+            (41, 40, "/srv/data/deep", "hidden-too"),
+            (42, 30, "/srv", "over"),
+            (43, 42, "/srv/new", "upon-it"),
+            (44, 30, "/mnt", "first"),
+            (45, 44, "/mnt", "second"),
+            (46, 44, "/mnt/x", "on-the-first"),
+            (47, 45, "/mnt/x", "on-the-second"),
+            (48, 30, "/srvx", "beside"),
+        ]
+        .map(line)
+        .concat();
+        let seen = visible(text.as_bytes());
+        let seen: Vec<_> = seen.iter().map(|mount| mount.source.to_str().unwrap()).collect();
+        assert_eq!(seen, ["proc", "root", "over", "upon-it", "second", "on-the-second", "beside"]);
+        assert!(visible_mounts().unwrap().iter().any(|m| m.path == Path::new("/")));
+    }
 
     #[test]
     fn lines_of_mountinfo_are_read() {

@@ -1,7 +1,7 @@
 //! There and back on the filesystems that nodes have, on loop devices: each keeps other things.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rr::archive::{self, CreateOptions, ExtractOptions};
 use rr::sys::mount::MountGuard;
@@ -246,6 +246,38 @@ fn loop_a_full_disk_ends_a_restore_and_names_the_file() {
     let text = format!("{error:#}");
     assert!(text.contains("too big") && text.contains("No space left on device"), "{text}");
     guard.close().unwrap();
+}
+
+/// Unmounted since it was chosen, or hidden by another one: its tree is an empty directory, or none.
+#[test]
+fn loop_a_filesystem_that_is_gone_is_not_archived_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, none) = (dir.path().join("source"), dir.path().join("none"));
+    std::fs::create_dir_all(source.join("srv/data")).unwrap();
+    let trees: Vec<PathBuf> = ["/", "/srv", "/srv/data"].map(PathBuf::from).into();
+    let target = Target::new();
+    let chosen = CreateOptions { trees, ..options(&source, FIRST) };
+    let chosen = CreateOptions { mount_points: chosen.trees.clone(), ..chosen };
+    let archive = |generation: &str| {
+        let options = CreateOptions { generation: generation.into(), ..chosen.clone() };
+        let (created, _) = target.create(&options, None);
+        created.unread
+    };
+    assert_eq!(archive(FIRST).as_deref(), Some("2 (/srv, /srv/data)"));
+    let Some(data) = mount("tmpfs", &none, &source.join("srv/data")) else { return };
+    assert_eq!(archive(SECOND).as_deref(), Some("1 (/srv)"));
+    let over = mount("tmpfs", &none, &source.join("srv")).unwrap();
+    assert_eq!(archive("20261121T033500Z").as_deref(), Some("1 (/srv/data)"));
+    std::fs::create_dir(source.join("srv/data")).unwrap();
+    assert_eq!(archive("20261121T043500Z").as_deref(), Some("1 (/srv/data)"));
+    over.close().unwrap();
+    let again = mount("tmpfs", &none, &source.join("srv")).unwrap();
+    std::fs::create_dir(source.join("srv/data")).unwrap();
+    let below = mount("tmpfs", &none, &source.join("srv/data")).unwrap();
+    assert_eq!(archive("20261121T053500Z"), None);
+    for guard in [below, again, data] {
+        guard.close().unwrap();
+    }
 }
 
 /// Zeros stand for what a disk does not give: in that one generation, and not in all that come.
