@@ -95,6 +95,8 @@ impl<R: Read> Members<R> {
                 return Ok(None);
             };
             let size = number(&header.as_old().size, header.entry_size())?;
+            // No sum with it overflows then.
+            ensure!(i64::try_from(size).is_ok(), "a header says that it is too big");
             match header.as_old().linkflag[0] {
                 b'x' | b'X' => own = records(&self.meta(size, META_LIMIT_BYTES)?)?,
                 b'g' => {
@@ -392,4 +394,28 @@ fn checksum_fits(header: &Header) -> bool {
     let unsigned: u32 = counted.clone().map(u32::from).sum();
     let signed: i32 = counted.map(|b| i32::from(b.cast_signed())).sum();
     told == unsigned || i32::try_from(told) == Ok(signed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_size_is_too_big_to_be_refused() {
+        let next = |flag: u8, size: u64| {
+            let mut header = Header::new_gnu();
+            header.as_old_mut().linkflag = [flag];
+            header.set_size(size);
+            header.set_cksum();
+            Members::new(header.as_bytes().as_slice()).next()
+        };
+        for flag in 0..=u8::MAX {
+            for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+                let error = next(flag, size).unwrap_err();
+                assert!(format!("{error:#}").contains("too big"), "{flag}: {error:#}");
+            }
+        }
+        let error = next(b'V', (1 << 63) - 1).unwrap_err();
+        assert!(format!("{error:#}").contains("ends too early"), "{error:#}");
+    }
 }
