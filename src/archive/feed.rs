@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::readlinkat;
@@ -295,6 +295,7 @@ impl<'a> Feed<'a> {
             return false;
         }
         let last = slices.len().saturating_sub(1);
+        let left = Arc::new(AtomicUsize::new(slices.len()));
         for (n, ranges) in slices.into_iter().enumerate() {
             let bytes = ranges.iter().map(|(_, len)| len).sum();
             let stored = known.and_then(|known| known.get(n + 1));
@@ -305,7 +306,7 @@ impl<'a> Feed<'a> {
                     entry: Arc::clone(&entry),
                     ranges,
                     padding: if n == last { pad } else { 0 },
-                    last: n == last,
+                    left: Arc::clone(&left),
                 }),
             };
             if !(self.emit)(job, bytes) {

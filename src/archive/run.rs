@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::codec::Id;
 use super::dirs::Dirs;
@@ -21,7 +22,8 @@ pub struct Slice {
     pub ranges: Vec<(u64, u64)>,
     /// How many zeros end the last slice.
     pub padding: usize,
-    pub last: bool,
+    /// How many slices of the file are not read yet: they are read by many at once.
+    pub left: Arc<AtomicUsize>,
 }
 
 /// A run whose files have big heads is cut after this.
@@ -197,7 +199,8 @@ pub fn build_slice(slice: &Slice, warnings: &Warnings, plain: &mut Vec<u8>) -> i
         plain.resize(plain.len() + zeros, 0);
     }
     plain.resize(plain.len() + slice.padding, 0);
-    if slice.last {
+    // Only then nothing of it is read any more that could be of another moment.
+    if slice.left.fetch_sub(1, Ordering::AcqRel) == 1 {
         whole &= read::check_unchanged(&slice.file.file, &slice.entry, warnings);
     }
     Ok(whole)
@@ -259,6 +262,27 @@ mod tests {
         assert!(said.iter().all(|line| !line.contains("steady")), "{said:?}");
     }
 
+    /// Workers read slices at once, and so in any order.
+    #[test]
+    fn a_change_is_seen_whichever_slice_is_read_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
+        std::fs::write(dir.path().join("file"), "0123456789").unwrap();
+        let entry = Arc::new(item(&mut dirs, b"file", 10).entry);
+        let file = Arc::new(Held::new(read::open(&mut dirs, b"file").unwrap(), None));
+        let left = Arc::new(AtomicUsize::new(2));
+        let slice = |at| {
+            let (file, entry, left) = (Arc::clone(&file), Arc::clone(&entry), Arc::clone(&left));
+            Slice { file, entry, ranges: vec![(at, 5)], padding: 0, left }
+        };
+        let (first, second) = (slice(0), slice(5));
+        let warnings = Warnings::default();
+        assert!(build_slice(&second, &warnings, &mut Vec::new()).unwrap());
+        std::fs::write(dir.path().join("file"), "98765").unwrap();
+        assert!(!build_slice(&first, &warnings, &mut Vec::new()).unwrap());
+        assert_eq!(warnings.into_vec(), ["/file changed while it was read"]);
+    }
+
     #[test]
     fn what_was_replaced_meanwhile_is_read_again_the_next_time() {
         let dir = tempfile::tempdir().unwrap();
@@ -284,10 +308,11 @@ mod tests {
             entry: Arc::new(last.entry.clone()),
             ranges: vec![(0, 10)],
             padding: 0,
-            last: true,
+            left: Arc::new(AtomicUsize::new(1)),
         };
         let (mut slice, warnings) = (slice(&items[1]), Warnings::default());
         assert!(!build_slice(&slice, &warnings, &mut Vec::new()).unwrap());
+        slice.left = Arc::new(AtomicUsize::new(1));
         slice.file = Arc::new(Held::new(read::open(&mut dirs, b"was/file").unwrap(), None));
         assert!(build_slice(&slice, &warnings, &mut Vec::new()).unwrap());
 
