@@ -9,12 +9,15 @@
 //!
 //! So all filesystems of a backup are made to write what is dirty before anything is read: that
 //! leaves no page of which a store goes unnoticed, but those that got a new ctime since. And a file
-//! with a ctime from then on is read again the next time.
+//! with a ctime from then on is read again the next time. Of filesystems in memory no page is ever
+//! clean again: all their files are read again.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
+
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 
 use super::entry::Time;
 use crate::ui::Ui;
@@ -35,7 +38,11 @@ impl Settled {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now.map_or(0, |now| now.as_secs().cast_signed());
         for tree in trees {
-            if let Err(error) = sync(&root.join(tree.strip_prefix("/").unwrap_or(tree))) {
+            let path = root.join(tree.strip_prefix("/").unwrap_or(tree));
+            if is_in_memory(&path) {
+                return Settled { seconds: i64::MIN };
+            }
+            if let Err(error) = sync(&path) {
                 let tree = tree.display();
                 ui.warn(format!(
                     "what was written to {tree} may not be on its disk, the next backup reads all files again: {error}"
@@ -63,6 +70,12 @@ fn sync(tree: &Path) -> io::Result<()> {
     Ok(nix::unistd::syncfs(fs::File::open(dir)?.as_fd())?)
 }
 
+fn is_in_memory(path: &Path) -> bool {
+    // Of ramfs, see magic.h of Linux.
+    const RAMFS: FsType = FsType(0x8584_58f6);
+    statfs(path).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS].contains(&fs.filesystem_type()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,8 +95,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_ever_settled_in_memory() {
+        let dir = match tempfile::tempdir_in("/dev/shm") {
+            Ok(dir) if is_in_memory(dir.path()) => dir,
+            _ => return eprintln!("skipped: /dev/shm is no tmpfs"),
+        };
+        let ui = Ui::new(Style::Plain);
+        let trees = ["/missing".into(), "/".into()];
+        let settled = Settled::wait_for(dir.path(), &trees, &ui);
+        assert!(!settled.is(at(0)) && !settled.is(at(i64::MIN + 2)));
+        assert_eq!(ui.warnings(), [""; 0]);
+    }
+
+    #[test]
     fn nothing_is_settled_where_it_can_not_be_written() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         let ui = Ui::new(Style::Plain);
         let trees = |name: &str| vec!["/".into(), PathBuf::from(name)];
