@@ -16,6 +16,35 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// Of an image that was made with `--target`, while the options are for the configured target.
+#[test]
+#[allow(clippy::disallowed_methods)] // the tests stand outside
+fn options_for_another_target_do_not_stop_a_rescue_system() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: it mounts, which needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (etc, target) = (dir.path().join("etc/rr"), dir.path().join("target"));
+    std::fs::create_dir_all(&etc).unwrap();
+    std::fs::create_dir_all(target.join("node001")).unwrap();
+    let target = format!("node = \"node001\"\ntarget = \"file://{}\"\n", target.display());
+    let options = "[target_options]\nnfs = \"vers=3\"\nregion = \"x\"\n";
+    std::fs::write(etc.join("rr.toml"), format!("{target}{options}")).unwrap();
+    let list = || {
+        let script = "mount --bind \"$0/etc\" /etc; exec \"$1\" list";
+        let mut list = Command::new("unshare");
+        list.args(["--mount", "sh", "-euc", script]).arg(dir.path());
+        text(&list.arg(env!("CARGO_BIN_EXE_rr")).output().unwrap())
+    };
+    let said = list();
+    assert!(said.contains("target_options.nfs means nothing to the target file://"), "{said}");
+    let info = format!("version = 1\nrr = \"test\"\n{target}");
+    std::fs::write(etc.join("rescue.toml"), info).unwrap();
+    let said = list();
+    assert!(!said.contains("means nothing") && said.contains("generation"), "{said}");
+}
+
 /// Every verb, found by walking the tree of commands.
 fn verbs() -> Vec<Vec<String>> {
     fn walk(command: &clap::Command, path: &[String], found: &mut Vec<Vec<String>>) {

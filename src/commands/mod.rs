@@ -78,10 +78,16 @@ pub fn run(cli: Cli) -> Exit {
 
 fn load(global: &Global) -> Result<Loaded> {
     let mut loaded = crate::config::load(global.config.as_deref())?;
-    if let (None, Some(target)) = (&global.target, &loaded.config.target) {
-        loaded.config.target_options.check_for(&target.parse()?)?;
+    let info = crate::rescue::RescueInfo::read()?;
+    // An image may be made for a target that the command line named: the options for another one stay
+    // in its configuration, and must not keep a machine from being recovered.
+    if info.is_none()
+        && let (None, Some(target)) = (&global.target, &loaded.config.target)
+    {
+        let tree = loaded.config.pxe.tree.as_ref().map(|tree| tree.parse()).transpose()?;
+        loaded.config.target_options.check_for(&target.parse()?, tree.as_ref())?;
     }
-    if let Some(info) = crate::rescue::RescueInfo::read()?
+    if let Some(info) = info
         && loaded.config.target.as_ref() == Some(&info.target)
     {
         loaded.config.target_options = info.options();

@@ -166,15 +166,18 @@ impl TargetOptions {
         Ok(())
     }
 
-    /// Refuses what means nothing to the target. Not for one that the command line names: it is
-    /// another than that which was configured.
-    pub fn check_for(&self, url: &TargetUrl) -> Result<()> {
+    /// Refuses what means nothing to the target, nor to the `tree` for PXE, which is mounted alike. Not
+    /// for a target that the command line names: it is another than that which was configured.
+    pub fn check_for(&self, url: &TargetUrl, tree: Option<&TargetUrl>) -> Result<()> {
+        let mut mounted = [Some(url), tree].into_iter().flatten();
+        let nfs = mounted.any(|url| matches!(url, TargetUrl::Nfs { .. }));
         let (s3, http, tls) = match url {
             TargetUrl::S3 { .. } => (true, false, true),
             TargetUrl::Http { tls, .. } => (false, true, *tls),
             _ => (false, false, false),
         };
         for (what, is_set, fits) in [
+            ("nfs", !self.nfs.is_empty(), nfs),
             ("endpoint", self.endpoint.is_some(), s3),
             ("region", self.region.is_some(), s3),
             ("path_style", self.path_style.is_some(), s3),
@@ -213,19 +216,25 @@ mod tests {
             ("[read_login]\npassword = 'a'", &https, "read_login has password and no user"),
             ("[login]\nuser = 'a:b'\npassword = 'c'", &https, "colon"),
             ("[login]\nuser = 'a'\npassword = 'b'", &s3, "login.user means nothing"),
+            ("nfs = 'vers=3'", &s3, "nfs means nothing"),
             ("region = 'x'", &https, "region means nothing"),
             ("ca_file = '/x'", &http, "ca_file means nothing"),
             ("endpoint = 'h:9000'", &s3, "is no URL"),
         ] {
             let options = options(text);
-            let result = options.check().and_then(|()| options.check_for(url));
+            let result = options.check().and_then(|()| options.check_for(url, None));
             let error = result.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         let good =
             "region = 'x'\nendpoint = 'http://h:9000'\n[login]\naccess_key = 'a'\nsecret_key = 'b'";
         options(good).check().unwrap();
-        options(good).check_for(&s3).unwrap();
+        options(good).check_for(&s3, None).unwrap();
+        let (nfs, tree) = ("nfs://h/x".parse().unwrap(), "nfs://h/pxe".parse().unwrap());
+        let given = options("nfs = 'vers=3'");
+        given.check_for(&nfs, Some(&https)).unwrap();
+        given.check_for(&https, Some(&tree)).unwrap();
+        assert!(given.check_for(&https, Some(&s3)).is_err());
     }
 
     #[test]
