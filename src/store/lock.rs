@@ -11,13 +11,18 @@
 //!
 //! A dead lock `n` is taken over by making `n + 1`, which only one of several can, and is deleted
 //! then. An owner that finds a higher number than its own has lost the lock, and publishes nothing.
+//!
+//! An owner that could show no life for nearly [`DEAD_AFTER`], as it or its machine was stopped or the
+//! server was away, is in doubt: somebody may be about to take over. It goes on when it has shown life
+//! again, others have had the time of another beat to see that, and the lock is still its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
@@ -108,6 +113,12 @@ struct Shared {
     lost: AtomicBool,
     /// The last beat did not reach the store.
     failing: AtomicBool,
+    beat: Duration,
+    dead_after: Duration,
+    /// When the last beat was sent that reached the store, as [`uptime_ms`] tells it.
+    beaten: AtomicU64,
+    /// Until when the lock is in doubt.
+    certain_from: AtomicU64,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -140,6 +151,7 @@ fn lock_as(
             }
             continue;
         }
+        let beaten = uptime_ms();
         match store.put_new(&name(number), &render(&me)?) {
             Err(StoreError::Exists { .. }) => continue,
             other => other?,
@@ -152,7 +164,7 @@ fn lock_as(
         for dead in found {
             store.delete(&name(dead))?;
         }
-        return start(Arc::clone(store), number, me, beat);
+        return start(Arc::clone(store), number, me, (beat, dead_after), beaten);
     }
     bail!("others take the lock all the time\nhint: try again later")
 }
@@ -201,13 +213,23 @@ fn wait_until_dead(
     Ok(())
 }
 
-fn start(store: Arc<dyn Store>, number: u64, owner: Owner, beat: Duration) -> Result<LockGuard> {
+fn start(
+    store: Arc<dyn Store>,
+    number: u64,
+    owner: Owner,
+    (beat, dead_after): (Duration, Duration),
+    beaten: u64,
+) -> Result<LockGuard> {
     let shared = Arc::new(Shared {
         store,
         number,
         owner,
         lost: AtomicBool::new(false),
         failing: AtomicBool::new(false),
+        beat,
+        dead_after,
+        beaten: AtomicU64::new(beaten),
+        certain_from: AtomicU64::new(0),
         ended: Mutex::new(false),
         end: Condvar::new(),
     });
@@ -215,18 +237,18 @@ fn start(store: Arc<dyn Store>, number: u64, owner: Owner, beat: Duration) -> Re
         let shared = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("lock".to_owned())
-            .spawn(move || shared.keep_beating(beat))
+            .spawn(move || shared.keep_beating())
             .context("starting the thread that keeps the lock")?
     };
     Ok(LockGuard { shared, beating })
 }
 
 impl Shared {
-    fn keep_beating(&self, beat: Duration) {
+    fn keep_beating(&self) {
         let mut owner = self.owner.clone();
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let waited = self.end.wait_timeout_while(ended, beat, |ended| !*ended);
+            let waited = self.end.wait_timeout_while(ended, self.beat, |ended| !*ended);
             ended = waited.map_or_else(|poison| poison.into_inner().0, |(ended, _)| ended);
             if *ended {
                 return;
@@ -245,7 +267,23 @@ impl Shared {
 
     fn beat(&self, owner: &Owner) -> Result<()> {
         self.still_ours()?;
-        Ok(self.store.put(&name(self.number), &render(owner)?)?)
+        let sent = uptime_ms();
+        self.store.put(&name(self.number), &render(owner)?)?;
+        if self.is_stale() {
+            self.certain_from.store(uptime_ms() + millis(self.beat), Ordering::SeqCst);
+        }
+        self.beaten.store(sent, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Nothing reached the store for so long that others may soon take the owner for dead.
+    fn is_stale(&self) -> bool {
+        let age = uptime_ms().saturating_sub(self.beaten.load(Ordering::SeqCst));
+        age > millis(self.dead_after.saturating_sub(2 * self.beat))
+    }
+
+    fn is_certain(&self) -> bool {
+        !self.is_stale() && uptime_ms() >= self.certain_from.load(Ordering::SeqCst)
     }
 
     /// The highest number must be ours, and what is there under it as well: where the store has no
@@ -265,9 +303,22 @@ impl Shared {
 }
 
 impl LockGuard {
-    /// Fails where the lock was taken over meanwhile. To be asked before publishing and deleting.
+    /// Fails where the lock was taken over meanwhile. To be asked before publishing and deleting. Waits
+    /// where that is in doubt.
     pub fn check(&self) -> Result<()> {
-        self.shared.still_ours()
+        let started = Instant::now();
+        loop {
+            self.shared.still_ours()?;
+            if self.shared.is_certain() {
+                return Ok(());
+            }
+            ensure!(
+                started.elapsed() < self.shared.dead_after,
+                "the lock of {} can't be kept: others may take this run for dead",
+                self.shared.store.url()
+            );
+            std::thread::sleep(self.shared.beat / 4);
+        }
     }
 
     /// Whose tree it is.
@@ -290,12 +341,21 @@ impl Drop for LockGuard {
             log::warn!("the lock of {} is left behind", self.shared.store.url());
             return;
         }
-        if self.check().is_ok()
+        if self.shared.still_ours().is_ok()
             && let Err(error) = self.shared.store.delete(&name(self.shared.number))
         {
             log::warn!("releasing the lock: {error}");
         }
     }
+}
+
+/// Since boot, also while the machine was suspended.
+fn uptime_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| millis(Duration::from(time)))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn name(number: u64) -> String {
@@ -387,7 +447,7 @@ mod tests {
             host: "b".into(),
             ..Owner::me()
         };
-        let theirs = lock_as(&store, other.clone(), times(0), &ui()).unwrap();
+        let theirs = lock_as(&store, other.clone(), times(60_000), &ui()).unwrap();
         let text = format!("{:#}", lock_as(&store, Owner::me(), times(5000), &ui()).unwrap_err());
         assert!(text.contains(" on b since "), "{text}");
         drop(theirs);
@@ -404,7 +464,7 @@ mod tests {
     #[test]
     fn an_owner_that_was_taken_over_notices_and_deletes_nothing() {
         let (_dir, store) = test_store();
-        let guard = lock_as(&store, Owner::me(), times(0), &ui()).unwrap();
+        let guard = lock_as(&store, Owner::me(), times(60_000), &ui()).unwrap();
         store.put("lock-2.json", &render(&Owner::me()).unwrap()).unwrap();
         assert!(guard.check().is_err());
         drop(guard);
@@ -414,13 +474,37 @@ mod tests {
     #[test]
     fn an_owner_whose_lock_was_written_over_notices() {
         let (_dir, store) = test_store();
-        let guard = lock_as(&store, Owner::me(), times(0), &ui()).unwrap();
+        let guard = lock_as(&store, Owner::me(), times(60_000), &ui()).unwrap();
         guard.check().unwrap();
         let other = Owner { host: "b".into(), ..Owner::me() };
         store.put("lock-1.json", &render(&other).unwrap()).unwrap();
         assert!(guard.check().is_err());
         drop(guard);
         assert_eq!(numbers(&*store).unwrap(), [1], "it is the other's");
+    }
+
+    #[test]
+    fn an_owner_that_stood_still_waits_before_it_goes_on() {
+        let (_dir, store) = test_store();
+        let beat = Duration::from_millis(400);
+        let guard = lock_as(&store, Owner::me(), (beat, 50 * beat), &ui()).unwrap();
+        guard.check().unwrap();
+        let stand_still = || guard.shared.beaten.store(0, Ordering::SeqCst);
+        assert!(uptime_ms() > 20_000, "the machine has only just started");
+        stand_still();
+        let started = Instant::now();
+        guard.check().unwrap();
+        assert!(started.elapsed() >= beat, "{:?}", started.elapsed());
+        guard.check().unwrap();
+        // Somebody had already made up his mind.
+        stand_still();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(beat / 8);
+                store.put("lock-2.json", &render(&Owner::me()).unwrap()).unwrap();
+            });
+            assert!(guard.check().is_err());
+        });
     }
 
     #[test]

@@ -25,6 +25,9 @@ use super::{Object, Store};
 use crate::layout::units::size;
 use crate::ui::Ui;
 
+/// After so many deletions it is asked again whether the lock is still ours.
+const CHECKED_TOGETHER: usize = 64;
+
 /// What [`prune`] did, or would do.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Pruned {
@@ -219,12 +222,12 @@ fn delete(guard: &LockGuard, mut pruned: Pruned, left: &Left<'_>) -> Result<Prun
 
 fn collect(guard: &LockGuard, left: &Left<'_>, pruned: &mut Pruned) -> Result<()> {
     let doomed = left.doomed(guard.store())?;
-    if !doomed.is_empty() {
+    for few in doomed.chunks(CHECKED_TOGETHER) {
         guard.check()?;
-    }
-    for object in doomed {
-        guard.store().delete(&object.name)?;
-        pruned.count(&object);
+        for object in few {
+            guard.store().delete(&object.name)?;
+            pruned.count(object);
+        }
     }
     Ok(())
 }
@@ -348,11 +351,19 @@ mod tests {
         assert_eq!(packs, [pack(DAYS[0], 1), pack(DAYS[1], 1), pack(DAYS[2], 1)]);
     }
 
-    /// Lists what was there before the newest generation was published, as a cache does.
-    #[derive(Debug)]
-    struct Stale(Arc<dyn Store>);
+    /// Two bad days.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Day {
+        /// It lists what was there before the newest generation was published, as a cache does.
+        Stale,
+        /// Another machine takes the lock over when the first object is deleted.
+        TakenOver,
+    }
 
-    impl Store for Stale {
+    #[derive(Debug)]
+    struct Bad(Arc<dyn Store>, Day);
+
+    impl Store for Bad {
         fn url(&self) -> String {
             self.0.url()
         }
@@ -382,10 +393,14 @@ mod tests {
         }
         fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
             let mut found = self.0.list(prefix)?;
-            found.retain(|object| !object.name.ends_with(&format!("{}/manifest.json", DAYS[3])));
+            let newest = format!("{}/manifest.json", DAYS[3]);
+            found.retain(|object| self.1 != Day::Stale || !object.name.ends_with(&newest));
             Ok(found)
         }
         fn delete(&self, name: &str) -> Result<(), StoreError> {
+            if self.1 == Day::TakenOver {
+                self.0.put("lock-2.json", b"{}")?;
+            }
             self.0.delete(name)
         }
         fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
@@ -398,7 +413,7 @@ mod tests {
         let (_dir, store) = test_store();
         let ui = Ui::new(Style::Plain);
         four_generations(&store);
-        let stale: Arc<dyn Store> = Arc::new(Stale(Arc::clone(&store)));
+        let stale: Arc<dyn Store> = Arc::new(Bad(Arc::clone(&store), Day::Stale));
         let guard = lock::lock(&stale, &ui).unwrap();
         assert_eq!(sweep(&guard, &ui).unwrap().objects, 0);
         prune(&guard, &last(1), &ui).unwrap();
@@ -413,6 +428,21 @@ mod tests {
         catalog::publish(&*stale, &next).unwrap();
         let latest = store.get("latest.json").unwrap();
         assert!(catalog::named_in_latest(&latest).unwrap().contains(&DAYS[3].to_owned()));
+    }
+
+    #[test]
+    fn a_run_that_lost_its_lock_stops_deleting() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        for nr in 0..3 * CHECKED_TOGETHER {
+            store.put(&format!("packs/20261105T000000Z-{nr}-abc.tar.zst"), b"x").unwrap();
+        }
+        let bad: Arc<dyn Store> = Arc::new(Bad(Arc::clone(&store), Day::TakenOver));
+        let guard = lock::lock(&bad, &ui).unwrap();
+        let error = sweep(&guard, &ui).unwrap_err().to_string();
+        assert!(error.contains("has taken over the lock"), "{error}");
+        assert_eq!(names(&store, "packs/20261105").len(), 2 * CHECKED_TOGETHER);
     }
 
     #[test]
