@@ -10,6 +10,7 @@
 //!                     └─> lvm: fullreport
 //! blkid: every device ──> content: ext, xfs, vfat, f2fs, swap <── mounts, swaps
 //! boot, net, node
+//! menu, kernels: what a system's boot loader starts
 //! coverage: what is in use, and what would not come back
 //! ```
 //!
@@ -25,9 +26,11 @@ pub mod content;
 pub mod coverage;
 pub mod ext;
 pub mod f2fs;
+pub mod kernels;
 pub mod luks;
 pub mod lvm;
 pub mod md;
+pub mod menu;
 pub mod mounts;
 pub mod net;
 pub mod node;

@@ -18,7 +18,7 @@
 //! * [`fixup`] what the restored tree needs to boot here             [`chroot`] running its programs
 //! * [`check`] does it boot?                                         [`report`] log and result
 //! * [`machine`] is it the one that was backed up?
-//! * [`devices`], [`sysfs`], [`mounts`], [`inside`] what is here: devices, stacks, mounts, files
+//! * [`devices`], [`sysfs`], [`mounts`] what is here: devices, stacks, mounts, files
 
 pub mod check;
 pub mod chroot;
@@ -26,7 +26,6 @@ pub mod confirm;
 pub mod devices;
 pub mod fetch;
 pub mod fixup;
-pub mod inside;
 pub mod login;
 pub mod machine;
 pub mod mounts;

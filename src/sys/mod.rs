@@ -9,6 +9,7 @@
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`direct`] big files past the page cache
 //! * [`fs`] files: attributes, flags, holes
+//! * [`inside`] paths in the tree of another system
 //! * [`ioctl`] what block devices are asked
 //! * [`kexec`] loading another kernel
 //! * [`keymap`] what the keys of the console mean
@@ -23,6 +24,7 @@ pub mod at_end;
 pub mod blkid;
 pub mod direct;
 pub mod fs;
+pub mod inside;
 pub mod ioctl;
 pub mod kexec;
 pub mod keymap;

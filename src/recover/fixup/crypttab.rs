@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::super::inside;
 use super::Tree;
 use crate::layout::Luks;
+use crate::sys::inside;
 use crate::sys::run::Cmd;
 
 /// One line of crypttab(5).

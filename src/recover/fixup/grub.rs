@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::super::chroot::Chroot;
-use super::super::inside;
 use crate::probe::boot::has_grub;
+use crate::sys::inside;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
 

@@ -10,7 +10,7 @@ use super::fstab::replace_words;
 use crate::layout::{Id, Layout, Lv, Partition, Subvolume};
 use crate::plan::{Plan, Step, join};
 
-use super::super::inside;
+use crate::sys::inside;
 
 /// The files that may name a device, an array or a UUID. `*` stands for any name.
 const FILES: &[&str] = &[

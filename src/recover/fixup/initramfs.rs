@@ -11,19 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::super::chroot::Chroot;
-use super::super::inside;
+use crate::sys::inside;
 use crate::sys::run::Cmd;
 
 /// Listing unpacks some hundred megabytes at worst.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 /// With all modules on a slow machine this has taken eight minutes.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
-
-/// The version of a kernel, by its name: `/boot/vmlinuz-6.1.0-28-amd64`.
-pub fn version(kernel: &str) -> Option<&str> {
-    let name = kernel.rsplit('/').next()?;
-    name.strip_prefix("vmlinuz-").or_else(|| name.strip_prefix("linux-")).filter(|v| !v.is_empty())
-}
 
 /// The drivers that an initramfs lacks.
 ///
@@ -117,13 +111,6 @@ mod tests {
         assert_eq!(names(lsinitramfs), ["nvme", "virtio_blk"]);
         assert_eq!(names(lsinitrd), ["sd_mod"]);
         assert_eq!(names(builtin), ["virtio_pci"]);
-    }
-
-    #[test]
-    fn a_kernel_says_its_version() {
-        assert_eq!(version("/vmlinuz-6.1.0-28-amd64"), Some("6.1.0-28-amd64"));
-        assert_eq!(version("/boot/vmlinuz"), None);
-        assert_eq!(version("/boot/vmlinuz-"), None);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::super::chroot::Chroot;
-use super::super::inside;
 use super::{Tree, identity};
 use crate::layout::Layout;
 use crate::plan::{DiskMatch, Plan};
+use crate::sys::inside;
 use crate::sys::run::Cmd;
 
 const LIST: &str = "/etc/lvm/devices/system.devices";

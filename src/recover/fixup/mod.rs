@@ -8,7 +8,7 @@
 //! * [`lvm`] LVM's list of devices
 //! * [`crypttab`] key files open their volumes again
 //! * [`nics`] network cards that are gone
-//! * [`fstab`], [`menu`] reading the restored system's own files
+//! * [`fstab`] reading the restored system's own files
 
 pub mod crypttab;
 pub mod efi;
@@ -18,7 +18,6 @@ pub mod identity;
 pub mod initramfs;
 pub mod links;
 pub mod lvm;
-pub mod menu;
 pub mod nics;
 
 use std::collections::BTreeSet;
@@ -28,13 +27,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use efi::Esp;
 
-use super::check::{Kernel, kernels};
 use super::chroot::Chroot;
 use super::devices::Devices;
-use super::inside;
 use super::sysfs::Sysfs;
 use crate::layout::{Firmware, Id, Layout, Mount};
 use crate::plan::Plan;
+use crate::probe::kernels::{self, Kernel, kernels};
+use crate::sys::inside;
 use crate::sys::secret::Secret;
 use crate::ui::Ui;
 
@@ -279,7 +278,7 @@ fn with_modules<'a>(root: &Path, kernels: &'a [Kernel]) -> Vec<(&'a Path, &'a st
 fn parts(kernel: &Kernel) -> Option<(&Path, &str)> {
     // Early ones hold microcode; the last holds the system.
     let initrd = kernel.initrds.last()?.1.as_deref()?;
-    Some((initrd, initramfs::version(&kernel.entry.kernel)?))
+    Some((initrd, kernels::version(&kernel.entry.kernel)?))
 }
 
 fn install_grub(

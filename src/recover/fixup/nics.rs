@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::inside;
 use crate::layout::Net;
 use crate::probe::net::physical;
+use crate::sys::inside;
 
 /// Where a card is named by its address: `HWADDR=`, `macaddress:`, `mac-address=`, udev's rules.
 const DIRS: &[&str] = &[

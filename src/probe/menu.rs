@@ -155,19 +155,19 @@ mod tests {
         // What grub-mkconfig of Debian 11, 12 and 13 made of a machine with a /boot of its own.
         let cases = [
             (
-                include_str!("../../../tests/fixtures/grub/debian11.cfg"),
+                include_str!("../../tests/fixtures/grub/debian11.cfg"),
                 "5.10.0-30-amd64",
                 "UUID=6f34c817-4b74-49c9-9b67-80649d0c770e",
                 "2288a893-5922-4dbf-b6ec-b950464b9ca0",
             ),
             (
-                include_str!("../../../tests/fixtures/grub/debian12.cfg"),
+                include_str!("../../tests/fixtures/grub/debian12.cfg"),
                 "6.1.0-28-amd64",
                 "UUID=6ad5d04d-4f6c-473c-9729-b6e713bff224",
                 "f0a965ad-b00f-4da8-80e5-7c775973c04d",
             ),
             (
-                include_str!("../../../tests/fixtures/grub/debian13.cfg"),
+                include_str!("../../tests/fixtures/grub/debian13.cfg"),
                 "6.12.57+deb13-amd64",
                 "UUID=75d581be-50ce-4977-a511-8fa1ec2336dd",
                 "b8b4dde0-ee5e-4709-8024-072746f0dd2c",
