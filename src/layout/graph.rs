@@ -1,8 +1,9 @@
 //! Who sits on whom.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use super::{Id, Layout, Lv};
+use super::{Disk, Id, Layout, Lv};
 
 impl Layout {
     /// The devices directly below `id`: a partition's disk, an array's members, a group's physical
@@ -64,6 +65,20 @@ impl Layout {
             todo.extend(self.below(&id));
         }
         disks
+    }
+
+    /// The disks that hold `/boot`, where that is in a filesystem of its own or in that of `/`.
+    pub fn boot_disks(&self) -> Vec<&Disk> {
+        let disks_of = |path: &str| -> Vec<&Disk> {
+            let Some(mount) = self.mount.iter().find(|m| m.path.as_path() == Path::new(path))
+            else {
+                return Vec::new();
+            };
+            let below = self.disks_below(&mount.fs);
+            self.disk.iter().filter(|disk| below.contains(&disk.id)).collect()
+        };
+        let boot = disks_of("/boot");
+        if boot.is_empty() { disks_of("/") } else { boot }
     }
 
     /// The node of a device, `/dev/...`, by the names that this layout has.

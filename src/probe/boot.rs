@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::block::names_in;
 use crate::layout::{Boot, EfiEntry, Firmware};
+use crate::sys::inside;
 
 const EFI: &str = "/sys/firmware/efi";
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
@@ -132,10 +133,51 @@ fn utf16(bytes: &[u8]) -> Option<(String, usize)> {
 /// Whether the first sector of `device` holds GRUB's boot image, which carries its name in the
 /// texts that it prints.
 pub fn has_grub(device: &str) -> Result<bool> {
-    let mut sector = [0; 512];
+    Ok(boot_code(device)?.windows(4).any(|window| window == b"GRUB"))
+}
+
+/// Whether the first sector of `device` holds any code that a BIOS could start.
+pub fn has_boot_code(device: &str) -> Result<bool> {
+    Ok(boot_code(device)?.iter().any(|byte| *byte != 0))
+}
+
+/// The first sector of `device` as far as it holds code.
+fn boot_code(device: &str) -> Result<[u8; 440]> {
+    let mut code = [0; 440];
     File::open(device)
         .with_context(|| format!("opening {device}"))?
-        .read_exact(&mut sector)
+        .read_exact(&mut code)
         .with_context(|| format!("reading the first sector of {device}"))?;
-    Ok(sector[..440].windows(4).any(|window| window == b"GRUB"))
+    Ok(code)
+}
+
+/// Where GRUB keeps the images that it was installed with on a machine with a BIOS.
+pub const GRUB_IMAGES: &[&str] = &["/boot/grub/i386-pc", "/boot/grub2/i386-pc"];
+
+pub const GRUB_INSTALLERS: &[&str] = &["grub-install", "grub2-install"];
+
+/// Whether the system of this tree has a GRUB for a BIOS, wherever that was installed, and the program
+/// that installs it.
+pub fn has_bios_grub(root: &Path) -> bool {
+    inside::program(root, GRUB_INSTALLERS).is_some()
+        && GRUB_IMAGES.iter().any(|dir| inside::find(root, dir).is_some_and(|dir| dir.is_dir()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grub_for_a_bios_is_there_with_its_directory_and_its_program() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path();
+        std::fs::create_dir_all(root.join("usr/sbin")).unwrap();
+        std::fs::create_dir_all(root.join("boot/grub2/fonts")).unwrap();
+        std::fs::write(root.join("usr/sbin/grub2-install"), "").unwrap();
+        assert!(!has_bios_grub(root), "installed for no BIOS");
+        std::fs::create_dir(root.join("boot/grub2/i386-pc")).unwrap();
+        assert!(has_bios_grub(root));
+        std::fs::remove_file(root.join("usr/sbin/grub2-install")).unwrap();
+        assert!(!has_bios_grub(root));
+    }
 }

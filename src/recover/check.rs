@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::devices::Devices;
 use super::fixup::efi::Esp;
 use super::fixup::{Tree, crypttab, efi, fstab, initramfs};
-use crate::probe::boot::has_grub;
+use crate::probe::boot::{has_boot_code, has_grub};
 use crate::probe::kernels::kernels;
 use crate::sys::inside;
 
@@ -101,8 +101,28 @@ pub fn check_init(root: &Path) -> Check {
     Check::new("/sbin/init", (!found).then(|| "the restored tree has no init".into()))
 }
 
+/// The first sectors of the disks that a BIOS boots from: it starts nothing else.
+pub fn check_boot_sectors(tree: &Tree<'_>) -> Vec<Check> {
+    let disks = tree.start_disks().into_iter().map(|disk| format!("/dev/{disk}"));
+    let disks: Vec<String> = disks.collect();
+    if disks.is_empty() || tree.recorded.boot.grub_disk.is_empty() {
+        return vec![check_boot_code(&disks)];
+    }
+    disks.iter().map(|disk| check_boot_sector(disk)).collect()
+}
+
+/// Of a node that had GRUB in no first sector: a recovery leaves these empty, so what is in one was
+/// put there afterwards, by rr or by hand.
+fn check_boot_code(disks: &[String]) -> Check {
+    let found = disks.iter().any(|disk| has_boot_code(disk).unwrap_or(false));
+    let problem = "there is no code that the BIOS could start: what started the node (extlinux, LILO, \
+                   a boot loader in a partition) is in no backup, and GRUB could not be installed";
+    let what = format!("boot sector of {}", disks.join(", "));
+    Check::new(what, (!found).then(|| problem.to_owned()))
+}
+
 /// The first sector of a disk that the BIOS boots from.
-pub fn check_boot_sector(disk: &str) -> Check {
+fn check_boot_sector(disk: &str) -> Check {
     let problem = match has_grub(disk) {
         Ok(true) => None,
         Ok(false) => Some("it holds no boot code of GRUB".into()),
@@ -142,6 +162,8 @@ fn check_loader(esp: &Path, path: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Answers;
+    use crate::plan::testing::raid_node;
     use std::fs;
 
     const GRUB: &str = include_str!("../../tests/fixtures/grub/debian12.cfg");
@@ -211,5 +233,45 @@ mod tests {
         assert!(check_init(&root).problem.is_some());
         fs::remove_dir_all(root.join("boot")).unwrap();
         assert_eq!(problems(&check_kernel(&root, &empty)).len(), 1);
+    }
+
+    #[test]
+    fn a_bios_needs_code_in_a_first_sector() {
+        let tmp = tempfile::tempdir().unwrap();
+        let disk = |name: &str, code: &[u8]| {
+            let mut sector = [0; 512];
+            // The signature and the table are no code.
+            sector[440..].fill(0xaa);
+            sector[..code.len()].copy_from_slice(code);
+            let file = tmp.path().join(name);
+            fs::write(&file, sector).unwrap();
+            file.display().to_string()
+        };
+        let (empty, other, grub) = (disk("1", b""), disk("2", b"\xebSYS"), disk("3", b"\xebGRUB "));
+        let boots = |disks: &[&String]| {
+            let disks: Vec<String> = disks.iter().copied().cloned().collect();
+            check_boot_code(&disks).problem.is_none()
+        };
+        assert!(!boots(&[]) && !boots(&[&empty]));
+        assert!(boots(&[&empty, &other]) && boots(&[&grub]));
+        assert!(check_boot_sector(&grub).problem.is_none());
+        assert!(check_boot_sector(&other).problem.is_some());
+        assert!(check_boot_sector("/none").problem.is_some());
+    }
+
+    #[test]
+    fn a_node_whose_start_is_not_known_does_not_boot() {
+        let mut recorded = raid_node();
+        for (disk, name) in recorded.disk.iter_mut().zip(["nosuch1", "nosuch2", "nosuch3"]) {
+            disk.name = name.to_owned();
+        }
+        let plan = crate::plan::plan(&recorded, &recorded, &Answers::default()).unwrap();
+        let devices = Devices::default();
+        let root = Path::new("/none");
+        let tree =
+            Tree { root, recorded: &recorded, plan: &plan, devices: &devices, passphrase: None };
+        let [check] = &check_boot_sectors(&tree)[..] else { panic!("not one check") };
+        assert_eq!(check.what, "boot sector of /dev/nosuch1, /dev/nosuch2");
+        assert!(check.problem.as_ref().unwrap().contains("extlinux"), "{check:?}");
     }
 }

@@ -404,11 +404,7 @@ impl<'a> Run<'a> {
         checks.extend(check::check_fstab(tree.root, tree.devices));
         checks.push(check::check_init(tree.root));
         match tree.recorded.boot.firmware {
-            Firmware::Bios => {
-                for disk in tree.start_disks() {
-                    checks.push(check::check_boot_sector(&format!("/dev/{disk}")));
-                }
-            }
+            Firmware::Bios => checks.extend(check::check_boot_sectors(tree)),
             Firmware::Uefi => checks.extend(check::check_loaders(tree)),
         }
         for check in &checks {

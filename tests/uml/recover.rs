@@ -4,7 +4,8 @@
 //! all where a pack is damaged, with the disks left as they are.
 //!
 //! Only firmware and boot loader are missing here: the kernel and its initramfs are files that look
-//! the part.
+//! the part, and so does what `grub-install` writes. As on a node that had GRUB in a partition no disk
+//! holds it in its first sector when the backup is made, and all that hold /boot do in the end.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -60,7 +61,7 @@ mkdir /node/boot
 mount /dev/md0 /node/boot
 swapon /dev/vg0/swap
 cd /node
-mkdir -p boot/grub etc sbin srv usr/bin proc sys dev run tmp mnt var/tmp var/log/rr
+mkdir -p boot/grub/i386-pc etc bin sbin srv usr/bin proc sys dev run tmp mnt var/tmp var/log/rr
 chmod 1777 tmp var/tmp
 boot=$(blkid -o value -s UUID /dev/md0)
 swap=$(blkid -o value -s UUID /dev/vg0/swap)
@@ -89,6 +90,9 @@ IDTYPE=sys_wwid IDNAME=naa.5000c500a1b2c3d4 DEVNAME=/dev/sda3 PVID=$(lvm pvs --n
 IDTYPE=sys_wwid IDNAME=naa.5000c500a1b2c3d5 DEVNAME=/dev/sdz PVID=abcdefghijklmnopqrstuvwxyz012345
 END
 for file in /sbin/lvm $(ldd /sbin/lvm | grep -o '/[^ ]*'); do cp -L --parents $file /node; done
+cp -L /bin/sh bin/sh
+printf '#!/bin/sh\n[ "$1" = --target=i386-pc ] && printf "\\353\\143GRUB" 1<>"$2"\n' >sbin/grub-install
+chmod 755 sbin/grub-install
 head -c 300000 /dev/urandom >/node/boot/vmlinuz-6.1.0
 { printf 070701; head -c 500000 /dev/urandom; } >/node/boot/initrd.img-6.1.0
 cp /bin/true /node/sbin/init
@@ -341,6 +345,9 @@ fn compare(dir: &Path) -> Result<()> {
     let report = fs::read_dir("/node/var/log/rr")?.count();
     lists_devices()?;
     script(LEAVE)?;
+    for disk in ["/dev/ubdb", "/dev/ubdc"] {
+        ensure!(rr::probe::boot::has_grub(disk)?, "GRUB is not on {disk}");
+    }
     ensure!(report == 2, "log and result are not in the recovered system");
     ensure!(before.lines().count() > 400, "hardly anything was recorded: {before}");
     let lost: Vec<_> = before.lines().filter(|l| !after.lines().any(|o| o == *l)).collect();

@@ -6,16 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::super::chroot::Chroot;
-use crate::probe::boot::has_grub;
+use crate::probe::boot::{GRUB_IMAGES, GRUB_INSTALLERS, has_grub};
 use crate::sys::inside;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
 
 /// `grub-install` writes some megabytes and asks every device for its map; more is a hang.
 const TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Where GRUB keeps the images that it was installed with.
-const IMAGES: &[&str] = &["/boot/grub/i386-pc", "/boot/grub2/i386-pc"];
 
 const BESIDE_IMAGES: &str = "/usr/lib/grub/i386-pc/grub-bios-setup";
 
@@ -25,10 +22,9 @@ const BESIDE_IMAGES: &str = "/usr/lib/grub/i386-pc/grub-bios-setup";
 /// which changes no file. Without, or where that does not work, `grub-install` makes new ones.
 pub fn install(chroot: &Chroot, root: &Path, disk: &str, as_recorded: bool) -> Result<()> {
     if !(as_recorded && set_up(chroot, root, disk)) {
-        let program =
-            inside::program(root, &["grub-install", "grub2-install"]).with_context(|| {
-                format!("{disk} booted by GRUB, but the node's files lack grub-install")
-            })?;
+        let program = inside::program(root, GRUB_INSTALLERS).with_context(|| {
+            format!("{disk} booted by GRUB, but the node's files lack grub-install")
+        })?;
         chroot
             .run(&Cmd::new(program).args(["--target=i386-pc", disk]), TIMEOUT)
             .with_context(|| format!("installing GRUB on {disk}"))?;
@@ -68,7 +64,7 @@ fn set_up(chroot: &Chroot, root: &Path, disk: &str) -> bool {
             .iter()
             .all(|name| inside::find(root, Path::new(dir).join(name)).is_some())
     };
-    let Some(images) = IMAGES.iter().find(complete) else { return false };
+    let Some(images) = GRUB_IMAGES.iter().find(complete) else { return false };
     let Some(program) = inside::program(root, &["grub-bios-setup", "grub2-bios-setup"])
         // Where only the images are installed (Debian's grub-pc-bin), it is beside them.
         .or_else(|| Some(PathBuf::from(BESIDE_IMAGES)).filter(|p| inside::find(root, p).is_some()))

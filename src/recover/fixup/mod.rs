@@ -32,6 +32,7 @@ use super::devices::Devices;
 use super::sysfs::Sysfs;
 use crate::layout::{Firmware, Id, Layout, Mount};
 use crate::plan::Plan;
+use crate::probe::boot;
 use crate::probe::kernels::{self, Kernel, kernels};
 use crate::sys::inside;
 use crate::sys::secret::Secret;
@@ -63,17 +64,17 @@ pub struct Tree<'a> {
 
 impl Tree<'_> {
     /// The kernel's names of the disks that the recorded node booted from by GRUB, as they are
-    /// here. Where all of those are left out (`--map sda=none`): the disks that hold /boot.
+    /// here. Where all of those are left out (`--map sda=none`), and where something else started
+    /// the node: the disks that hold /boot.
     pub fn grub_disks(&self) -> Vec<&str> {
         let recorded = &self.recorded.boot.grub_disk;
         let here = |id: &Id| self.plan.disks.iter().find(|d| d.old.id == *id);
         let disks: Vec<&str> =
             recorded.iter().filter_map(here).map(|d| d.new.name.as_str()).collect();
-        if !disks.is_empty() || recorded.is_empty() {
+        if !disks.is_empty() {
             return disks;
         }
-        let boot = self.disks_of("/boot");
-        if boot.is_empty() { self.root_disks() } else { boot }
+        self.plan.layout.boot_disks().into_iter().map(|disk| disk.name.as_str()).collect()
     }
 
     /// Those of [`Tree::grub_disks`] without which the machine does not start: they hold a part of /boot
@@ -288,12 +289,13 @@ fn install_grub(
     ui: &Ui,
 ) -> Result<()> {
     let disks = tree.grub_disks();
-    if tree.recorded.boot.grub_disk.is_empty() {
-        ui.warn(
-            "no disk of the node held GRUB: what started it is not known, not installed and not checked",
-        );
+    let is_recorded = !tree.recorded.boot.grub_disk.is_empty();
+    if !is_recorded && !boot::has_bios_grub(tree.root) {
+        ui.warn("no disk of the node held GRUB: what started it is not known, and not installed");
+        return Ok(());
     }
-    // The one image of several disks was made for the last of them; on a mirror it fits all.
+    // Of a node that had GRUB in a partition the images are for that one. The one image of several
+    // disks was made for the last of them; on a mirror it fits all.
     let as_recorded = tree.plan.identity_changes().is_empty()
         && !identity::is_joined(tree.plan, tree.recorded)
         && tree.plan.disks.iter().any(|d| tree.recorded.boot.grub_disk.contains(&d.old.id))
@@ -303,7 +305,19 @@ fn install_grub(
             grub::install(chroot, tree.root, &format!("/dev/{disk}"), as_recorded)
         })
     };
-    grub::install_all(&tree.start_disks(), &disks, install, changed, ui)
+    if is_recorded {
+        return grub::install_all(&tree.start_disks(), &disks, install, changed, ui);
+    }
+    // What the check finds on none of them can be put there by hand.
+    for disk in disks {
+        match install(disk) {
+            Ok(()) => changed.push(format!(
+                "GRUB is on /dev/{disk}: the node had it elsewhere, perhaps in a partition"
+            )),
+            Err(error) => ui.warn(format!("/dev/{disk} gets no GRUB: {error:#}")),
+        }
+    }
+    Ok(())
 }
 
 fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
@@ -333,6 +347,8 @@ fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Answers;
+    use crate::plan::testing::raid_node;
     use std::fs;
 
     #[test]
@@ -353,6 +369,22 @@ mod tests {
         bound.mount.push(crate::plan::testing::mount("/srv", &recorded.mount[0].fs));
         let new = without_waiting(fstab, &bound.mount, &planned.mount, |_| false).unwrap();
         assert!(new.ends_with("/boot/x /srv none bind,nofail\n"), "{new}");
+    }
+
+    #[test]
+    fn a_bios_starts_the_disks_that_hold_boot_where_none_is_known() {
+        let mut recorded = raid_node();
+        let plan = crate::plan::plan(&recorded, &recorded, &Answers::default()).unwrap();
+        let devices = Devices::default();
+        let root = Path::new("/none");
+        let start = |recorded: &Layout| {
+            let tree = Tree { root, recorded, plan: &plan, devices: &devices, passphrase: None };
+            assert_eq!(tree.start_disks(), tree.grub_disks());
+            tree.start_disks().join(" ")
+        };
+        assert_eq!(start(&recorded), "sda sdb");
+        recorded.boot.grub_disk = vec![Id::disk("sdb")];
+        assert_eq!(start(&recorded), "sdb");
     }
 
     #[test]
