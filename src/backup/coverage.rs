@@ -7,6 +7,7 @@ use globset::GlobMatcher;
 use super::place::{Place, PlaceKind};
 use crate::archive::exclude_glob;
 use crate::layout::{BytesPath, Firmware, Layout, Unprotected};
+use crate::probe::coverage::has_room_for_grub;
 use crate::probe::mounts::MountInfo;
 
 /// The answer for a whole machine.
@@ -231,6 +232,24 @@ pub fn unmounted_boot(layout: &Layout, in_fstab: impl Fn(&Path) -> bool) -> Vec<
     problems
 }
 
+/// A machine that its BIOS starts by what is in no backup: neither GRUB's code in a first sector, nor
+/// a GRUB that a recovery can put there (`has_grub`).
+pub fn unknown_loader(layout: &Layout, has_grub: bool) -> Option<String> {
+    if layout.boot.firmware != Firmware::Bios || !layout.boot.grub_disk.is_empty() {
+        return None;
+    }
+    let disks = layout.boot_disks();
+    if has_grub && disks.iter().any(|disk| has_room_for_grub(layout, disk)) {
+        return None;
+    }
+    let names: Vec<String> = disks.iter().map(|disk| disk.dev()).collect();
+    Some(format!(
+        "GRUB is not in the first sector of {}, and what starts this machine instead (extlinux, LILO, a boot loader in a partition) is in no backup: a machine that is recovered from it does not start\nhint: grub-install {}, which needs a gap before the first partition, or on GPT a BIOS boot partition",
+        names.join(", "),
+        names.join("; grub-install ")
+    ))
+}
+
 /// What patterns leave nothing of: those of `trees` and of the essential directories.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Emptied {
@@ -277,6 +296,7 @@ pub fn emptied(trees: &[PathBuf], exclude: &[String]) -> Emptied {
 mod tests {
     use super::*;
     use crate::backup::{place, testing};
+    use crate::layout::{Boot, Id, Table};
 
     fn trees(coverage: &Coverage) -> Vec<&str> {
         coverage.trees.iter().map(|p| p.to_str().unwrap()).collect()
@@ -420,6 +440,23 @@ mod tests {
         assert!(unmounted_boot(&layout, |_| false)[0].starts_with("no EFI system partition"));
         layout.boot.esp = vec![layout.mount[0].fs.clone()];
         assert_eq!(unmounted_boot(&layout, |_| false), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_bios_starts_is_grub_or_a_problem() {
+        let mut layout = testing::layout();
+        let problem = unknown_loader(&layout, true).unwrap();
+        assert!(problem.contains("first sector of /dev/sda,"), "{problem}");
+        assert!(problem.contains("\nhint: grub-install /dev/sda, which"), "{problem}");
+        // Where a recovery can put GRUB.
+        layout.disk[0].table = Some(Table::Mbr { signature: 1 });
+        assert!(unknown_loader(&layout, true).is_some(), "no gap");
+        layout.partition.iter_mut().for_each(|partition| partition.start_bytes = 1 << 20);
+        assert_eq!(unknown_loader(&layout, true), None);
+        assert!(unknown_loader(&layout, false).is_some());
+        let recorded = |boot: Boot| unknown_loader(&Layout { boot, ..layout.clone() }, false);
+        assert_eq!(recorded(Boot { grub_disk: vec![Id::disk("sda")], ..Boot::default() }), None);
+        assert_eq!(recorded(Boot { firmware: Firmware::Uefi, ..Boot::default() }), None);
     }
 
     #[test]

@@ -270,6 +270,8 @@ impl Job<'_> {
         let names = std::fs::read_dir("/boot").into_iter().flatten().flatten();
         let names: Vec<_> = names.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         self.problems.extend(coverage::without_kernels(&names, exclude));
+        let has_grub = probe::boot::has_bios_grub(Path::new("/"));
+        self.problems.extend(coverage::unknown_loader(layout, has_grub));
     }
 
     fn check_headers(&mut self) {

@@ -215,19 +215,23 @@ fn complete_boot(layout: &mut Layout, has_grub: &dyn Fn(&Disk) -> bool) {
 /// Whether GRUB's code in the first sector can be of use: there is room for the rest of it, or what it
 /// would boot is on the disk. A data disk keeps that of a system which it once held.
 fn may_boot(layout: &Layout, disk: &Disk) -> bool {
-    let mut parts = layout.partition.iter().filter(|p| p.disk == disk.id);
-    let has_room = match &disk.table {
-        Some(Table::Gpt { .. }) => parts.any(|p| p.type_code == BIOS_BOOT_TYPE),
-        Some(Table::Mbr { .. }) => parts.all(|p| p.start_bytes >= MBR_GAP_BYTES),
-        None => false,
-    };
     let boots = |mount: &&Mount| ["/", "/boot"].map(Path::new).contains(&mount.path.as_path());
-    has_room
+    has_room_for_grub(layout, disk)
         || layout
             .mount
             .iter()
             .filter(boots)
             .any(|mount| layout.disks_below(&mount.fs).contains(&disk.id))
+}
+
+/// Whether there is room for what GRUB's code in the first sector starts.
+pub fn has_room_for_grub(layout: &Layout, disk: &Disk) -> bool {
+    let mut parts = layout.partition.iter().filter(|p| p.disk == disk.id);
+    match &disk.table {
+        Some(Table::Gpt { .. }) => parts.any(|p| p.type_code == BIOS_BOOT_TYPE),
+        Some(Table::Mbr { .. }) => parts.all(|p| p.start_bytes >= MBR_GAP_BYTES),
+        None => false,
+    }
 }
 
 /// Mounted filesystems on something that could not be read: firmware RAID, a damaged group.
