@@ -11,9 +11,10 @@ pub struct Entry {
 
 impl Entry {
     /// Whether a system that can't find the device waits for it and then stops: not for what is
-    /// `noauto`, `nofail` or on the network, not for swap space, and not for what is made at boot.
+    /// `noauto`, `nofail` or on the network, not for what is mounted when somebody looks at it, not
+    /// for swap space, and not for what is made at boot.
     pub fn needed_at_boot(&self) -> bool {
-        const OPTIONAL: &[&str] = &["noauto", "nofail", "_netdev"];
+        const OPTIONAL: &[&str] = &["noauto", "nofail", "_netdev", "x-systemd.automount"];
         self.kind != "swap"
             && !self.spec.starts_with("/dev/zram")
             && !self.options.iter().any(|option| OPTIONAL.contains(&option.as_str()))
@@ -208,9 +209,10 @@ broken line
             ]
         );
         assert_eq!(entries[0].options, ["errors=remount-ro"]);
-        let text = "UUID=1 /lun xfs _netdev\n/dev/zram0 /scratch ext4 defaults\nUUID=2 /x xfs x\n";
+        let text = "UUID=1 /lun xfs _netdev\n/dev/zram0 /scratch ext4 defaults\n\
+                    UUID=3 /a ext4 defaults,x-systemd.automount\nUUID=2 /x xfs x\n";
         let needed: Vec<_> = parse(text).iter().map(Entry::needed_at_boot).collect();
-        assert_eq!(needed, [false, false, true]);
+        assert_eq!(needed, [false, false, false, true]);
     }
 
     #[test]
