@@ -194,8 +194,18 @@ fn is_made_no_more(xfs: &XfsOptions) -> bool {
 /// The same command for a program that is too old for a switch in it. Such a program ends before
 /// it writes anything.
 pub fn for_older_tool(argv: &Argv) -> Option<Argv> {
-    let older: Argv = argv.iter().filter(|word| *word != UNSUPPORTED).cloned().collect();
-    (argv.first().is_some_and(|program| program == "mkfs.xfs") && older != *argv).then_some(older)
+    let mut older = argv.clone();
+    match argv.first()?.as_str() {
+        "mkfs.xfs" => older.retain(|word| word != UNSUPPORTED),
+        // Before 5.9 none made a free space tree: the kernel does, where the mount options say so.
+        "mkfs.btrfs" => {
+            if let Some(at) = older.iter().position(|word| word == BTRFS_RUNTIME) {
+                older.drain(at..at + 2);
+            }
+        }
+        _ => {}
+    }
+    (older != *argv).then_some(older)
 }
 
 fn xfs_data(xfs: &XfsOptions) -> Vec<String> {
@@ -294,11 +304,17 @@ const BTRFS_FEATURES: &[(&str, &str)] = &[
     ("no-holes", "no_holes"),
 ];
 
+/// Features that can be chosen at each mount, too.
+const BTRFS_RUNTIME: &str = "-R";
+
 fn btrfs_options(btrfs: &BtrfsOptions) -> Argv {
     let has = |name: &str| btrfs.features.iter().any(|feature| feature == name);
     let mut argv = words(&["--nodesize", &btrfs.node_bytes.to_string()]);
     argv.extend(words(&["--sectorsize", &btrfs.sector_bytes.to_string()]));
-    argv.extend(words(&["--checksum", &btrfs.checksum]));
+    // Programs before 5.3 don't know the option, nor anything else than the default.
+    if btrfs.checksum != "crc32c" {
+        argv.extend(words(&["--checksum", &btrfs.checksum]));
+    }
     argv.extend(words(&["--data", &btrfs.data_profile, "--metadata", &btrfs.metadata_profile]));
     if has("mixed_groups") {
         argv.push("--mixed".into());
@@ -310,7 +326,7 @@ fn btrfs_options(btrfs: &BtrfsOptions) -> Argv {
         features.push("block-group-tree".into());
     }
     argv.extend(words(&["--features", &features.join(",")]));
-    argv.extend(words(&["-R", &on("free-space-tree", has("free_space_tree"))]));
+    argv.extend(words(&[BTRFS_RUNTIME, &on("free-space-tree", has("free_space_tree"))]));
     argv
 }
 

@@ -387,13 +387,18 @@ fn a_btrfs_comes_back_on_all_its_devices_with_its_subvolumes() {
     );
     let script = plan1.render_script();
     for line in [
-        "mkfs.btrfs --quiet --force --uuid 8688a2e6-d668-4877-a7ef-1cf3381415e2 --label data --nodesize 16384 --sectorsize 4096 --checksum crc32c --data raid1 --metadata raid1c3 --features 'extref,skinny-metadata,^no-holes' -R free-space-tree /dev/ubdb /dev/ubdc",
+        "mkfs.btrfs --quiet --force --uuid 8688a2e6-d668-4877-a7ef-1cf3381415e2 --label data --nodesize 16384 --sectorsize 4096 --data raid1 --metadata raid1c3 --features 'extref,skinny-metadata,^no-holes' -R free-space-tree /dev/ubdb /dev/ubdc || mkfs.btrfs --quiet --force --uuid 8688a2e6-d668-4877-a7ef-1cf3381415e2 --label data --nodesize 16384 --sectorsize 4096 --data raid1 --metadata raid1c3 --features 'extref,skinny-metadata,^no-holes' /dev/ubdb /dev/ubdc",
         "btrfs subvolume create \"$TOP\"/@/var/lib/ports",
         "btrfs subvolume set-default \"$TOP\"/@",
         "mount -t btrfs -o compress=zstd:3,subvol=/@home,device=/dev/ubdc /dev/ubdb \"$ROOT\"/home",
     ] {
         assert!(script.lines().any(|l| l == line), "{line}\n{script}");
     }
+    let mut hashed = recorded.clone();
+    hashed.fs[0].btrfs.as_mut().unwrap().checksum = "xxhash".into();
+    let script = plan(&hashed, &hashed, &auto()).unwrap().render_script();
+    let line = script.lines().find(|line| line.starts_with("mkfs.btrfs")).unwrap();
+    assert_eq!(line.matches(" --checksum xxhash ").count(), 2, "{line}");
     // On one of its disks it is not to be had, nor when the other stays.
     let mut present = recorded.clone();
     present.disk[1].serial = Some("OTHER".into());
