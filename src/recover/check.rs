@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::devices::Devices;
 use super::fixup::efi::Esp;
 use super::fixup::{Tree, crypttab, efi, fstab, initramfs};
+use crate::layout::Boot;
 use crate::probe::boot::{has_boot_code, has_grub};
 use crate::probe::kernels::kernels;
 use crate::sys::inside;
@@ -140,28 +141,39 @@ pub fn check_loaders(tree: &Tree<'_>) -> Vec<Check> {
         let problem = "the node boots by UEFI, but no EFI system partition is mounted".to_owned();
         checks.push(Check::new("the EFI system partition", Some(problem)));
     }
-    for esp in &esps {
+    checks.extend(check_esps(&esps, boot, &tree.recorded.node.arch));
+    checks
+}
+
+/// Each one that the firmware knows by an entry; the others may be copies for a bad day, or hold the
+/// only loader of the machine.
+fn check_esps(esps: &[Esp], boot: &Boot, arch: &str) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for esp in esps.iter().filter(|esp| esp.has_entries(boot)) {
         let entries = esp.entries(boot);
-        if esp.has_entries(boot) {
-            let problem = "no file is there that a boot entry of the firmware starts".to_owned();
-            let what = format!("loader on {}", esp.dir.display());
-            checks.push(Check::new(what, entries.is_empty().then_some(problem)));
-        }
+        let problem = "no file is there that a boot entry of the firmware starts".to_owned();
+        let what = format!("loader on {}", esp.dir.display());
+        checks.push(Check::new(what, entries.is_empty().then_some(problem)));
         let path = entries.first().map_or("", |entry| entry.path.as_str());
-        checks.push(check_loader(&esp.dir, efi::fallback_path(path, &tree.recorded.node.arch)));
+        checks.push(check_loader(&[esp], efi::fallback_path(path, arch)));
+    }
+    if checks.is_empty() && !esps.is_empty() {
+        let esps: Vec<&Esp> = esps.iter().collect();
+        checks.push(check_loader(&esps, efi::fallback_path("", arch)));
     }
     checks
 }
 
-/// A loader on an EFI system partition.
-fn check_loader(esp: &Path, path: &str) -> Check {
-    let found = efi::file(esp, path).is_some();
+/// A loader on one of these EFI system partitions.
+fn check_loader(esps: &[&Esp], path: &str) -> Check {
+    let found = esps.iter().any(|esp| efi::file(&esp.dir, path).is_some());
     Check::new(format!("loader {path}"), (!found).then(|| "the file is not there".into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::EfiEntry;
     use crate::plan::Answers;
     use crate::plan::testing::raid_node;
     use std::fs;
@@ -273,5 +285,40 @@ mod tests {
         let [check] = &check_boot_sectors(&tree)[..] else { panic!("not one check") };
         assert_eq!(check.what, "boot sector of /dev/nosuch1, /dev/nosuch2");
         assert!(check.problem.as_ref().unwrap().contains("extlinux"), "{check:?}");
+    }
+
+    #[test]
+    fn an_esp_without_entries_needs_no_loader_where_another_one_has_all() {
+        let tmp = tempfile::tempdir().unwrap();
+        let esp = |name: &str, partition: u128, files: &[&str]| {
+            let dir = tmp.path().join(name);
+            for file in files {
+                let file = dir.join(file);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, "").unwrap();
+            }
+            Esp { dir, partitions: [uuid::Uuid::from_u128(partition)].into() }
+        };
+        let (vendor, fallback) = ("EFI/debian/shimx64.efi", "EFI/BOOT/BOOTX64.EFI");
+        let whole = esp("whole", 1, &[vendor, fallback]);
+        let copy = esp("copy", 2, &[vendor]);
+        let entry = |number: u128| EfiEntry {
+            number: 1,
+            label: String::new(),
+            partition: uuid::Uuid::from_u128(number),
+            path: r"\EFI\debian\shimx64.efi".into(),
+            active: true,
+        };
+        let of = |esps: &[&Esp], entries: &[u128]| {
+            let esps: Vec<Esp> = esps.iter().copied().cloned().collect();
+            let efi_entry = entries.iter().copied().map(entry).collect();
+            let boot = Boot { efi_entry, ..Boot::default() };
+            problems(&check_esps(&esps, &boot, "x86_64")).len()
+        };
+        assert_eq!(of(&[&whole, &copy], &[1]), 0, "a copy for a bad day");
+        assert_eq!(of(&[&whole, &copy], &[1, 2]), 1, "the firmware knows both");
+        assert_eq!(of(&[&copy, &whole], &[]), 0, "by the fallback of one");
+        assert_eq!(of(&[&copy], &[]), 1);
+        assert_eq!(of(&[&esp("lost", 3, &[])], &[3]), 2, "neither file");
     }
 }

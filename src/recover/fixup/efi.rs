@@ -24,30 +24,70 @@ pub fn has_variables() -> bool {
     std::fs::read_dir(EFIVARS).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// A recorded boot entry whose file is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub entry: &'a EfiEntry,
+    /// Whether the firmware finds a loader on this entry's partition without any entry.
+    pub has_fallback: bool,
+}
+
 /// Makes every recorded boot entry exist once, in the recorded order, before all others. What is
-/// there already is kept as it is.
-pub fn restore_entries(entries: &[&EfiEntry], devices: &Devices, ui: &Ui) -> Result<()> {
-    let mut first = Vec::new();
-    for entry in entries {
-        if let Some(number) = find(&boot::read().efi_entry, entry) {
-            ui.info(format!("the firmware's entry Boot{number:04X} {:?} is there", entry.label));
-            first.push(number);
-            continue;
-        }
-        create(entry, devices)?;
-        let number = find(&boot::read().efi_entry, entry).with_context(|| {
-            format!("the firmware did not keep the boot entry {:?} for {}", entry.label, entry.path)
-        })?;
-        ui.info(format!("made the firmware's entry Boot{number:04X} {:?}", entry.label));
-        first.push(number);
-    }
+/// there already is kept as it is. A firmware that takes none (its memory is full, or locked) starts
+/// the fallback loader.
+pub fn restore_entries(entries: &[Wanted<'_>], devices: &Devices, ui: &Ui) -> Result<()> {
+    let first = numbers(entries, |entry| find_or_create(entry, devices, ui), ui)?;
     let now = boot::order();
     let wanted = order(&first, &now);
     if wanted != now {
         let list: Vec<_> = wanted.iter().map(|n| format!("{n:04X}")).collect();
-        Cmd::new("efibootmgr").args(["--quiet", "--bootorder", &list.join(",")]).run()?;
+        let set = Cmd::new("efibootmgr").args(["--quiet", "--bootorder", &list.join(",")]).run();
+        if let Err(error) = set {
+            without(entries.iter().all(|wanted| wanted.has_fallback), error, ui)?;
+        }
     }
     Ok(())
+}
+
+/// The numbers of the entries, as far as the firmware has them.
+fn numbers(
+    entries: &[Wanted<'_>],
+    number: impl Fn(&EfiEntry) -> Result<u16>,
+    ui: &Ui,
+) -> Result<Vec<u16>> {
+    let mut numbers = Vec::new();
+    for wanted in entries {
+        match number(wanted.entry) {
+            Ok(number) => numbers.push(number),
+            Err(error) => without(wanted.has_fallback, error, ui)?,
+        }
+    }
+    Ok(numbers)
+}
+
+/// What the firmware did not take is no reason to fail where it can start without.
+fn without(has_fallback: bool, error: anyhow::Error, ui: &Ui) -> Result<()> {
+    if !has_fallback {
+        return Err(error);
+    }
+    ui.warn(format!(
+        "{error:#}: the firmware has to start the loader by its fallback path, on some machines only \
+         when that disk is chosen in its setup"
+    ));
+    Ok(())
+}
+
+fn find_or_create(entry: &EfiEntry, devices: &Devices, ui: &Ui) -> Result<u16> {
+    if let Some(number) = find(&boot::read().efi_entry, entry) {
+        ui.info(format!("the firmware's entry Boot{number:04X} {:?} is there", entry.label));
+        return Ok(number);
+    }
+    create(entry, devices)?;
+    let number = find(&boot::read().efi_entry, entry).with_context(|| {
+        format!("the firmware did not keep the boot entry {:?} for {}", entry.label, entry.path)
+    })?;
+    ui.info(format!("made the firmware's entry Boot{number:04X} {:?}", entry.label));
+    Ok(number)
 }
 
 /// The entry of the firmware that starts the same file on the same partition.
@@ -94,7 +134,7 @@ fn order(first: &[u16], now: &[u16]) -> Vec<u16> {
 pub struct Esp {
     pub dir: PathBuf,
     /// The GUIDs of the partitions that it is on.
-    partitions: BTreeSet<Uuid>,
+    pub partitions: BTreeSet<Uuid>,
 }
 
 impl Esp {
@@ -226,6 +266,20 @@ mod tests {
         assert_eq!(find(&there, &wanted), Some(10));
         let elsewhere = EfiEntry { partition: Uuid::from_u128(2), ..wanted };
         assert_eq!(find(&there, &elsewhere), None);
+    }
+
+    #[test]
+    fn a_firmware_that_takes_no_entry_has_to_find_a_fallback() {
+        let (kept, lost) = (entry(1, r"\EFI\debian\shimx64.efi"), entry(2, r"\EFI\x\x.efi"));
+        let wanted = |has_fallback| [&lost, &kept].map(|entry| Wanted { entry, has_fallback });
+        let number = |entry: &EfiEntry| match entry.number {
+            1 => Ok(7),
+            _ => anyhow::bail!("no space left"),
+        };
+        let ui = Ui::detect(true);
+        assert_eq!(numbers(&wanted(true), number, &ui).unwrap(), [7]);
+        assert!(ui.warnings()[0].starts_with("no space left: the firmware"), "{:?}", ui.warnings());
+        assert!(numbers(&wanted(false), number, &ui).is_err());
     }
 
     #[test]

@@ -330,10 +330,14 @@ fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
             let path = efi::fallback_path(&first.path, &tree.recorded.node.arch);
             changed.push(format!("{path} is a copy of {}", first.path));
         }
-        entries.extend(here);
+        entries.extend(here.into_iter().map(|entry| {
+            let fallback = efi::fallback_path(&entry.path, &tree.recorded.node.arch);
+            efi::Wanted { entry, has_fallback: efi::file(&esp.dir, fallback).is_some() }
+        }));
     }
     // In the order in which the firmware tried them.
-    entries.sort_by_key(|entry| tree.recorded.boot.efi_entry.iter().position(|e| e == *entry));
+    let recorded = &tree.recorded.boot.efi_entry;
+    entries.sort_by_key(|wanted| recorded.iter().position(|entry| entry == wanted.entry));
     if efi::has_variables() {
         return efi::restore_entries(&entries, tree.devices, ui);
     }
