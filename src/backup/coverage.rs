@@ -8,6 +8,7 @@ use super::place::{Place, PlaceKind};
 use crate::archive::exclude_glob;
 use crate::layout::{BytesPath, Firmware, Layout, Unprotected};
 use crate::probe::coverage::has_room_for_grub;
+use crate::probe::kernels::{Kernel, kernels};
 use crate::probe::mounts::MountInfo;
 
 /// The answer for a whole machine.
@@ -250,6 +251,24 @@ pub fn unknown_loader(layout: &Layout, has_grub: bool) -> Option<String> {
     ))
 }
 
+/// What a recovery would only say at its end: it does not know what the boot menu starts.
+pub fn unknown_kernel(root: &Path) -> Option<String> {
+    let (what, hint) = match kernels(root).first() {
+        None => (
+            "no kernel is found in the boot menu or in /boot (unified kernel images are not understood)".to_owned(),
+            "keep the kernel and its initramfs as files in /boot as well, as vmlinuz-VERSION and initramfs-VERSION.img",
+        ),
+        Some(Kernel { kernel: None, entry, .. }) => (
+            format!("the kernel {} of the boot menu is not found", entry.kernel),
+            "make the boot menu anew: update-grub, grub2-mkconfig or kernel-install",
+        ),
+        Some(_) => return None,
+    };
+    Some(format!(
+        "{what}: whether a recovered machine starts could not be told, and the recovery would end as failed\nhint: {hint}"
+    ))
+}
+
 /// What patterns leave nothing of: those of `trees` and of the essential directories.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Emptied {
@@ -457,6 +476,22 @@ mod tests {
         let recorded = |boot: Boot| unknown_loader(&Layout { boot, ..layout.clone() }, false);
         assert_eq!(recorded(Boot { grub_disk: vec![Id::disk("sda")], ..Boot::default() }), None);
         assert_eq!(recorded(Boot { firmware: Firmware::Uefi, ..Boot::default() }), None);
+    }
+
+    #[test]
+    fn a_kernel_that_no_recovery_would_find_is_told() {
+        let tmp = tempfile::tempdir().unwrap();
+        let boot = tmp.path().join("boot");
+        std::fs::create_dir_all(boot.join("efi/EFI/Linux")).unwrap();
+        std::fs::write(boot.join("efi/EFI/Linux/6.9.1.efi"), "").unwrap();
+        let told = || unknown_kernel(tmp.path());
+        assert!(told().unwrap().starts_with("no kernel is found"), "{:?}", told());
+        std::fs::create_dir_all(boot.join("grub")).unwrap();
+        let menu = "menuentry x {\nlinux /vmlinuz-6.1 root=/dev/sda1\n}\n";
+        std::fs::write(boot.join("grub/grub.cfg"), menu).unwrap();
+        assert!(told().unwrap().starts_with("the kernel /vmlinuz-6.1 of"), "{:?}", told());
+        std::fs::write(boot.join("vmlinuz-6.1"), "").unwrap();
+        assert_eq!(told(), None);
     }
 
     #[test]

@@ -266,7 +266,11 @@ impl Job<'_> {
         let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
         let in_fstab =
             |path: &Path| place::missing_mount(path, &fstab, mounts).is_some_and(|at| at == path);
-        self.problems.extend(coverage::unmounted_boot(layout, in_fstab));
+        let unmounted = coverage::unmounted_boot(layout, in_fstab);
+        if unmounted.is_empty() {
+            self.problems.extend(coverage::unknown_kernel(Path::new("/")));
+        }
+        self.problems.extend(unmounted);
         let names = std::fs::read_dir("/boot").into_iter().flatten().flatten();
         let names: Vec<_> = names.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         self.problems.extend(coverage::without_kernels(&names, exclude));
