@@ -11,6 +11,8 @@ pub struct Entry {
     /// As in the configuration: relative to the filesystem that the loader reads.
     pub kernel: String,
     pub initrds: Vec<String>,
+    /// As an entry of the Boot Loader Specification says it.
+    pub version: Option<String>,
     /// The kernel's command line.
     pub args: String,
     /// Filesystems that the loader searches by UUID before it reads the files.
@@ -75,6 +77,7 @@ pub fn parse_bls(text: &str, variables: &dyn Fn(&str) -> Option<String>) -> Opti
         match key {
             "title" => value.clone_into(&mut entry.title),
             "linux" => value.clone_into(&mut entry.kernel),
+            "version" => entry.version = Some(value.to_owned()),
             "initrd" => entry.initrds.extend(
                 value.split_ascii_whitespace().filter(|w| !w.starts_with('$')).map(str::to_owned),
             ),
@@ -219,6 +222,7 @@ mod tests {
         assert_eq!(entry.kernel, "/vmlinuz-4.18.0-80.el8.x86_64");
         assert_eq!(entry.initrds, ["/initramfs-4.18.0-80.el8.x86_64.img"]);
         assert_eq!(entry.root(), Some("/dev/mapper/rhel-root"));
+        assert_eq!(entry.version.as_deref(), Some("4.18.0-80.el8.x86_64"));
         assert!(parse_bls("title none\n", &|_| None).is_none());
         assert!(uses_bls("insmod blscfg\n  blscfg\n"));
     }

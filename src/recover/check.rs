@@ -25,7 +25,7 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(what: impl Into<String>, problem: Option<String>) -> Check {
+    pub fn new(what: impl Into<String>, problem: Option<String>) -> Check {
         Check { what: what.into(), problem }
     }
 }

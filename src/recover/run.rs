@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::check::Check;
 use super::devices::Devices;
 use super::fetch::{self, Backup};
 use super::fixup::{self, Tree};
@@ -388,9 +389,10 @@ impl<'a> Run<'a> {
         let recorded = &backup.layout;
         let mounted = &backup.recorded.mount;
         let tree = Tree { root, recorded, mounted, plan, devices: &devices, passphrase };
-        self.report.changed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
+        let fixed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
+        self.report.changed = fixed.changed;
         self.options.verdict.say("fixed");
-        ui.step("Checking that it boots", || self.check(&tree))?;
+        ui.step("Checking that it boots", || self.check(&tree, fixed.checks))?;
         self.options.verdict.say("checked");
         let kept = self.leave(plan)?;
         self.check_files().context("the system is done and boots")?;
@@ -399,8 +401,8 @@ impl<'a> Run<'a> {
     }
 
     /// Step 8.
-    fn check(&mut self, tree: &Tree<'_>) -> Result<()> {
-        let mut checks = check::check_kernel(tree.root, tree.devices);
+    fn check(&mut self, tree: &Tree<'_>, mut checks: Vec<Check>) -> Result<()> {
+        checks.extend(check::check_kernel(tree.root, tree.devices));
         checks.extend(check::check_fstab(tree.root, tree.devices));
         checks.push(check::check_init(tree.root));
         match tree.recorded.boot.firmware {

@@ -4,8 +4,9 @@
 //! all where a pack is damaged, with the disks left as they are.
 //!
 //! Only firmware and boot loader are missing here: the kernel and its initramfs are files that look
-//! the part, and so does what `grub-install` writes. As on a node that had GRUB in a partition no disk
-//! holds it in its first sector when the backup is made, and all that hold /boot do in the end.
+//! the part, and so does what `grub-install` and `update-initramfs` write. As on a node that had GRUB in
+//! a partition no disk holds it in its first sector when the backup is made, and all that hold /boot do
+//! in the end.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -92,7 +93,9 @@ END
 for file in /sbin/lvm $(ldd /sbin/lvm | grep -o '/[^ ]*'); do cp -L --parents $file /node; done
 cp -L /bin/sh bin/sh
 printf '#!/bin/sh\n[ "$1" = --target=i386-pc ] && printf "\\353\\143GRUB" 1<>"$2"\n' >sbin/grub-install
-chmod 755 sbin/grub-install
+printf '#!/bin/sh\n[ "$*" = "-u -k 6.1.0" ] && echo "070701 built anew" >/boot/initrd.img-6.1.0\n' >sbin/update-initramfs
+chmod 755 sbin/grub-install sbin/update-initramfs
+mkdir -p lib/modules/6.1.0
 head -c 300000 /dev/urandom >/node/boot/vmlinuz-6.1.0
 { printf 070701; head -c 500000 /dev/urandom; } >/node/boot/initrd.img-6.1.0
 cp /bin/true /node/sbin/init
@@ -184,9 +187,9 @@ pub fn as_a_node(mut layout: Layout) -> Layout {
 
 /// Everything about every file that must come back.
 fn files(root: &str) -> Result<String> {
-    let list = "find . -xdev \\( -name lost+found -o -path ./var/log -o -path ./etc/lvm \\) -prune -o \
+    let list = "find . -xdev \\( -name lost+found -o -path ./var/log -o -path ./etc/lvm -o -name 'initrd*' \\) -prune -o \
                 -printf '%p %y %m %U %G %n %T@ %l\\n' | sort; \
-                find . -xdev -type f ! -path './var/*' ! -path './etc/lvm/*' -exec sha256sum {} + | sort -k 2; \
+                find . -xdev -type f ! -path './var/*' ! -path './etc/lvm/*' ! -name 'initrd*' -exec sha256sum {} + | sort -k 2; \
                 test ! -e srv/sparse || du -k srv/sparse";
     let both = format!("cd {root}; {list}; cd boot; {list}");
     Cmd::new("sh").args(["-c", &both]).text()
@@ -343,8 +346,11 @@ fn compare(dir: &Path) -> Result<()> {
     script("mount /dev/vg0/root /node; mount /dev/md0 /node/boot")?;
     let (before, after) = (fs::read_to_string(dir.join("files.txt"))?, files(NODE)?);
     let report = fs::read_dir("/node/var/log/rr")?.count();
+    let initramfs = fs::read("/node/boot/initrd.img-6.1.0")?;
     lists_devices()?;
     script(LEAVE)?;
+    // It would look for LVM's devices by the list as it was.
+    ensure!(initramfs == b"070701 built anew\n", "the initramfs was not built anew");
     for disk in ["/dev/ubdb", "/dev/ubdc"] {
         ensure!(rr::probe::boot::has_grub(disk)?, "GRUB is not on {disk}");
     }

@@ -19,15 +19,22 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 /// With all modules on a slow machine this has taken eight minutes.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
 
+const MODULES: [&str; 2] = ["/lib/modules", "/usr/lib/modules"];
+
+/// Whether the tree has the modules of this kernel.
+pub fn has_modules(root: &Path, version: &str) -> bool {
+    MODULES.iter().any(|dir| inside::names(root, dir).iter().any(|name| name == version))
+}
+
 /// The drivers that an initramfs lacks.
 ///
-/// `initrd` is its path in the tree; None for the answer where the tree has no program that can
-/// list it.
+/// `initrd` is its path in the tree; of a kernel whose `version` is not known, what is built into any
+/// counts. None for the answer where the tree has no program that can list it.
 pub fn lacking(
     chroot: &Chroot,
     root: &Path,
     initrd: &Path,
-    version: &str,
+    version: Option<&str>,
     drivers: &BTreeSet<String>,
 ) -> Result<Option<BTreeSet<String>>> {
     let Some(program) = inside::program(root, &["lsinitramfs", "lsinitrd"]) else {
@@ -38,9 +45,12 @@ pub fn lacking(
         bail!("{} can't be read: it is damaged", initrd.display());
     }
     let mut has = modules(&output.text());
-    for dir in ["/lib/modules", "/usr/lib/modules"] {
-        let builtin = Path::new(dir).join(version).join("modules.builtin");
-        has.extend(modules(&inside::read(root, builtin).unwrap_or_default()));
+    for dir in MODULES {
+        let all = inside::names(root, dir);
+        for version in all.iter().filter(|name| version.is_none_or(|version| version == *name)) {
+            let builtin = Path::new(dir).join(version).join("modules.builtin");
+            has.extend(modules(&inside::read(root, builtin).unwrap_or_default()));
+        }
     }
     Ok(Some(drivers.difference(&has).cloned().collect()))
 }

@@ -21,12 +21,14 @@ pub mod lvm;
 pub mod nics;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use efi::Esp;
 
+use super::check::Check;
 use super::chroot::Chroot;
 use super::devices::Devices;
 use super::sysfs::Sysfs;
@@ -102,9 +104,19 @@ impl Tree<'_> {
     }
 }
 
-/// Makes the tree bootable. Returns what was changed in it, in words.
-pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
-    let mut changed = Vec::new();
+/// What became of the tree.
+#[derive(Debug, Default)]
+pub struct Fixed {
+    /// In words.
+    pub changed: Vec<String>,
+    /// What could not be done and has to be for a boot.
+    pub checks: Vec<Check>,
+}
+
+/// Makes the tree bootable.
+pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Fixed> {
+    let mut fixed = Fixed::default();
+    let changed = &mut fixed.changed;
     make_directories(tree.root)?;
     let mut changes = identity::changes(tree.plan, tree.recorded);
     changes.extend(links::changes(tree.root, tree.plan, tree.recorded));
@@ -114,7 +126,7 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
     }
     changed.extend(unwaited(tree)?);
     changed.extend(crypttab::enroll(tree)?);
-    relabel(tree.root, &mut changed)?;
+    relabel(tree.root, changed)?;
     let chroot = Chroot::enter(tree.root)?;
     // What is built next may ask LVM.
     if let Some((file, said)) = lvm::renew(tree, &chroot)? {
@@ -122,20 +134,20 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Vec<String>> {
         rewritten.push(file);
     }
     if tree.recorded.boot.firmware == Firmware::Bios {
-        install_grub(tree, &chroot, &mut changed, ui)?;
+        install_grub(tree, &chroot, changed, ui)?;
     }
-    fix_initramfs(tree, &chroot, &rewritten, &mut changed, ui)?;
+    fix_initramfs(tree, &chroot, &rewritten, &mut fixed, ui)?;
     chroot.close()?;
     if tree.recorded.boot.firmware == Firmware::Uefi {
-        fix_efi(tree, &mut changed, ui)?;
+        fix_efi(tree, &mut fixed.changed, ui)?;
     }
     if let Some(gone) = nics::told(tree.root, &tree.recorded.net, &nics::here()) {
         ui.warn(gone);
     }
-    for line in &changed {
+    for line in &fixed.changed {
         ui.info(line);
     }
-    Ok(changed)
+    Ok(fixed)
 }
 
 /// What does not come back need not be here either: a disk that holds nothing but backups, one that the
@@ -215,7 +227,7 @@ fn fix_initramfs(
     tree: &Tree<'_>,
     chroot: &Chroot,
     rewritten: &[PathBuf],
-    changed: &mut Vec<String>,
+    fixed: &mut Fixed,
     ui: &Ui,
 ) -> Result<()> {
     let sysfs = Sysfs::default();
@@ -224,40 +236,53 @@ fn fix_initramfs(
         drivers.extend(sysfs.drivers(disk)?);
     }
     let found = kernels(tree.root);
+    let is_named = identity::in_initramfs(rewritten);
+    let lacking =
+        |initrd: &Path, version| initramfs::lacking(chroot, tree.root, initrd, version, &drivers);
+    fixed.checks.extend(check_unknown(tree.root, &found, is_named, |initrd| lacking(initrd, None)));
     let mut own = with_modules(tree.root, &found).into_iter();
     let Some((initrd, version)) = own.next() else {
         // Whether that is a machine that boots is for the check to say.
         return Ok(());
     };
-    let lacking = initramfs::lacking(chroot, tree.root, initrd, version, &drivers)?;
-    let reason = match &lacking {
-        _ if identity::in_initramfs(rewritten) => "it holds names that changed".to_owned(),
+    let reason = match &lacking(initrd, Some(version))? {
+        _ if is_named => NAMES_CHANGED.to_owned(),
         None => {
             ui.info("the node has no program that lists its initramfs: it stays as it is");
             return Ok(());
         }
         Some(lacking) if lacking.is_empty() => return Ok(()),
-        Some(lacking) => {
-            let names: Vec<_> = lacking.iter().map(String::as_str).collect();
-            format!("it lacks {}", names.join(", "))
-        }
+        Some(lacking) => lacks(lacking),
     };
     let rebuild = |(initrd, version): (&Path, &str)| {
+        let before = stamp(tree.root, initrd);
         ui.step(&format!("Building the initramfs of {version} anew: {reason}"), || {
             initramfs::rebuild(chroot, tree.root, initrd, version, &drivers)
         })?;
+        ensure!(
+            stamp(tree.root, initrd) != before,
+            "building the initramfs of {version} went through, but {} is as it was",
+            initrd.display()
+        );
         anyhow::Ok(format!("the initramfs of {version} was built anew: {reason}"))
     };
-    changed.push(rebuild((initrd, version))?);
+    match rebuild((initrd, version)) {
+        Ok(said) => fixed.changed.push(said),
+        Err(error) => {
+            let what = format!("initramfs {}", initrd.display());
+            fixed.checks.push(Check::new(what, Some(format!("{reason}: {error:#}"))));
+            return Ok(());
+        }
+    }
     let mut done = BTreeSet::from([version]);
     for (initrd, version) in own.filter(|(_, version)| done.insert(*version)) {
         // The machine boots without it.
         match rebuild((initrd, version)) {
-            Ok(said) => changed.push(said),
+            Ok(said) => fixed.changed.push(said),
             Err(error) => ui.warn(format!("{version} may not boot here: {error:#}")),
         }
     }
-    let left = initramfs::lacking(chroot, tree.root, initrd, version, &drivers)?;
+    let left = lacking(initrd, Some(version))?;
     if let Some(left) = left.filter(|left| !left.is_empty()) {
         let names: Vec<_> = left.into_iter().collect();
         anyhow::bail!("the new initramfs of {version} still lacks {}", names.join(", "));
@@ -265,21 +290,67 @@ fn fix_initramfs(
     Ok(())
 }
 
+const NAMES_CHANGED: &str = "it holds names that changed";
+
+fn lacks(drivers: &BTreeSet<String>) -> String {
+    let names: Vec<_> = drivers.iter().map(String::as_str).collect();
+    format!("it lacks {}", names.join(", "))
+}
+
+/// What tells that a file was written anew.
+fn stamp(root: &Path, file: &Path) -> Option<(u64, u64, SystemTime)> {
+    let meta = inside::find(root, file)?.metadata().ok()?;
+    Some((meta.ino(), meta.len(), meta.modified().ok()?))
+}
+
+/// The initramfs that is started by default, where it should be built anew and can't be: nothing tells
+/// which modules are its kernel's.
+fn check_unknown(
+    root: &Path,
+    kernels: &[Kernel],
+    is_named: bool,
+    lacking: impl Fn(&Path) -> Result<Option<BTreeSet<String>>>,
+) -> Option<Check> {
+    let kernel = kernels.first().filter(|kernel| version(root, kernel).is_none())?;
+    let initrd = initrd(kernel)?;
+    let reason = if is_named {
+        NAMES_CHANGED.to_owned()
+    } else {
+        // Whether it is damaged is for the check to say.
+        let found = lacking(initrd).ok().flatten()?;
+        if found.is_empty() {
+            return None;
+        }
+        lacks(&found)
+    };
+    let problem = format!(
+        "{reason}, and can't be built anew: the tree has no modules of the kernel {}",
+        kernel.entry.kernel
+    );
+    Some(Check::new(format!("initramfs {}", initrd.display()), Some(problem)))
+}
+
 /// The kernels whose initramfs can be built. Red Hat's rescue entry (`0-rescue-MACHINE`) has no modules
 /// of its own, and stays as it is.
 fn with_modules<'a>(root: &Path, kernels: &'a [Kernel]) -> Vec<(&'a Path, &'a str)> {
-    let has_modules = |version: &str| {
-        let dirs = ["/lib/modules", "/usr/lib/modules"].map(|dir| Path::new(dir).join(version));
-        dirs.iter().any(|dir| inside::find(root, dir).is_some())
-    };
-    kernels.iter().filter_map(parts).filter(|(_, version)| has_modules(version)).collect()
+    kernels.iter().filter_map(|kernel| Some((initrd(kernel)?, version(root, kernel)?))).collect()
 }
 
-/// The initramfs of a kernel that is there, and the kernel's version.
-fn parts(kernel: &Kernel) -> Option<(&Path, &str)> {
+/// The initramfs of a kernel that is there.
+fn initrd(kernel: &Kernel) -> Option<&Path> {
     // Early ones hold microcode; the last holds the system.
-    let initrd = kernel.initrds.last()?.1.as_deref()?;
-    Some((initrd, kernels::version(&kernel.entry.kernel)?))
+    kernel.initrds.last()?.1.as_deref()
+}
+
+/// The version of a kernel whose modules are there: by its name, by its entry, or by its directory, as
+/// systemd-boot has it (`/MACHINE/6.1.0-28-amd64/linux`).
+fn version<'a>(root: &Path, kernel: &'a Kernel) -> Option<&'a str> {
+    let Kernel { entry, .. } = kernel;
+    let dir = entry.kernel.rsplit('/').nth(1);
+    [kernels::version(&entry.kernel), entry.version.as_deref(), dir]
+        .into_iter()
+        .flatten()
+        .find(|version| initramfs::has_modules(root, version))
 }
 
 fn install_grub(
@@ -408,5 +479,74 @@ mod tests {
         assert_eq!(found.len(), 2);
         let versions: Vec<_> = with_modules(root, &found).into_iter().map(|(_, v)| v).collect();
         assert_eq!(versions, ["5.14.0-503.el9.x86_64"]);
+    }
+
+    /// As kernel-install lays it out for systemd-boot, and as openSUSE's sdbootutil does.
+    fn systemd_boot(root: &Path) -> Vec<Kernel> {
+        let loader = root.join("boot/efi/loader/entries");
+        fs::create_dir_all(&loader).unwrap();
+        for (name, dir, kernel, version) in [
+            ("b", "4f1c/6.1.0-28-amd64", "linux", "6.1.0-28-amd64"),
+            ("a", "opensuse-tumbleweed/6.9.1-1-default", "linux-5f0d1e0c77aa", "5@6.9.1-1-default"),
+        ] {
+            let files = root.join("boot/efi").join(dir);
+            fs::create_dir_all(&files).unwrap();
+            fs::write(files.join(kernel), "kernel").unwrap();
+            fs::write(files.join("initrd"), "070701").unwrap();
+            let text = format!("version {version}\nlinux /{dir}/{kernel}\ninitrd /{dir}/initrd\n");
+            fs::write(loader.join(format!("{name}.conf")), text).unwrap();
+        }
+        kernels(root)
+    }
+
+    #[test]
+    fn systemd_boots_entries_say_the_versions_of_their_kernels() {
+        let tmp = tempfile::tempdir().unwrap();
+        let found = systemd_boot(tmp.path());
+        for version in ["6.1.0-28-amd64", "6.9.1-1-default"] {
+            fs::create_dir_all(tmp.path().join("usr/lib/modules").join(version)).unwrap();
+        }
+        let initrd = |dir: &str| Path::new("/boot/efi").join(dir).join("initrd");
+        assert_eq!(
+            with_modules(tmp.path(), &found),
+            [
+                (&*initrd("4f1c/6.1.0-28-amd64"), "6.1.0-28-amd64"),
+                (&*initrd("opensuse-tumbleweed/6.9.1-1-default"), "6.9.1-1-default")
+            ]
+        );
+        // The entry alone says it.
+        let mut entry = found[0].clone();
+        entry.entry.kernel = "/linux".into();
+        assert_eq!(with_modules(tmp.path(), &[entry])[0].1, "6.1.0-28-amd64");
+    }
+
+    #[test]
+    fn an_initramfs_of_an_unknown_kernel_that_has_to_be_built_anew_is_told() {
+        let tmp = tempfile::tempdir().unwrap();
+        let found = systemd_boot(tmp.path());
+        let told = |is_named, lacking: Option<&[&str]>| {
+            let lacking = lacking.map(|names| names.iter().map(|&n| n.to_owned()).collect());
+            let check = check_unknown(tmp.path(), &found, is_named, |_| Ok(lacking.clone()))?;
+            assert_eq!(check.what, "initramfs /boot/efi/4f1c/6.1.0-28-amd64/initrd");
+            check.problem
+        };
+        assert_eq!(told(false, None), None);
+        assert_eq!(told(false, Some(&[])), None);
+        assert!(told(false, Some(&["nvme", "ahci"])).unwrap().starts_with("it lacks ahci, nvme"));
+        assert!(told(true, Some(&[])).unwrap().starts_with(NAMES_CHANGED));
+        fs::create_dir_all(tmp.path().join("lib/modules/6.1.0-28-amd64")).unwrap();
+        assert_eq!(told(true, Some(&["nvme"])), None, "it can be built");
+    }
+
+    #[test]
+    fn a_file_that_was_written_anew_is_told_from_one_that_was_not() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (root, initrd) = (tmp.path(), Path::new("/initrd"));
+        fs::write(root.join("initrd"), "old").unwrap();
+        let before = stamp(root, initrd);
+        assert!(before.is_some() && stamp(root, initrd) == before);
+        fs::write(root.join("new"), "new").unwrap();
+        fs::rename(root.join("new"), root.join("initrd")).unwrap();
+        assert_ne!(stamp(root, initrd), before);
     }
 }
