@@ -106,11 +106,11 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     } else {
         coverage::of_trees(&include, &mounts)
     };
-    job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, |path| path.is_dir());
     let mut unwanted = options.exclude.clone();
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
     job.tell_emptied(emptied.trees);
+    job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, |path| path.is_dir());
     if let Some(own) = local::own_dir()
         && let Some((pattern, gap)) = coverage::of_own_image(&own, &job.coverage.trees, &include)
     {
@@ -513,6 +513,7 @@ mod tests {
             problems: Vec::new(),
             used_bytes: None,
             free_bytes: None,
+            mount_points: Vec::new(),
         };
         let exclude = ["/mnt/usb/*", "/srv/*"].map(str::to_owned);
         job.tell_emptied(coverage::emptied(&job.coverage.trees, &exclude).trees);

@@ -280,8 +280,9 @@ mod tests {
         let plan = crate::plan::plan(&recorded, &recorded, &Answers::default()).unwrap();
         let devices = Devices::default();
         let root = Path::new("/none");
-        let tree =
-            Tree { root, recorded: &recorded, plan: &plan, devices: &devices, passphrase: None };
+        let (devices, recorded, plan) = (&devices, &recorded, &plan);
+        let mounted = &recorded.mount;
+        let tree = Tree { root, recorded, mounted, plan, devices, passphrase: None };
         let [check] = &check_boot_sectors(&tree)[..] else { panic!("not one check") };
         assert_eq!(check.what, "boot sector of /dev/nosuch1, /dev/nosuch2");
         assert!(check.problem.as_ref().unwrap().contains("extlinux"), "{check:?}");

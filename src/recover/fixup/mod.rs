@@ -453,7 +453,8 @@ mod tests {
         let devices = Devices::default();
         let root = Path::new("/none");
         let start = |recorded: &Layout| {
-            let tree = Tree { root, recorded, plan: &plan, devices: &devices, passphrase: None };
+            let (plan, devices, mounted) = (&plan, &devices, &recorded.mount);
+            let tree = Tree { root, recorded, mounted, plan, devices, passphrase: None };
             assert_eq!(tree.start_disks(), tree.grub_disks());
             tree.start_disks().join(" ")
         };
