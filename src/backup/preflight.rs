@@ -110,7 +110,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
     job.tell_emptied(emptied.trees);
-    job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, |path| path.is_dir());
+    job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, Path::is_dir);
     if let Some(own) = local::own_dir()
         && let Some((pattern, gap)) = coverage::of_own_image(&own, &job.coverage.trees, &include)
     {

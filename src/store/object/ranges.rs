@@ -6,6 +6,9 @@ use std::io::{self, Read};
 use super::client::{Failed, Reply};
 use super::{ObjectStore, StoreError};
 
+/// How many bytes were taken, and what broke that off, if not their end.
+type Taken = (u64, Option<io::Error>);
+
 /// No more memory is taken on a server's word.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -96,7 +99,7 @@ impl ObjectStore {
         &self,
         name: &str,
         (offset, len): (u64, u64),
-        take: &mut dyn FnMut(&mut dyn Read, u64) -> (u64, Option<io::Error>),
+        take: &mut dyn FnMut(&mut dyn Read, u64) -> Taken,
     ) -> Result<(), StoreError> {
         let end = offset.checked_add(len).filter(|end| *end > offset);
         let Some(end) = end else {
@@ -182,8 +185,8 @@ impl ObjectStore {
     }
 }
 
-/// Reads until `bytes` is full. Tells how much there was, and what broke it off, if not its end.
-fn fill(from: &mut dyn Read, bytes: &mut [u8]) -> (u64, Option<io::Error>) {
+/// Reads until `bytes` is full.
+fn fill(from: &mut dyn Read, bytes: &mut [u8]) -> Taken {
     let mut got = 0;
     while got < bytes.len() {
         match from.read(&mut bytes[got..]) {
