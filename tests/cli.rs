@@ -301,7 +301,7 @@ fn a_layout_that_cannot_be_made_is_edited_and_planned() {
     let recover = ["mountonly", "--dry-run", "--no-verify"];
     let said = run(&recover);
     assert!(said.contains("the recorded layout mounts nothing at /"), "{said}");
-    assert!(said.contains("rr layout save --gen latest FILE"), "{said}");
+    assert!(said.contains("rr layout save --gen GENERATION FILE"), "{said}");
     assert!(said.contains("rr recover --layout FILE"), "{said}");
 
     let file = dir.path().join("edited.toml");

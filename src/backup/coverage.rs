@@ -245,7 +245,7 @@ pub fn unknown_loader(layout: &Layout, has_grub: bool) -> Option<String> {
     }
     let names: Vec<String> = disks.iter().map(|disk| disk.dev()).collect();
     Some(format!(
-        "GRUB is not in the first sector of {}, and what starts this machine instead (extlinux, LILO, a boot loader in a partition) is in no backup: a machine that is recovered from it does not start\nhint: grub-install {}, which needs a gap before the first partition, or on GPT a BIOS boot partition",
+        "GRUB is not in the first sector of {}, and what starts this machine instead (extlinux, LILO, a boot loader in a partition, another disk, the network) is in no backup: a recovery would end as failed, unless that starts it again\nhint: grub-install {}, which needs a gap before the first partition, or on GPT a BIOS boot partition",
         names.join(", "),
         names.join("; grub-install ")
     ))

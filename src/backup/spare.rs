@@ -5,9 +5,9 @@
 //! comes back, that can't be, and is said.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::layout::{BytesPath, Fs, Id, Layout, Unprotected};
+use crate::layout::{BytesPath, Fs, Id, Layout, Mount, Unprotected};
 use crate::plan::leave;
 
 /// Made anew and empty, they are as good as before.
@@ -55,7 +55,10 @@ pub fn mark(layout: &mut Layout, emptied: Vec<Unprotected>) -> Marked {
         if let Some(fs) = mounted.map(|mount| &mount.fs).or_else(inner) {
             let disks = names_of(layout, fs);
             if spared.contains(fs) {
-                tree.why = format!("{}: a recovery leaves it alone, on {disks}", tree.why);
+                tree.why = format!(
+                    "{}: a recovery leaves it alone, on {disks}, and makes it nowhere else",
+                    tree.why
+                );
                 marked.left.push(tree.what.clone());
             } else if emptied_fs.contains(fs) {
                 tree.why = format!(
@@ -89,12 +92,18 @@ fn devices_on(layout: &Layout, spared: &BTreeSet<Id>) -> Vec<String> {
 fn is_without_files(layout: &Layout, fs: &Fs, is_emptied: impl Fn(&Path) -> bool) -> bool {
     let scratch =
         |path: &BytesPath| SCRATCH.iter().any(|scratch| path.as_path() == Path::new(scratch));
-    let mut mounts = layout.mount.iter().filter(|mount| mount.fs == fs.id).peekable();
+    let mounts: Vec<&Mount> = layout.mount.iter().filter(|mount| mount.fs == fs.id).collect();
+    let root =
+        |mount: &Mount| mount.root.as_ref().map_or(PathBuf::from("/"), |r| r.as_path().into());
+    // Of places that show the same only one is a tree.
+    let is_covered = |mount: &&Mount| {
+        let mut over = mounts.iter().filter(|other| root(mount).starts_with(root(other)));
+        over.any(|other| is_emptied(other.path.as_path()))
+    };
     let mut places = layout.subvolume_places(fs).into_iter().filter_map(|(_, place)| place);
-    mounts.peek().is_some()
-        && mounts.clone().all(|m| !m.target && leave::can_be_missed(m) && !scratch(&m.path))
-        // Only one of the places that show the same is a tree.
-        && mounts.any(|m| is_emptied(m.path.as_path()))
+    !mounts.is_empty()
+        && mounts.iter().all(|m| !m.target && leave::can_be_missed(m) && !scratch(&m.path))
+        && mounts.iter().all(is_covered)
         && places.all(|place| is_emptied(&place))
 }
 
@@ -155,7 +164,10 @@ mod tests {
         let layout = testing::layout();
         let (left, notes) = marked(&layout, &["/mnt/usb"]);
         assert_eq!(left, ["/mnt/usb"]);
-        assert_eq!(notes[0].why, "exclude: a recovery leaves it alone, on sdb");
+        assert_eq!(
+            notes[0].why,
+            "exclude: a recovery leaves it alone, on sdb, and makes it nowhere else"
+        );
         // What was said of that disk is true no more.
         let mut told = layout.clone();
         for what in ["/dev/sda2 (ext4)", "/dev/sdb1 (ext4)"] {

@@ -59,11 +59,11 @@ pub use map::DiskMatch;
 pub use step::{MountFs, Step};
 
 /// How a layout is corrected that can't be made again as it was recorded.
-pub(crate) const EDIT: &str = "edit the layout (rr layout save --gen latest FILE), and have it made: rr recover --layout FILE";
+pub(crate) const EDIT: &str = "edit the layout (rr layout save --gen GENERATION FILE), and have it made: rr recover --layout FILE";
 
 /// What no machine can have been recorded as.
 const DAMAGED: &str = "the layout is damaged: use another generation (--gen), or edit this one's: rr \
-                       layout save --gen latest FILE, then rr recover --layout FILE";
+                       layout save --gen GENERATION FILE, then rr recover --layout FILE";
 
 /// What the admin, or the kernel command line, said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -31,7 +31,8 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         let on_it = |m: &&Mount| recorded.disks_below(&m.fs).contains(&disk.id);
         let mounts = recorded.mount.iter().filter(on_it).map(|m| m.path.to_string());
         notes.push(format!(
-            "{} is left alone: the files of {} on it are not in the backup.",
+            "{} is left alone: the files of {} on it are not in the backup. Where that disk is gone, \
+             they do NOT come back, nor do their filesystems.",
             disk.name,
             mounts.collect::<Vec<_>>().join(", ")
         ));
@@ -91,10 +92,25 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     let erased = erased.filter(|u| comes(&u.what));
     notes.extend(erased.map(|u| format!("{} is {}.", u.what, u.why)));
     check_root(recorded, &layout, problems);
+    check_needed(recorded, &layout, problems);
     drop_unknown_filesystems(recorded, &mut layout, &mut notes, problems);
     check_outside_sections(&layout, &mut notes, problems);
     check_kinds(&layout, problems);
     Scope { layout, notes }
+}
+
+/// Without these a machine does not start as it did, and what they are on does not come back.
+fn check_needed(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) {
+    let comes = |mount: &Mount| scope.mount.iter().any(|other| other.path == mount.path);
+    let is_root = |mount: &Mount| mount.path.as_path() == Path::new("/");
+    for mount in recorded.mount.iter().filter(|m| !leave::can_be_missed(m) && !is_root(m)) {
+        if !comes(mount) {
+            problems.push(Problem::new(
+                format!("what {} is on does not come back, and the system needs it", mount.path),
+                EDIT,
+            ));
+        }
+    }
 }
 
 /// A snapshot shows what another volume was; nothing archives it. A thin one that is mounted is a

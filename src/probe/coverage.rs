@@ -1,7 +1,7 @@
 //! What of the machine is in use, and what would not come back.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Machine, describe};
 use crate::layout::{
@@ -54,7 +54,8 @@ pub fn complete(
     notes.extend(unsupported_volumes(layout));
     notes.extend(passing(layout, machine));
     notes.extend(unused_with_data(layout, machine));
-    notes.extend(unknown(layout, &notes));
+    let scrambled = below_swap(machine);
+    notes.extend(unknown(layout, &notes).into_iter().filter(|n| !scrambled.contains(&n.what)));
     layout.unprotected.extend(notes);
     let mut seen = BTreeSet::new();
     layout.unprotected.retain(|u| seen.insert((u.what.clone(), u.why.clone())));
@@ -147,6 +148,15 @@ fn unknown(layout: &Layout, notes: &[Unprotected]) -> Vec<Unprotected> {
         .filter(|id| used(id) && !taken.contains(id) && !filesystems.contains(id))
         .filter_map(note)
         .collect()
+}
+
+/// What swap space stands on that has another key at each start: there is nothing to be known of it.
+fn below_swap(machine: &Machine) -> Vec<String> {
+    let swaps = machine.swaps.iter().filter(|swap| !swap.file);
+    let swaps: Vec<PathBuf> = swaps.filter_map(|swap| swap.path.canonicalize().ok()).collect();
+    let is_swap = |holder: &String| swaps.contains(&Path::new("/dev").join(holder));
+    let below = machine.devices.iter().filter(|device| device.holders.iter().any(is_swap));
+    below.map(super::block::Device::dev).collect()
 }
 
 /// Whether a mount is of a disk that somebody plugged in, and has in no line of fstab(5): it need not be

@@ -81,7 +81,7 @@ pub fn read() -> Result<Vec<MountInfo>> {
     visible_mounts()
 }
 
-/// Where fstab(5) has something mounted when the system starts.
+/// Where fstab(5) has something mounted when the system starts, or when somebody looks there.
 pub fn of_fstab(text: &[u8]) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
@@ -92,7 +92,9 @@ pub fn of_fstab(text: &[u8]) -> Vec<PathBuf> {
             continue;
         };
         let mut options = options.unwrap_or_default().split(|byte| *byte == b',');
-        if !spec.starts_with(b"#") && options.all(|option| option != b"noauto") {
+        let on_demand = options.clone().any(|option| option == b"x-systemd.automount");
+        let at_start = options.all(|option| option != b"noauto");
+        if !spec.starts_with(b"#") && (at_start || on_demand) {
             let path = OsString::from_vec(unescape_octal(path));
             paths.push(PathBuf::from(path).components().collect());
         }
@@ -107,7 +109,8 @@ mod tests {
     #[test]
     fn what_is_mounted_at_the_start_is_in_fstab() {
         let fstab = b"# /mnt/x\nUUID=1 / ext4\nLABEL=d\t/mnt/a\\040b/  ext4 noatime 0 2\n\
-                      /dev/sr0 /media/cdrom udf user,noauto 0 0\n\n";
-        assert_eq!(of_fstab(fstab), ["/", "/mnt/a b"].map(PathBuf::from));
+                      /dev/sr0 /media/cdrom udf user,noauto 0 0\n\n\
+                      LABEL=e /mnt/e ext4 noauto,x-systemd.automount\n";
+        assert_eq!(of_fstab(fstab), ["/", "/mnt/a b", "/mnt/e"].map(PathBuf::from));
     }
 }

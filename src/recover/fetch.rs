@@ -66,7 +66,7 @@ fn edited(layout: Layout, recorded: &Layout) -> Result<Layout> {
     let (of, node) = (&layout.node.hostname, &recorded.node.hostname);
     ensure!(
         of == node,
-        "it is of {of}, the generation is of {node}\nhint: edit that of the generation: rr layout save --gen latest FILE"
+        "it is of {of}, the generation is of {node}\nhint: edit that of the generation: rr layout save --gen GENERATION FILE"
     );
     Ok(layout)
 }

@@ -33,7 +33,7 @@ use super::chroot::Chroot;
 use super::devices::Devices;
 use super::sysfs::Sysfs;
 use crate::layout::{Firmware, Id, Layout, Mount};
-use crate::plan::Plan;
+use crate::plan::{Plan, leave};
 use crate::probe::boot;
 use crate::probe::kernels::{self, Kernel, kernels};
 use crate::sys::inside;
@@ -162,30 +162,54 @@ fn unwaited(tree: &Tree<'_>) -> Result<Option<String>> {
         tree.devices.resolve(spec).is_some()
             || (!spec.starts_with("/dev/") && inside::find(tree.root, spec).is_some())
     };
-    let Some(text) = without_waiting(&text, tree.mounted, &tree.plan.layout.mount, is_here) else {
+    let planned = &tree.plan.layout.mount;
+    let Some((text, hanging)) = without_waiting(&text, tree.mounted, planned, is_here) else {
         return Ok(None);
     };
     std::fs::write(&file, text).with_context(|| format!("rewriting {}", file.display()))?;
-    Ok(Some(format!("{FSTAB} no longer waits for what does not come back and is not here")))
+    let hanging = match hanging.as_slice() {
+        [] => String::new(),
+        paths => format!(
+            "; {} will not be mounted until the lines of these are gone, as systemd mounts nothing \
+             that hangs on what is missing",
+            paths.join(", ")
+        ),
+    };
+    let what = "no longer waits for what does not come back and is not here";
+    Ok(Some(format!("{FSTAB} {what}{hanging}")))
 }
 
-/// fstab(5) for a machine on which some of the recorded mounts are not made. What they are of may be
-/// here all the same, as `is_here` says.
+/// fstab(5) for a machine on which some of the recorded mounts are not made, and what comes back and
+/// still is not mounted: it lies below one of them, or is bound from there. What they are of may be
+/// here all the same, as `is_here` says. Where a machine needs it, its absence is for the checks.
 fn without_waiting(
     fstab: &str,
     recorded: &[Mount],
     planned: &[Mount],
     is_here: impl Fn(&str) -> bool,
-) -> Option<String> {
+) -> Option<(String, Vec<String>)> {
     let is_left = |path: &Path| {
-        let at = |mounts: &[Mount]| mounts.iter().any(|mount| mount.path.as_path() == path);
-        at(recorded) && !at(planned)
+        let at = |mount: &&Mount| mount.path.as_path() == path;
+        recorded.iter().find(at).is_some_and(leave::can_be_missed)
+            && !planned.iter().any(|m| at(&m))
     };
-    fstab::with_nofail(fstab, |entry| {
+    let is_gone = |entry: &fstab::Entry| {
         // What is bound to a place is of a directory.
         let is_local = entry.on_a_device() || entry.spec.starts_with('/');
         is_local && is_left(Path::new(&entry.file)) && !is_here(&entry.spec)
-    })
+    };
+    let entries = fstab::parse(fstab);
+    let gone: Vec<&str> =
+        entries.iter().filter(|e| is_gone(e)).map(|entry| entry.file.as_str()).collect();
+    // systemd.mount(5): a mount requires those that its place and its source are below.
+    let hangs = |entry: &fstab::Entry| {
+        let below = |path: &str| gone.iter().any(|at| Path::new(path).starts_with(at));
+        !gone.contains(&entry.file.as_str()) && (below(&entry.file) || below(&entry.spec))
+    };
+    let hanging = entries.iter().filter(|entry| entry.needed_at_boot() && hangs(entry));
+    let hanging = hanging.map(|entry| entry.file.clone()).collect();
+    let text = fstab::with_nofail(fstab, |entry| is_gone(entry) || hangs(entry))?;
+    Some((text, hanging))
 }
 
 fn make_directories(root: &Path) -> Result<()> {
@@ -428,22 +452,29 @@ mod tests {
 
     #[test]
     fn what_does_not_come_back_is_not_waited_for() {
-        let recorded = crate::plan::testing::raid_node();
-        let mut planned = recorded.clone();
-        planned.mount.retain(|mount| mount.path.as_path() != Path::new("/boot"));
-        let fstab = "UUID=1 / ext4 defaults\nUUID=2 /boot ext4 defaults\nUUID=3 /backup ext4 ro\n\
-                     /boot/x /srv none bind\n";
+        let mut recorded = crate::plan::testing::raid_node();
+        let root = recorded.mount[0].fs.clone();
+        for path in ["/srv", "/srv/db", "/var", "/export"] {
+            recorded.mount.push(crate::plan::testing::mount(path, &root));
+        }
+        let is_left =
+            |mount: &Mount| ["/srv", "/var", "/export"].map(Into::into).contains(&mount.path);
+        let planned: Vec<Mount> = recorded.mount.iter().filter(|m| !is_left(m)).cloned().collect();
+        let fstab = "UUID=1 / ext4 defaults\nUUID=2 /srv ext4 defaults\nUUID=3 /backup ext4 ro\n\
+                     UUID=4 /srv/db xfs noatime\nUUID=5 /var ext4 defaults\n\
+                     /srv/x /export none bind\n/srv /mnt/srv none bind\n";
         let waits = |here: &[&str]| {
-            without_waiting(fstab, &recorded.mount, &planned.mount, |spec| here.contains(&spec))
+            without_waiting(fstab, &recorded.mount, &planned, |s| here.contains(&s))
         };
-        let mended = fstab.replace("/boot ext4 defaults", "/boot ext4 defaults,nofail");
-        assert_eq!(waits(&[]).unwrap(), mended);
-        assert_eq!(waits(&["UUID=2"]), None);
-        // Of a mount that goes with it only a directory is named.
-        let mut bound = recorded.clone();
-        bound.mount.push(crate::plan::testing::mount("/srv", &recorded.mount[0].fs));
-        let new = without_waiting(fstab, &bound.mount, &planned.mount, |_| false).unwrap();
-        assert!(new.ends_with("/boot/x /srv none bind,nofail\n"), "{new}");
+        // What systemd would not mount either, and stop for, is not waited for any more than the rest.
+        let mended = fstab
+            .replace("/srv ext4 defaults", "/srv ext4 defaults,nofail")
+            .replace("noatime", "noatime,nofail")
+            .replace("none bind", "none bind,nofail");
+        let hanging = ["/srv/db", "/mnt/srv"].map(str::to_owned).to_vec();
+        assert_eq!(waits(&["/srv"]), Some((mended, hanging)));
+        // A place below it may be there. And without /var it is no system.
+        assert_eq!(waits(&["UUID=2", "/srv/x"]), None);
     }
 
     #[test]
