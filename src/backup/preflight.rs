@@ -111,6 +111,10 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
     job.tell_emptied(emptied.trees);
     job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, Path::is_dir);
+    if let Some(layout) = &job.layout {
+        // Others come and go, as containers do.
+        job.mount_points.retain(|tree| layout.mount.iter().any(|m| m.path.as_path() == tree));
+    }
     if let Some(own) = local::own_dir()
         && let Some((pattern, gap)) = coverage::of_own_image(&own, &job.coverage.trees, &include)
     {

@@ -23,7 +23,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, fsync, linkat, unlinkat};
 
 use super::name::{Tag, is_name, is_part_of_name};
 use super::room::{self, MAKE_ROOM};
-use super::{Access, Object, Pieces, Store, StoreError};
+use super::{Access, Object, PIECE_BYTES, Pieces, Store, StoreError};
 use crate::sys::direct::DirectWriter;
 use crate::sys::fs;
 use crate::sys::sync::lock;
@@ -213,6 +213,41 @@ impl DirStore {
         Ok((file, meta.len()))
     }
 
+    /// An object that has `len` bytes from `offset`.
+    fn open_range(&self, name: &str, offset: u64, len: u64) -> Result<File, StoreError> {
+        let (file, size) = self.open_object(name)?;
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            let detail = format!(
+                "{name} is cut off: {len} bytes from {offset} were asked for, it has {size} bytes"
+            );
+            return Err(StoreError::Other { store: self.label.clone(), detail });
+        }
+        Ok(file)
+    }
+
+    /// Replaces what is in `room` by `len` bytes from `offset`.
+    fn fill(
+        &self,
+        name: &str,
+        file: &File,
+        offset: u64,
+        len: usize,
+        room: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        room.clear();
+        while room.len() < len {
+            let (left, at) = (len - room.len(), offset + room.len() as u64);
+            match fs::append_at(file.as_fd(), room, left, at) {
+                Ok(0) => {
+                    return Err(self.fail_io("reading", name, &ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(self.fail_io("reading", name, &error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Calls `found` with the open directory, its name with a slash at the end, and a file in it,
     /// for each regular file below `dirs`. Directories that no object can be in are passed by.
     fn walk(
@@ -249,8 +284,9 @@ impl Store for DirStore {
 
     fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
         self.leave_room(name, pieces.size_bytes())?;
+        let is_big = pieces.size_bytes() >= room::SMALL_BYTES;
         self.store(name, true, &mut |file| {
-            let _alone = lock(&self.writing);
+            let _alone = is_big.then(|| lock(&self.writing));
             let mut file = DirectWriter::new(file, pieces.size_bytes());
             pieces.iter().try_for_each(|piece| file.write_all(piece))?;
             file.finish()
@@ -286,25 +322,27 @@ impl Store for DirStore {
         len: usize,
         mut room: Vec<u8>,
     ) -> Result<Vec<u8>, StoreError> {
-        let (file, size) = self.open_object(name)?;
-        if offset.checked_add(len as u64).is_none_or(|end| end > size) {
-            let detail = format!(
-                "{name} is cut off: {len} bytes from {offset} were asked for, it has {size} bytes"
-            );
-            return Err(StoreError::Other { store: self.label.clone(), detail });
-        }
-        room.clear();
-        while room.len() < len {
-            let (left, at) = (len - room.len(), offset + room.len() as u64);
-            match fs::append_at(file.as_fd(), &mut room, left, at) {
-                Ok(0) => {
-                    return Err(self.fail_io("reading", name, &ErrorKind::UnexpectedEof.into()));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(self.fail_io("reading", name, &error)),
-            }
-        }
+        let file = self.open_range(name, offset, len as u64)?;
+        self.fill(name, &file, offset, len, &mut room)?;
         Ok(room)
+    }
+
+    fn read_range(
+        &self,
+        name: &str,
+        offset: u64,
+        len: u64,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        let file = self.open_range(name, offset, len)?;
+        let (mut at, end, mut room) = (offset, offset + len, Vec::new());
+        while at < end {
+            let part = usize::try_from(end - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            self.fill(name, &file, at, part, &mut room)?;
+            each(&room);
+            at += part as u64;
+        }
+        Ok(())
     }
 
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {

@@ -77,6 +77,8 @@ pub enum StoreError {
 
 /// What was read is hashed while it still is in a core's own cache.
 const PIECE_BYTES: usize = 256 << 10;
+/// What is asked for at once where each answer is waited for.
+const ASKED_BYTES: usize = 4 << 20;
 
 /// Named objects of one node at one target. Names are relative, made of `[A-Za-z0-9._-]` parts.
 pub trait Store: Send + Sync + std::fmt::Debug {
@@ -107,7 +109,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         self.get_range_into(name, offset, len, Vec::new())
     }
-    /// As [`Store::get_range_into`], of any length: they are given to `each`, piece by piece.
+    /// As [`Store::get_range_into`], of any length: they are given to `each` in small pieces.
     fn read_range(
         &self,
         name: &str,
@@ -117,11 +119,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ) -> Result<(), StoreError> {
         let (mut at, mut left, mut room) = (offset, len, Vec::new());
         while left > 0 {
-            let part = left.min(PIECE_BYTES as u64);
-            room =
-                self.get_range_into(name, at, usize::try_from(part).unwrap_or(PIECE_BYTES), room)?;
-            each(&room);
-            (at, left) = (at + part, left - part);
+            let part = usize::try_from(left).unwrap_or(ASKED_BYTES).min(ASKED_BYTES);
+            room = self.get_range_into(name, at, part, room)?;
+            room.chunks(PIECE_BYTES).for_each(&mut *each);
+            (at, left) = (at + part as u64, left - part as u64);
         }
         Ok(())
     }

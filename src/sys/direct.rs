@@ -56,7 +56,9 @@ impl<'a> DirectWriter<'a> {
         if self.is_direct && rest.len() == ROOM_BYTES {
             match self.file.write(rest) {
                 Ok(written) => rest = &rest[written..],
+                // All of it goes the other way then.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }

@@ -28,7 +28,9 @@ pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 /// How long a switch may take to forward on a port that came up (spanning tree takes 30 s).
 pub const LINK_TIMEOUT: Duration = Duration::from_secs(45);
 const DHCP_TIMEOUT: Duration = Duration::from_secs(45);
-/// Routers answer at once when they are asked, once the switch lets the question through.
+/// Routers answer at once when they are asked...
+const ROUTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// ... once the switch lets the question through.
 const SLAAC_TIMEOUT: Duration = Duration::from_secs(45);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const CLASS_NET: &str = "/sys/class/net";
@@ -135,13 +137,24 @@ pub fn on(net: &Net, present: &[Present], hints: Hints<'_>, say: Say<'_>) -> Res
 /// Waits for the target: a switch may send nothing on at first, and whoever asks next does not wait.
 /// Where it does not answer by what was recorded, the gateways that DHCP gave are taken.
 fn reaches(plan: &Plan, hints: Hints<'_>, linked: Instant, say: Say<'_>) -> bool {
-    hints.reach_target(linked) || (take_gateways_of_dhcp(plan, say) && hints.reach_target(linked))
+    if hints.reach_target(linked) {
+        return true;
+    }
+    let taken = take_gateways_of_dhcp(plan, say);
+    if !taken.is_empty() && hints.reach_target(linked) {
+        return true;
+    }
+    for route in taken {
+        if let Err(error) = add_route(route, false) {
+            log::info!("{error:#}");
+        }
+    }
+    false
 }
 
-/// Takes the recorded default routes away where DHCP gave one for the same interface. Gives whether
-/// there was any.
-fn take_gateways_of_dhcp(plan: &Plan, say: Say<'_>) -> bool {
-    let mut taken = false;
+/// Takes the recorded default routes away where DHCP gave one for the same interface, and gives them.
+fn take_gateways_of_dhcp<'p>(plan: &'p Plan, say: Say<'_>) -> Vec<&'p Route> {
+    let mut taken = Vec::new();
     for route in plan.routes.iter().filter(|route| route.is_default_ipv4()) {
         let by_dhcp = has_gateway_of_dhcp(&route.nic).unwrap_or_else(|error| {
             log::info!("{error:#}");
@@ -152,7 +165,7 @@ fn take_gateways_of_dhcp(plan: &Plan, say: Say<'_>) -> bool {
                 "the target does not answer: {} takes the gateway that DHCP gave",
                 route.nic
             ));
-            taken = true;
+            taken.push(route);
         }
     }
     taken
@@ -389,7 +402,9 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
     wait_for_link(name)?;
     // A network without routers of IPv6 may have a DHCP server all the same.
     let leased = if setup.dhcp { lease(name, setup.is_last_gateway, say) } else { Ok(()) };
-    let routed = if setup.slaac { wait_for_router(name, say) } else { Ok(()) };
+    // Who got a lease is past a switch that is still silent.
+    let patience = if setup.dhcp && leased.is_ok() { ROUTER_TIMEOUT } else { SLAAC_TIMEOUT };
+    let routed = if setup.slaac { wait_for_router(name, patience, say) } else { Ok(()) };
     leased.and(routed)
 }
 
@@ -418,9 +433,9 @@ fn dhcp_metric(name: &str, is_last: bool) -> Result<u32> {
 }
 
 /// Waits until the kernel has an address from a router's advertisement.
-fn wait_for_router(name: &str, say: Say<'_>) -> Result<()> {
+fn wait_for_router(name: &str, patience: Duration, say: Say<'_>) -> Result<()> {
     let started = Instant::now();
-    while started.elapsed() < SLAAC_TIMEOUT {
+    while started.elapsed() < patience {
         let text = Cmd::new("ip")
             .args(["-6", "-brief", "address", "show", "dev", name, "scope", "global", "dynamic"])
             .args(["-tentative"])
@@ -431,7 +446,7 @@ fn wait_for_router(name: &str, say: Say<'_>) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    bail!("no IPv6 router answered on {name} within {} s", SLAAC_TIMEOUT.as_secs())
+    bail!("no IPv6 router answered on {name} within {} s", patience.as_secs())
 }
 
 /// Those of these interfaces that have a link, though nobody has brought them up yet.
