@@ -33,7 +33,7 @@ pub mod place;
 mod preflight;
 pub mod report;
 mod snapshot;
-mod spare;
+pub mod spare;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -41,7 +41,7 @@ pub fn main(dir: &Path) -> ExitCode {
 fn run(dir: &Path) -> Result<()> {
     let name = fs::read_to_string(dir.join("case"))?;
     let phase = fs::read_to_string(dir.join("phase"))?;
-    if name == recover::NAME || name == recover::ENCRYPTED {
+    if [recover::NAME, recover::ENCRYPTED, recover::BESIDE_DATA].contains(&name.as_str()) {
         return recover::run(dir, &name, &phase);
     }
     if name == snapshot::NAME {

@@ -204,6 +204,21 @@ pub fn run_encrypted_recovery() -> Result<()> {
     boot(&tree, dir, &new, "encrypted")
 }
 
+/// Recovers beside a disk that is to stay as it is, and beside a blank one in its place.
+pub fn run_recovery_beside_data() -> Result<()> {
+    let tree = tree()?;
+    let work = tempfile::Builder::new().prefix("rr-uml-").tempdir()?;
+    let dir = work.path();
+    prepare(dir, recover::BESIDE_DATA)?;
+    let all = [recover::DISKS_MIB, &[recover::DATA_MIB]].concat();
+    let mut old = disks(dir, "old", &all)?;
+    boot(&tree, dir, &old, "back up")?;
+    let mut new = disks(dir, "new", recover::DISKS_MIB)?;
+    new.extend(old.pop());
+    boot(&tree, dir, &new, "beside data")?;
+    boot(&tree, dir, &disks(dir, "newer", &all)?, "without data")
+}
+
 /// Backs up from snapshots of logical volumes.
 pub fn run_snapshots() -> Result<()> {
     let tree = tree()?;

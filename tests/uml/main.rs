@@ -58,6 +58,9 @@ fn main() -> ExitCode {
     trials.push(Trial::test(format!("uml_{}", recover::ENCRYPTED), || {
         lab::run_encrypted_recovery().map_err(|error| Failed::from(format!("{error:#}")))
     }));
+    trials.push(Trial::test(format!("uml_{}", recover::BESIDE_DATA), || {
+        lab::run_recovery_beside_data().map_err(|error| Failed::from(format!("{error:#}")))
+    }));
     trials.push(Trial::test(format!("uml_{}", snapshot::NAME), || {
         lab::run_snapshots().map_err(|error| Failed::from(format!("{error:#}")))
     }));

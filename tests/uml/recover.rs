@@ -1,7 +1,8 @@
 //! A whole recovery in user-mode Linux: a small node on LVM on a mirror is backed up into a
 //! directory, and comes back on two blank disks; once more over the finished disks; once more from an
 //! ISO that holds the backup, step by step, as an admin does with `layoutonly` and its like; and not at
-//! all where a pack is damaged, with the disks left as they are.
+//! all where a pack is damaged, with the disks left as they are. Beside a disk with data that is not in
+//! the backup it comes back without touching that, and without it where that disk is gone.
 //!
 //! Only firmware and boot loader are missing here: the kernel and its initramfs are files that look
 //! the part, and so does what `grub-install` and `update-initramfs` write. As on a node that had GRUB in
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use rr::archive::{self, CreateOptions};
 use rr::backup::headers::{self, Header};
+use rr::backup::spare;
 use rr::config::{Config, TargetOptions, TargetUrl};
-use rr::layout::{BytesPath, Layout, schema};
+use rr::layout::{BytesPath, Layout, Unprotected, schema};
 use rr::probe;
 use rr::recover::{self, Failure, Options, Outcome, Phase};
 use rr::rescue::RescueInfo;
@@ -31,7 +33,10 @@ use crate::iso;
 pub const NAME: &str = "recover_md1_lvm";
 /// The same with LUKS between the mirror and LVM.
 pub const ENCRYPTED: &str = "recover_md1_luks_lvm";
+/// The same beside a disk with what is in no backup.
+pub const BESIDE_DATA: &str = "recover_beside_data";
 pub const DISKS_MIB: &[u64] = &[300, 300];
+pub const DATA_MIB: u64 = 64;
 
 const NODE: &str = "/node";
 const PASSPHRASE: &str = "open sesame, please";
@@ -105,12 +110,21 @@ chmod 4755 /node/srv/2; chown 1234:5678 /node/srv/3; touch -d 2001-02-03 /node/s
 truncate -s 50M /node/srv/sparse
 cd /
 "#;
-const LEAVE: &str = "umount /node/boot /node; swapoff -a; mdadm --wait-clean --scan || true";
+const ADD_DATA: &str = r"
+mke2fs -q -t ext4 -L data /dev/ubdd
+mkdir /node/data
+mount /dev/ubdd /node/data
+echo kept >/node/data/file
+echo 'LABEL=data /data ext4 defaults 0 2' >>/node/etc/fstab
+";
+const LEAVE: &str = "umount -q /node/data || true; umount /node/boot /node; swapoff -a; mdadm --wait-clean --scan || true";
 
 /// One phase, inside the machine.
 pub fn run(dir: &Path, name: &str, phase: &str) -> Result<()> {
     match phase {
-        "back up" => back_up(dir, name == ENCRYPTED),
+        "back up" => back_up(dir, name),
+        "beside data" => beside_data(dir),
+        "without data" => without_data(dir),
         "encrypted" => encrypted(dir),
         "damaged" => refuse(dir),
         "step by step" => step_by_step(dir),
@@ -126,11 +140,20 @@ fn target(dir: &Path) -> TargetUrl {
     TargetUrl::File { dir: dir.join("backups") }
 }
 
-fn back_up(dir: &Path, encrypted: bool) -> Result<()> {
+fn back_up(dir: &Path, name: &str) -> Result<()> {
+    let encrypted = name == ENCRYPTED;
     let kind = if encrypted { "encrypted" } else { "plain" };
     Cmd::new("sh").args(["-eu", "-c", BUILD, kind, PASSPHRASE]).run()?;
     let ui = Ui::detect(false);
-    let layout = as_a_node(probe::read(&ui)?);
+    if name == BESIDE_DATA {
+        script(ADD_DATA)?;
+    }
+    let mut layout = as_a_node(probe::read(&ui)?);
+    if name == BESIDE_DATA {
+        let why = "exclude /data/*".to_owned();
+        let marked = spare::mark(&mut layout, vec![Unprotected { what: "/data".into(), why }]);
+        ensure!(marked.left == ["/data"], "{marked:?}");
+    }
     fs::create_dir(dir.join("backups"))?;
     let store = store::open(&target(dir), "node001", Access::Write, &TargetOptions::default())?;
     let generation = catalog::new_generation(store.as_ref())?;
@@ -273,6 +296,33 @@ fn twice(dir: &Path, config: &Config) -> Result<()> {
     let results = fs::read_dir(dir.join("backups/node001/recoveries"))?.count();
     ensure!(results == 2, "{results} results are at the target");
     Ok(())
+}
+
+/// The disk with the data is here: it stays as it is, and the system mounts it again.
+fn beside_data(dir: &Path) -> Result<()> {
+    let fstab = recovered_fstab(dir)?;
+    ensure!(fstab.contains("LABEL=data /data ext4 defaults 0 2"), "{fstab}");
+    script("mount /dev/ubdd /mnt; grep -qx kept /mnt/file; umount /mnt")
+}
+
+/// Another disk is in its place, which is none of the plan's.
+fn without_data(dir: &Path) -> Result<()> {
+    let fstab = recovered_fstab(dir)?;
+    ensure!(fstab.contains("LABEL=data /data ext4 defaults,nofail 0 2"), "{fstab}");
+    ensure!(fs::read("/dev/ubdd")?.iter().all(|byte| *byte == 0), "/dev/ubdd was written to");
+    Ok(())
+}
+
+fn recovered_fstab(dir: &Path) -> Result<String> {
+    let outcome = recover::recover(&Config::default(), None, &options(dir), &Ui::detect(false));
+    let outcome = outcome.map_err(|failure| failure.error)?;
+    ensure!(matches!(outcome, Outcome::Recovered(_)), "{outcome:?}");
+    let said = String::from_utf8_lossy(&rr::ui::log::text()).into_owned();
+    ensure!(said.contains("ubdd is left alone: the files of /data"), "{said}");
+    script("mount /dev/vg0/root /node; mount /dev/md0 /node/boot")?;
+    let fstab = fs::read_to_string("/node/etc/fstab")?;
+    script(LEAVE)?;
+    Ok(fstab)
 }
 
 /// What an image knows whose ISO holds the backup.
