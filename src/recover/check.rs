@@ -117,7 +117,8 @@ pub fn check_boot_sectors(tree: &Tree<'_>) -> Vec<Check> {
 fn check_boot_code(disks: &[String]) -> Check {
     let found = disks.iter().any(|disk| has_boot_code(disk).unwrap_or(false));
     let problem = "there is no code that the BIOS could start: what started the node (extlinux, LILO, \
-                   a boot loader in a partition, another disk, the network) is in no backup, and GRUB could not be installed";
+                   a boot loader in a partition, another disk, the network) is in no backup, and GRUB \
+                   could not be installed";
     let what = format!("boot sector of {}", disks.join(", "));
     Check::new(what, (!found).then(|| problem.to_owned()))
 }
