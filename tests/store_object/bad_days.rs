@@ -1,6 +1,7 @@
 //! What goes wrong between rr and a server, and what comes of it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rr::config::{Login, TargetOptions};
 use rr::store::{Access, Store, StoreError};
@@ -82,8 +83,15 @@ fn ranges_come_by_one_connection() {
         let at = part << 18;
         assert!(store.get_range("packs/a", at as u64, 1 << 18).unwrap() == pack[at..][..1 << 18]);
     }
-    let log = std::fs::read_to_string(dir.path().join("access.log")).unwrap();
-    let ranges: Vec<_> = log.lines().filter(|line| line.ends_with(" GET 206")).collect();
+    let read = || std::fs::read_to_string(dir.path().join("access.log")).unwrap();
+    let is_range = |line: &&str| line.ends_with(" GET 206");
+    // nginx logs a request when it has been answered.
+    let end = Instant::now() + Duration::from_secs(10);
+    while read().lines().filter(is_range).count() < 16 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let log = read();
+    let ranges: Vec<_> = log.lines().filter(is_range).collect();
     assert_eq!(ranges.len(), 16, "{log}");
     assert!(ranges.iter().all(|line| *line == ranges[0]), "{log}");
 }
