@@ -39,12 +39,10 @@ struct Machine {
 
 impl Machine {
     fn here() -> Machine {
-        let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        let id = Some(id.trim()).filter(|id| id.len() == 32);
         Machine {
             version: VERSION,
             host: node::read().hostname,
-            machine: id.map(|id| {
+            machine: node::machine_id().map(|id| {
                 let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
                 hasher.update(id.as_bytes()).finalize().to_hex()[..32].to_owned()
             }),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
-use crate::layout::{BytesPath, Id, Layout};
+use crate::layout::{BytesPath, Disk, Id, Layout, Unprotected};
 use crate::probe::mounts::MountInfo;
 use crate::rescue::TargetDevice;
 use crate::store::usb;
@@ -156,12 +156,12 @@ impl Place {
         // That nothing backs up the disk of the backup is no news.
         let uuid = self.target_device.as_ref().map(|device| &device.fs_uuid);
         let target = layout.fs.iter().find(|fs| Some(&fs.uuid) == uuid);
-        let disks = target.map(|fs| layout.disks_below(&fs.id)).unwrap_or_default();
-        let disks = layout.disk.iter().filter(|disk| disks.contains(&disk.id));
-        let disks: Vec<String> = disks.map(crate::layout::Disk::dev).collect();
-        let about = |what: &str| what.split([' ', ',']).any(|word| disks.iter().any(|d| d == word));
+        let disks = target.map(|fs| layout.disks_on(&fs.id)).unwrap_or_default();
+        let disks: Vec<String> = disks.into_iter().map(Disk::dev).collect();
         let mount = BytesPath(self.mount.clone()).to_string();
-        layout.unprotected.retain(|note| !about(&note.what) && note.what != mount);
+        let is_news =
+            |note: &Unprotected| note.what != mount && !disks.iter().any(|disk| note.is_of(disk));
+        layout.unprotected.retain(is_news);
     }
 
     /// What an admin has to know about it.

@@ -5,7 +5,7 @@
 //! comes back, that can't be, and is said.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::layout::{BytesPath, Fs, Id, Layout, Mount, Unprotected};
 use crate::plan::leave;
@@ -27,7 +27,7 @@ pub struct Marked {
 impl Marked {
     /// Whether a note speaks of what is left alone.
     pub fn is_moot(&self, note: &Unprotected) -> bool {
-        note.what.split([' ', ',']).any(|word| self.devices.iter().any(|device| device == word))
+        self.devices.iter().any(|device| note.is_of(device))
     }
 }
 
@@ -93,11 +93,9 @@ fn is_without_files(layout: &Layout, fs: &Fs, is_emptied: impl Fn(&Path) -> bool
     let scratch =
         |path: &BytesPath| SCRATCH.iter().any(|scratch| path.as_path() == Path::new(scratch));
     let mounts: Vec<&Mount> = layout.mount.iter().filter(|mount| mount.fs == fs.id).collect();
-    let root =
-        |mount: &Mount| mount.root.as_ref().map_or(PathBuf::from("/"), |r| r.as_path().into());
     // Of places that show the same only one is a tree.
     let is_covered = |mount: &&Mount| {
-        let mut over = mounts.iter().filter(|other| root(mount).starts_with(root(other)));
+        let mut over = mounts.iter().filter(|other| mount.shows().starts_with(other.shows()));
         over.any(|other| is_emptied(other.path.as_path()))
     };
     let mut places = layout.subvolume_places(fs).into_iter().filter_map(|(_, place)| place);
@@ -134,9 +132,8 @@ fn alone(layout: &Layout, emptied: &BTreeSet<Id>) -> BTreeSet<Id> {
 }
 
 fn names_of(layout: &Layout, fs: &Id) -> String {
-    let below = layout.disks_below(fs);
-    let disks = layout.disk.iter().filter(|disk| below.contains(&disk.id));
-    disks.map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(", ")
+    let disks = layout.disks_on(fs);
+    disks.into_iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

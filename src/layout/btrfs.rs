@@ -79,7 +79,7 @@ impl Fs {
 
 /// What of the filesystem a mount shows, without a slash at its start.
 fn mounted(mount: &Mount) -> &Path {
-    let root = mount.root.as_ref().map_or(Path::new("/"), BytesPath::as_path);
+    let root = mount.shows();
     root.strip_prefix("/").unwrap_or(root)
 }
 

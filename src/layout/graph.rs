@@ -67,18 +67,22 @@ impl Layout {
         disks
     }
 
+    /// As [`Layout::disks_below`], the disks themselves.
+    pub fn disks_on(&self, id: &Id) -> Vec<&Disk> {
+        let below = self.disks_below(id);
+        self.disk.iter().filter(|disk| below.contains(&disk.id)).collect()
+    }
+
+    /// The disks of what is mounted at `path`.
+    pub fn disks_of(&self, path: &str) -> Vec<&Disk> {
+        let mount = self.mount.iter().find(|mount| mount.path.as_path() == Path::new(path));
+        mount.map(|mount| self.disks_on(&mount.fs)).unwrap_or_default()
+    }
+
     /// The disks that hold `/boot`, where that is in a filesystem of its own or in that of `/`.
     pub fn boot_disks(&self) -> Vec<&Disk> {
-        let disks_of = |path: &str| -> Vec<&Disk> {
-            let Some(mount) = self.mount.iter().find(|m| m.path.as_path() == Path::new(path))
-            else {
-                return Vec::new();
-            };
-            let below = self.disks_below(&mount.fs);
-            self.disk.iter().filter(|disk| below.contains(&disk.id)).collect()
-        };
-        let boot = disks_of("/boot");
-        if boot.is_empty() { disks_of("/") } else { boot }
+        let boot = self.disks_of("/boot");
+        if boot.is_empty() { self.disks_of("/") } else { boot }
     }
 
     /// The node of a device, `/dev/...`, by the names that this layout has.

@@ -151,4 +151,9 @@ pub struct Unprotected {
 impl Unprotected {
     /// What a reason begins with where nobody else has the files: a plan says it once more.
     pub const ERASED: &str = "erased by a recovery and NOT in the backup";
+
+    /// Whether it is of this device: `/dev/sda1 (ext4)`.
+    pub fn is_of(&self, device: &str) -> bool {
+        self.what.split([' ', ',']).any(|word| word == device)
+    }
 }

@@ -26,6 +26,13 @@ pub struct Mount {
     pub target: bool,
 }
 
+impl Mount {
+    /// What of the filesystem is mounted, from its top.
+    pub fn shows(&self) -> &Path {
+        self.root.as_ref().map_or(Path::new("/"), BytesPath::as_path)
+    }
+}
+
 /// A path of any bytes. In text, what is not UTF-8, and the backslash, stand as `\xNN`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BytesPath(pub PathBuf);

@@ -190,9 +190,7 @@ fn tables(layout: &Layout, todo: &mut Vec<Todo>) {
 
 /// An array's sectors are as large as the largest of its members'.
 fn md_sector_bytes(layout: &Layout, md: &Md) -> u32 {
-    let below = layout.disks_below(&md.id);
-    let on = layout.disk.iter().filter(|d| below.contains(&d.id));
-    on.map(|d| d.sector_bytes).max().unwrap_or(512)
+    layout.disks_on(&md.id).into_iter().map(|d| d.sector_bytes).max().unwrap_or(512)
 }
 
 fn arrays(layout: &Layout, todo: &mut Vec<Todo>) {

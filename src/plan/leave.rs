@@ -2,6 +2,9 @@
 //! with a member missing, if they work so, and data filesystems that were on them do not come back.
 //! What a system does not start without is a problem, named.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

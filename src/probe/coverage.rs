@@ -130,14 +130,10 @@ fn unknown(layout: &Layout, notes: &[Unprotected]) -> Vec<Unprotected> {
     let volumes = layout.lv.iter().filter(|lv| lv.kind != "thin-pool").map(|lv| &lv.id);
     let open = layout.luks.iter().filter(|luks| !luks.name.is_empty()).map(|luks| &luks.id);
     let devices = parts.map(|part| &part.id).chain(layout.md.iter().map(|md| &md.id));
-    let used = |id: &Id| {
-        let below = layout.disks_below(id);
-        layout.disk.iter().any(|disk| !disk.unused && below.contains(&disk.id))
-    };
+    let used = |id: &Id| layout.disks_on(id).iter().any(|disk| !disk.unused);
     let note = |id: &Id| {
         let what = layout.dev(id)?;
-        let names_it = |note: &Unprotected| note.what.split([' ', ',']).any(|word| word == what);
-        let told = notes.iter().chain(&layout.unprotected).any(names_it);
+        let told = notes.iter().chain(&layout.unprotected).any(|note| note.is_of(&what));
         let why = "rr knows nothing of what is on it: that is NOT in the backup, and a recovery makes it \
                    anew and empty";
         (!told).then(|| Unprotected { what, why: why.to_owned() })
@@ -167,19 +163,16 @@ fn is_passing(layout: &Layout, machine: &Machine, mount: &Mount) -> bool {
         disk.removable || path.split('-').any(|part| part.starts_with("usb"))
     };
     let path = mount.path.as_path();
-    let below = layout.disks_below(&mount.fs);
-    !below.is_empty()
+    let disks = layout.disks_on(&mount.fs);
+    !disks.is_empty()
         && PLUGGED.iter().any(|dir| path.starts_with(dir))
         && machine.fstab.iter().all(|own| own != path)
-        && layout.disk.iter().filter(|disk| below.contains(&disk.id)).all(comes_and_goes)
+        && disks.into_iter().all(comes_and_goes)
 }
 
 /// What is mounted of disks that come and go, and that nothing else uses.
 fn passing(layout: &Layout, machine: &Machine) -> Vec<Unprotected> {
-    let idle = |mount: &Mount| {
-        let below = layout.disks_below(&mount.fs);
-        layout.disk.iter().find(|disk| disk.unused && below.contains(&disk.id))
-    };
+    let idle = |mount: &Mount| layout.disks_on(&mount.fs).into_iter().find(|disk| disk.unused);
     let mounts = layout.mount.iter().filter(|mount| is_passing(layout, machine, mount));
     let note = |mount: &Mount| {
         let disk = describe(idle(mount)?);

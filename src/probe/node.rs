@@ -29,6 +29,13 @@ pub fn read() -> Node {
     }
 }
 
+/// What tells this installed system from others, see machine-id(5); None where it has none. It is not for
+/// others to know.
+pub fn machine_id() -> Option<String> {
+    let id = read_to_string("/etc/machine-id").unwrap_or_default();
+    Some(id.trim().to_owned()).filter(|id| id.len() == 32)
+}
+
 /// What the firmware says which machine this is.
 pub fn product_uuid() -> Option<Uuid> {
     parse_uuid(&read_to_string("/sys/class/dmi/id/product_uuid").unwrap_or_default())

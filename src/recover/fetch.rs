@@ -95,28 +95,15 @@ pub fn fetch(store: Box<dyn Store>, generation: Option<&str>, ui: &Ui) -> Result
 mod tests {
     use super::*;
     use crate::plan::testing::raid_node;
-    use crate::store::{self, Access, catalog::MANIFEST_VERSION};
+    use crate::store::catalog::tests::example;
+    use crate::store::{self, Access};
 
     #[test]
     fn a_refused_layout_is_put_where_it_can_be_edited_and_stays_as_it_was_edited() {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("file://{}", dir.path().display()).parse().unwrap();
         let store = store::open(&url, "node001", Access::Write, &Default::default()).unwrap();
-        let manifest = Manifest {
-            version: MANIFEST_VERSION,
-            generation: "G1".to_owned(),
-            node: "node001".to_owned(),
-            rr: "test".to_owned(),
-            started: String::new(),
-            finished: String::new(),
-            parent: None,
-            file: Vec::new(),
-            pack: Vec::new(),
-            archive: store::manifest::ArchiveStats::default(),
-            tree: Vec::new(),
-            unprotected: Vec::new(),
-            warning: Vec::new(),
-        };
+        let manifest = example("G1");
         let (layout, recorded) = (raid_node(), raid_node());
         let backup = Backup { store, manifest, layout, recorded };
         let file = dir.path().join("run/layout-G1.toml");

@@ -327,7 +327,7 @@ fn put_recorded(store: &dyn Store, record: &FileRecord, bytes: Vec<u8>) -> Resul
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::store::test_store;
 

@@ -173,9 +173,7 @@ impl Fills {
 
 /// What this machine's snapshots are marked with.
 fn tag() -> String {
-    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let id = Some(id.trim().to_owned()).filter(|id| !id.is_empty());
-    tag_of(&id.unwrap_or_else(|| node::read().hostname))
+    tag_of(&node::machine_id().unwrap_or_else(|| node::read().hostname))
 }
 
 fn tag_of(machine: &str) -> String {

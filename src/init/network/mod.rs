@@ -1,16 +1,17 @@
 //! The rescue system's network: as the node had it, on the interfaces that are here now.
 //!
 //! * [`plan`](mod@plan) which interface is which, and the calls of ip(8) that set it up
-//! * [`reach`] whether the target answers
+//! * [`links`] waiting for links, [`reach`] whether the target answers
 //!
 //! Where nothing fits, or nothing was recorded, every interface with a link asks a DHCP server.
 
+mod links;
 pub mod plan;
 pub mod reach;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,8 +19,9 @@ use anyhow::{Context, Result, bail};
 use super::cmdline::Given;
 use super::dhcp;
 use crate::layout::{Net, Route};
-use crate::probe::block;
 use crate::sys::run::Cmd;
+use crate::sys::sync::lock;
+use links::{wait_for_link, with_links};
 use plan::{Assume, Open, Plan, Present, Setup};
 
 /// Where it is told what happens: the console, or only the log.
@@ -256,7 +258,7 @@ fn undo(plan: &Plan) {
         ip(&["link", "set", "dev", name, "mtu", "1500"]);
     }
     // Name servers of a network that is not ours are asked first, and do not answer.
-    let _alone = RESOLVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&RESOLVERS);
     if let Err(error) = std::fs::write(RESOLV_CONF, "") {
         log::info!("emptying {RESOLV_CONF}: {error}");
     }
@@ -449,65 +451,6 @@ fn wait_for_router(name: &str, patience: Duration, say: Say<'_>) -> Result<()> {
     bail!("no IPv6 router answered on {name} within {} s", patience.as_secs())
 }
 
-/// Those of these interfaces that have a link, though nobody has brought them up yet.
-fn with_links(names: &[String]) -> Vec<&String> {
-    for name in names {
-        if let Err(error) = Cmd::new("ip").args(link_up(name)).run() {
-            log::info!("{error:#}");
-        }
-    }
-    std::thread::scope(|scope| {
-        let waiting: Vec<_> =
-            names.iter().map(|name| (name, scope.spawn(|| wait_for_link(name)))).collect();
-        let linked = waiting
-            .into_iter()
-            .filter_map(|(name, thread)| matches!(thread.join(), Ok(Ok(()))).then_some(name));
-        linked.collect()
-    })
-}
-
-fn wait_for_link(name: &str) -> Result<()> {
-    let started = Instant::now();
-    let dir = Path::new(CLASS_NET);
-    while started.elapsed() < LINK_TIMEOUT {
-        if has_link(dir, name) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-        // Interfaces without a cable must not hold up those that have one.
-        if started.elapsed() > Duration::from_secs(10) && only_others_have_links(dir, name) {
-            break;
-        }
-    }
-    bail!("{name} has no link after {} s", started.elapsed().as_secs())
-}
-
-fn has_link(class_net: &Path, name: &str) -> bool {
-    let path = class_net.join(name).join("carrier");
-    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
-}
-
-/// Whether hardware has a link, and none of it is what this interface is or rests on. A bridge that
-/// its ports have a link for waits for spanning tree.
-fn only_others_have_links(class_net: &Path, name: &str) -> bool {
-    let mut own = vec![name.to_owned()];
-    let mut at = 0;
-    while let Some(upper) = own.get(at) {
-        let names = block::names_in(&class_net.join(upper));
-        let lower = names.iter().filter_map(|name| name.strip_prefix("lower_"));
-        let lower: Vec<String> =
-            lower.filter(|name| !own.iter().any(|o| o == name)).map(str::to_owned).collect();
-        own.extend(lower);
-        at += 1;
-    }
-    let physical = |name: &String| class_net.join(name).join("device").exists();
-    let linked: Vec<String> = block::names_in(class_net)
-        .into_iter()
-        .filter(|name| physical(name) && has_link(class_net, name))
-        .collect();
-    !linked.is_empty() && !linked.iter().any(|name| own.contains(name))
-}
-
 fn apply(name: &str, lease: &dhcp::Lease, metric: u32, say: Say<'_>) -> Result<()> {
     Cmd::new("ip").args(["address", "replace", &lease.address, "dev", name]).run()?;
     if let Some(gateway) = lease.gateway
@@ -584,7 +527,7 @@ fn change_route(verb: &str, route: &Route, on_link: bool) -> Result<()> {
 
 /// Adds name servers to /etc/resolv.conf.
 fn resolver(dns: &[String], search: &[String]) -> Result<()> {
-    let _alone = RESOLVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&RESOLVERS);
     let old = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let text = resolv_conf(&old, dns, search);
     std::fs::write(RESOLV_CONF, text).with_context(|| format!("writing {RESOLV_CONF}"))
@@ -626,29 +569,6 @@ mod tests {
         assert_eq!(old, "nameserver 10.0.0.1\nsearch a.b\n");
         let both = resolv_conf(&old, &["10.0.0.1".into(), "10.0.0.2".into()], &[]);
         assert_eq!(both, "nameserver 10.0.0.1\nsearch a.b\nnameserver 10.0.0.2\n");
-    }
-
-    #[test]
-    fn only_who_has_no_cable_is_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let nic = |name: &str, files: &[(&str, &str)]| {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-            for (file, text) in files {
-                std::fs::write(dir.path().join(name).join(file), text).unwrap();
-            }
-        };
-        let up = [("device", ""), ("carrier", "1\n")];
-        nic("eth0", &up);
-        nic("eth1", &[("device", ""), ("carrier", "0\n")]);
-        nic("bond0", &[("carrier", "1\n"), ("lower_eth0", "")]);
-        // It forwards nothing yet.
-        nic("br0", &[("carrier", "0\n"), ("lower_bond0", "")]);
-        nic("br1", &[("carrier", "0\n"), ("lower_eth1", "")]);
-        let given_up = |name: &str| only_others_have_links(dir.path(), name);
-        assert!(given_up("eth1") && given_up("br1"));
-        assert!(!given_up("br0"), "its own port has the link");
-        nic("eth2", &up);
-        assert!(!given_up("br0"), "whatever else has one");
     }
 
     #[test]

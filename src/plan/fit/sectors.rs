@@ -6,7 +6,7 @@
 //! or can't be started from, is refused by name.
 
 use super::{ALIGNMENT_BYTES, scale};
-use crate::layout::{Disk, Firmware, Fs, Id, Layout, Md, Partition, PartitionKind, Table};
+use crate::layout::{Firmware, Fs, Id, Layout, Md, Partition, PartitionKind, Table};
 use crate::plan::map::{DiskMatch, gpt_tail_bytes};
 use crate::plan::validate::device_bytes;
 use crate::plan::{Problem, hybrid};
@@ -207,9 +207,8 @@ impl Converter<'_> {
 
 /// The largest sectors of the disks at the bottom of `id`: what stands on several has these.
 fn sector_bytes(layout: &Layout, id: &Id) -> u64 {
-    let below = layout.disks_below(id);
-    let on = layout.disk.iter().filter(|d: &&Disk| below.contains(&d.id));
-    on.map(|d| u64::from(d.sector_bytes)).max().unwrap_or(512)
+    let on = layout.disks_on(id);
+    on.into_iter().map(|d| u64::from(d.sector_bytes)).max().unwrap_or(512)
 }
 
 fn stands_on_it(layout: &Layout, id: &Id) -> bool {

@@ -32,7 +32,7 @@ use super::check::Check;
 use super::chroot::Chroot;
 use super::devices::Devices;
 use super::sysfs::Sysfs;
-use crate::layout::{Firmware, Id, Layout, Mount};
+use crate::layout::{Disk, Firmware, Id, Layout, Mount};
 use crate::plan::{Plan, leave};
 use crate::probe::boot;
 use crate::probe::kernels::{self, Kernel, kernels};
@@ -76,13 +76,13 @@ impl Tree<'_> {
         if !disks.is_empty() {
             return disks;
         }
-        self.plan.layout.boot_disks().into_iter().map(|disk| disk.name.as_str()).collect()
+        names(self.plan.layout.boot_disks())
     }
 
     /// Those of [`Tree::grub_disks`] without which the machine does not start: they hold a part of /boot
     /// or of /. Where none does, all.
     pub fn start_disks(&self) -> Vec<&str> {
-        let mut own = self.disks_of("/boot");
+        let mut own = names(self.plan.layout.disks_of("/boot"));
         own.extend(self.root_disks());
         let disks = self.grub_disks();
         let needed: Vec<&str> = disks.iter().copied().filter(|disk| own.contains(disk)).collect();
@@ -91,17 +91,12 @@ impl Tree<'_> {
 
     /// The disks that must be reached before `/` can be mounted.
     fn root_disks(&self) -> Vec<&str> {
-        self.disks_of("/")
+        names(self.plan.layout.disks_of("/"))
     }
+}
 
-    fn disks_of(&self, path: &str) -> Vec<&str> {
-        let layout = &self.plan.layout;
-        let Some(root) = layout.mount.iter().find(|m| m.path.as_path() == Path::new(path)) else {
-            return Vec::new();
-        };
-        let below = layout.disks_below(&root.fs);
-        layout.disk.iter().filter(|d| below.contains(&d.id)).map(|d| d.name.as_str()).collect()
-    }
+fn names(disks: Vec<&Disk>) -> Vec<&str> {
+    disks.into_iter().map(|disk| disk.name.as_str()).collect()
 }
 
 /// What became of the tree.

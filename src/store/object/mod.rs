@@ -525,7 +525,7 @@ impl Store for ObjectStore {
         if len == 0 {
             return Ok(());
         }
-        self.pass_range(name, (offset, len), &mut vec![0; PIECE_BYTES], each)
+        self.pass_range(name, (offset, len), each)
     }
 
     fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {

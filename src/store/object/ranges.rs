@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 
 use super::client::{Failed, Reply};
-use super::{ObjectStore, StoreError};
+use super::{ObjectStore, PIECE_BYTES, StoreError};
 
 /// How many bytes were taken, and what broke that off, if not their end.
 type Taken = (u64, Option<io::Error>);
@@ -69,14 +69,14 @@ impl ObjectStore {
         })
     }
 
-    /// Gives `len` bytes from `offset` to `each`, by as many at a time as `room` has.
+    /// Gives `len` bytes from `offset` to `each`, in small pieces.
     pub(super) fn pass_range(
         &self,
         name: &str,
         (offset, len): (u64, u64),
-        room: &mut [u8],
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<(), StoreError> {
+        let mut room = vec![0; PIECE_BYTES];
         self.take_range(name, (offset, len), &mut |reader, done| {
             let mut got = 0;
             while done + got < len {
