@@ -259,6 +259,13 @@ pub struct RestoreArgs {
     /// directory on a filesystem mounted nodev,nosuid.
     #[arg(long, value_name = "FILE", conflicts_with = "generation")]
     pub from_tar: Option<PathBuf>,
+    /// Wait until the disks have everything, and fail where one did not take it
+    ///
+    /// Without it the kernel writes what is restored in the background, as after cp
+    /// or tar: keep the machine up for a minute, or call sync(1). `rr recover`
+    /// always waits.
+    #[arg(long)]
+    pub sync: bool,
     /// The generation; default: the newest
     #[arg(long = "gen", value_name = "GEN")]
     pub generation: Option<String>,

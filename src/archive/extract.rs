@@ -46,6 +46,8 @@ pub struct ExtractOptions {
     pub but: Vec<PathBuf>,
     /// 0: as many as there are cores.
     pub threads: usize,
+    /// Waits until the disks have everything, and fails where one did not take it.
+    pub sync: bool,
 }
 
 #[derive(Debug, Default)]
@@ -97,8 +99,10 @@ pub fn extract(
         failed: AtomicBool::new(false),
         entries: AtomicU64::new(0),
     };
-    let extracted = shared.run().and_then(|()| shared.finish());
-    ground.leave(extracted, &warnings, ui)?;
+    ground.leave(shared.run().and_then(|()| shared.finish()), &warnings)?;
+    if options.sync {
+        ground.sync(ui)?;
+    }
     let entries = shared.entries.load(Ordering::Relaxed);
     drop(shared);
     drop(progress);

@@ -119,13 +119,11 @@ impl Ground {
     /// The end of an extraction, of one that failed too.
     ///
     /// # Errors
-    /// That with which it ended; else when a disk does not have what was written.
-    pub fn leave<T>(&self, extracted: Result<T>, warnings: &Warnings, ui: &Ui) -> Result<T> {
+    /// That with which it ended; else when what was taken can't be put back.
+    pub fn leave<T>(&self, extracted: Result<T>, warnings: &Warnings) -> Result<T> {
         let put_back = self.put_back(warnings);
         let extracted = extracted?;
-        put_back?;
-        self.sync(ui)?;
-        Ok(extracted)
+        put_back.map(|()| extracted)
     }
 
     /// Gives back what was taken from directories that stay as they were.
@@ -163,7 +161,10 @@ impl Ground {
 
     /// Waits until the disks have everything. Before that no write is known to have worked: a
     /// kernel takes them all into its memory.
-    fn sync(&self, ui: &Ui) -> Result<()> {
+    ///
+    /// # Errors
+    /// When a disk does not have what was written.
+    pub fn sync(&self, ui: &Ui) -> Result<()> {
         let disks = std::mem::take(&mut *lock(&self.disks));
         std::thread::scope(|scope| {
             let (_done, wait) = mpsc::channel::<()>();

@@ -279,7 +279,8 @@ pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Ex
     };
     let restored = if let Some(file) = args.from_tar {
         make_root()?;
-        let options = archive::TarOptions { file, root: args.to, paths: args.paths };
+        let options =
+            archive::TarOptions { file, root: args.to, paths: args.paths, sync: args.sync };
         archive::restore_tar(&options, session.ui)?
     } else {
         let store = session.store(Access::Read)?;
@@ -289,6 +290,7 @@ pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Ex
             root: args.to,
             paths: args.paths,
             threads: session.config.backup.threads,
+            sync: args.sync,
             ..archive::ExtractOptions::default()
         };
         archive::extract(&manifest, &*store, &options, session.ui)?

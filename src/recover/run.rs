@@ -356,6 +356,7 @@ impl<'a> Run<'a> {
             without: trees.left,
             but: trees.come,
             threads: self.config.backup.threads,
+            sync: true,
             ..ExtractOptions::default()
         };
         let extracted =

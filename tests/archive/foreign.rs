@@ -40,6 +40,7 @@ fn restore(file: &Path, paths: &[&str]) -> (TempDir, Vec<String>) {
         file: file.to_owned(),
         root: to.path().to_owned(),
         paths: paths.iter().map(PathBuf::from).collect(),
+        ..TarOptions::default()
     };
     let restored = archive::restore_tar(&options, &ui()).unwrap();
     (to, restored.warnings)
@@ -213,8 +214,12 @@ fn some_paths_of_an_archive_come_back_alone() {
     let (_to, warnings) = restore(&file, &["d/linked"]);
     assert!(warnings[0].contains("another name of /d/big"), "{warnings:?}");
 
-    let missing =
-        TarOptions { file, root: to.path().to_owned(), paths: vec!["/d/no".into(), "none".into()] };
+    let missing = TarOptions {
+        file,
+        root: to.path().to_owned(),
+        paths: vec!["/d/no".into(), "none".into()],
+        sync: false,
+    };
     let said = format!("{:#}", archive::restore_tar(&missing, &ui()).unwrap_err());
     assert!(said.contains("not in the archive: /d/no\n"), "{said}");
 }
@@ -233,7 +238,7 @@ fn an_archive_that_is_cut_off_or_damaged_is_said_to_be() {
         std::fs::write(&file, bytes).unwrap();
         let root = dir.path().join("to");
         std::fs::create_dir_all(&root).unwrap();
-        archive::restore_tar(&TarOptions { file, root, paths: Vec::new() }, &ui())
+        archive::restore_tar(&TarOptions { file, root, ..TarOptions::default() }, &ui())
     };
     let data = good.windows(8).position(|w| w == b"\n1000\n10").unwrap();
     for cut in [100, 512 * 3 + 1, data] {
@@ -272,7 +277,7 @@ fn no_archive_leaves_its_root() {
         std::fs::create_dir_all(&root).unwrap();
         let before = Cmd::new("find").arg(".").args(["-ls"]).dir(&outside).text().unwrap();
         let restored = archive::restore_tar(
-            &TarOptions { file, root: root.clone(), paths: Vec::new() },
+            &TarOptions { file, root: root.clone(), ..TarOptions::default() },
             &ui(),
         );
         let after = Cmd::new("find").arg(".").args(["-ls"]).dir(&outside).text().unwrap();

@@ -86,7 +86,8 @@ fn directories_above_what_comes_from_a_tar_archive_stay_as_they_are() {
     let before = state(to.path());
     let restore = |file: &Path| {
         let paths = PATHS.map(PathBuf::from).to_vec();
-        let options = TarOptions { file: file.to_owned(), root: to.path().to_owned(), paths };
+        let options =
+            TarOptions { file: file.to_owned(), root: to.path().to_owned(), paths, sync: true };
         archive::restore_tar(&options, &ui())
     };
     restore(&cut).unwrap_err();
@@ -118,7 +119,7 @@ fn loop_files_without_copy_on_write_come_back_so_whatever_their_size() {
 }
 
 fn extract(target: &Target, manifest: &Manifest, to: &Path) -> anyhow::Result<archive::Extracted> {
-    let options = ExtractOptions { root: to.to_owned(), ..ExtractOptions::default() };
+    let options = ExtractOptions { root: to.to_owned(), sync: true, ..ExtractOptions::default() };
     archive::extract(manifest, target.store.as_ref(), &options, &ui())
 }
 

@@ -50,6 +50,8 @@ pub struct TarOptions {
     pub root: PathBuf,
     /// Only these and what is below them; none: all.
     pub paths: Vec<PathBuf>,
+    /// Waits until the disks have everything, and fails where one did not take it.
+    pub sync: bool,
 }
 
 /// Restores a tar archive below `options.root`.
@@ -75,7 +77,10 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
     let restorer =
         Restorer { placer, warnings: &warnings, progress: &progress, wanted, late, counts: (0, 0) };
     let extracted = restorer.restore(Members::new(source.reader), tick);
-    let extracted = ground.leave(extracted, &warnings, ui);
+    let mut extracted = ground.leave(extracted, &warnings);
+    if options.sync {
+        extracted = extracted.and_then(|done| ground.sync(ui).map(|()| done));
+    }
     drop(progress);
     let (entries, bytes) =
         extracted.with_context(|| format!("restoring {}", options.file.display()))?;
