@@ -360,6 +360,7 @@ mod tests {
             ("node = 'a/b'\n", "node"),
             ("[backup]\nexclude = ['[']\n", "backup.exclude"),
             ("[backup]\nkeep_last = 0\n", "backup.keep_last"),
+            ("[rescue]\nfiles = ['storcli']\n", "rescue.files"),
             ("[backup]\nluks_header_recipients = ['me']\n", "backup.luks_header_recipients"),
         ] {
             let text = format!("{:#}", merge(&texts(&[("f.toml", bad)])).unwrap_err());

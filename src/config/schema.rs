@@ -159,6 +159,8 @@ pub struct RescueConfig {
     /// Files with the public keys that may log into the rescue system as root over ssh. None: no
     /// ssh.
     pub ssh_keys: Vec<PathBuf>,
+    /// More files and directories of the node for the rescue system. Programs come with what they need.
+    pub files: Vec<PathBuf>,
     /// Keep the rescue system in /boot/rr too, and an entry for it in the node's own GRUB menu.
     pub local_entry: bool,
     /// Whether a new image has to read the target, in a chroot, before it is published.
@@ -182,6 +184,7 @@ impl Default for RescueConfig {
             default: MenuDefault::default(),
             keymap: Keymap::default(),
             ssh_keys: default_ssh_keys(),
+            files: Vec::new(),
             local_entry: false,
             rehearse: true,
         }
@@ -305,6 +308,13 @@ impl Config {
         }
         if self.rescue.output.is_empty() {
             bail!("{}: at least one of iso and pxe is made", set_in("rescue.output"));
+        }
+        if let Some(file) = self.rescue.files.iter().find(|file| !file.is_absolute()) {
+            bail!(
+                "{}: {} is no absolute path\nhint: programs too are named by their path",
+                set_in("rescue.files"),
+                file.display()
+            );
         }
         if let Some(word) = self.rescue.cmdline.split_whitespace().find(|word| !is_parameter(word))
         {

@@ -21,6 +21,7 @@
 pub mod boot;
 pub mod carried;
 pub mod elf;
+pub mod files;
 pub mod info;
 pub mod initrd;
 pub mod iso;
@@ -234,6 +235,7 @@ pub fn missing(layout: &Layout, config: &Config) -> Vec<String> {
         problems.push(format!("{error:#}"));
     }
     problems.extend(ssh::missing(&config.rescue));
+    problems.extend(files::missing(&config.rescue.files));
     if let Err(error) = tools::require(&names) {
         problems.push(format!("{error:#}"));
     }
@@ -276,7 +278,8 @@ fn collect(
     add_skeleton(tree);
     ssh::add(tree, &request.config.rescue).context("adding the ssh server")?;
     add_trust(tree, &request.info)?;
-    add_rr(tree, request)
+    add_rr(tree, request)?;
+    files::add(tree, &request.config.rescue.files)
 }
 
 /// Whom the rescue system trusts when it reads the target, and what it shows of itself.

@@ -52,6 +52,15 @@ impl Tree {
         self.nodes.contains_key(Path::new(path.trim_start_matches('/')))
     }
 
+    /// Whether there is a file that is not the node's under this name.
+    pub fn is_own(&self, path: &Path) -> bool {
+        match self.nodes.get(&relative(path)) {
+            Some(Node::Text { .. } | Node::CharDevice { .. }) => true,
+            Some(Node::Copy { from, .. }) => from != path,
+            _ => false,
+        }
+    }
+
     /// A directory of our own.
     pub fn dir(&mut self, path: &str, mode: u32) {
         let path = relative(Path::new(path));
