@@ -213,6 +213,23 @@ fn a_tree_behind_a_link_is_found_and_a_link_is_refused() {
     assert!(error.contains("is a symbolic link\nhint: --include"), "{error}");
 }
 
+/// A fifo that is opened waits for who writes to it, for ever and with the lock.
+#[test]
+fn a_fifo_is_a_tree_like_others_and_a_socket_is_none() {
+    let (tree, target) = small_tree(0);
+    let (fifo, socket) = (tree.path().join("fifo"), tree.path().join("socket"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (done, wait) = std::sync::mpsc::channel();
+    let dir = target.path().to_owned();
+    let named = include(&fifo);
+    std::thread::spawn(move || done.send(run(&dir, &named).map(|report| report.failed)));
+    let failed = wait.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits");
+    assert_eq!(failed.unwrap(), None);
+    let error = format!("{:#}", run(target.path(), &include(&socket)).unwrap_err());
+    assert!(error.contains("socket can't be included: it is a socket"), "{error}");
+}
+
 #[test]
 fn each_set_of_trees_has_a_history_of_its_own() {
     let (tree, target) = small_tree(1);
@@ -256,9 +273,10 @@ fn everything_that_is_missing_is_named_at_once() {
     let target = Path::new("/rr-no-such-target");
     let options = include(Path::new("/rr-no-such-tree"));
     let options =
-        Options { include: vec!["/rr-none-2".into(), options.include[0].clone()], ..options };
+        Options { include: vec!["/rr-none-*".into(), options.include[0].clone()], ..options };
     let text = format!("{:#}", run(target, &options).unwrap_err());
-    for missing in ["/rr-no-such-target", "/rr-no-such-tree", "/rr-none-2"] {
+    let hint = "hint: --include takes paths";
+    for missing in ["/rr-no-such-target", "/rr-no-such-tree", "/rr-none-*", hint] {
         assert!(text.contains(missing), "{missing}: {text}");
     }
 }

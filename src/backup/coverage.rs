@@ -119,6 +119,9 @@ fn is_about(unprotected: &Unprotected, mount: &MountInfo) -> bool {
     what == BytesPath(mount.path.clone()).to_string() || mount.source.to_str() == Some(what)
 }
 
+/// Nobody misses what is mounted below these.
+const OF_EVERY_BOOT: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
 /// Just these trees, and the local filesystems that are mounted below them.
 pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
     let below = mounts
@@ -129,12 +132,21 @@ pub fn of_trees(include: &[PathBuf], mounts: &[MountInfo]) -> Coverage {
     let mut trees: Vec<PathBuf> = include.iter().chain(below).cloned().collect();
     trees.sort();
     trees.dedup();
+    let is_below = |path: &Path| include.iter().any(|t| path.starts_with(t) && path != t);
+    let not_local = mounts.iter().filter(|m| !m.is_local() && is_below(&m.path));
+    let left = not_local.filter(|m| !OF_EVERY_BOOT.iter().any(|dir| m.path.starts_with(dir)));
+    let mut unprotected: Vec<_> = left
+        .map(|mount| Unprotected {
+            what: BytesPath(mount.path.clone()).to_string(),
+            why: format!("{}, which is on no disk of this machine: name it to have it", mount.kind),
+        })
+        .collect();
     let named: Vec<_> = include.iter().map(|p| BytesPath(p.clone()).to_string()).collect();
-    let unprotected = Unprotected {
+    unprotected.push(Unprotected {
         what: "everything else".to_owned(),
         why: format!("this is a backup of just {}", named.join(", ")),
-    };
-    Coverage { trees, exclude: Vec::new(), unprotected: vec![unprotected] }
+    });
+    Coverage { trees, exclude: Vec::new(), unprotected }
 }
 
 /// Those of the trees where a filesystem is mounted. Single files don't count: an archive sees them as
@@ -414,10 +426,16 @@ mod tests {
             ("8:2", "/", "/srv/data", "xfs"),
             ("0:50", "/", "/srv/nfs", "nfs4"),
             ("8:3", "/", "/srvx", "xfs"),
+            ("0:51", "/", "/srv/scratch", "tmpfs"),
+            ("0:52", "/", "/run", "tmpfs"),
         ]);
         let coverage = of_trees(&["/srv".into(), "/etc".into()], &mounts);
         assert_eq!(trees(&coverage), ["/etc", "/srv", "/srv/data"]);
-        assert!(coverage.unprotected[0].why.ends_with("just /srv, /etc"));
+        let named: Vec<_> = coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
+        assert_eq!(named, ["/srv/nfs", "/srv/scratch", "everything else"]);
+        assert!(coverage.unprotected[2].why.ends_with("just /srv, /etc"));
+        let all = of_trees(&["/".into()], &mounts).unprotected;
+        assert!(all.iter().all(|note| note.what != "/run"), "{all:?}");
         let is_dir = |path: &Path| path != Path::new("/srvx");
         let found = mount_points(&coverage.trees, &mounts, is_dir);
         assert_eq!(found, [Path::new("/srv/data")]);

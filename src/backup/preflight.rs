@@ -150,6 +150,11 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     }
 }
 
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket())
+}
+
 /// The trees of `--include`, where they really are: the walk follows no links.
 fn included(include: &[PathBuf], fatal: &mut Vec<String>) -> Vec<PathBuf> {
     let real = |path: &Path| {
@@ -169,9 +174,19 @@ fn included(include: &[PathBuf], fatal: &mut Vec<String>) -> Vec<PathBuf> {
                 path.display(),
                 path.canonicalize().unwrap_or_default().display()
             )),
+            Ok(path) if is_socket(&path) => {
+                fatal.push(format!("{} can't be included: it is a socket", path.display()));
+            }
             Ok(path) => trees.push(path),
             Err(error) => {
-                fatal.push(format!("{} can't be included: {error}", path.display()));
+                let globbing = path.to_string_lossy().contains(['*', '?', '[']);
+                let hint = match globbing {
+                    true => {
+                        "\nhint: --include takes paths, each by an --include of its own; --exclude takes globs"
+                    }
+                    false => "",
+                };
+                fatal.push(format!("{} can't be included: {error}{hint}", path.display()));
             }
         }
     }

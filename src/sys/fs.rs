@@ -419,7 +419,8 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// Whether a filesystem is mounted at `dir`; false where the kernel (before 5.8) can't say.
 pub fn is_mount_root(dir: &Path) -> bool {
-    let stat = std::fs::File::open(dir).and_then(|dir| stat_at(dir.as_fd(), c""));
+    // Not opened in earnest: a fifo would wait for who writes to it, a tape would wind.
+    let stat = open_path(dir).and_then(|dir| stat_at(dir.as_fd(), c""));
     stat.is_ok_and(|stat| stat.mount_root == Some(true))
 }
 
