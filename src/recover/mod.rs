@@ -1,13 +1,15 @@
 //! THE CONVERSATION of recover: this machine becomes again what the backup says it was.
 //!
 //! ```text
-//! target: found, opened read-only -> fetch: manifest, layout, every pack read and checked
-//!   -> probe: what is here -> plan -> shown -> confirm (auto: the plan's own rules decide)
+//! target: found, opened read-only -> fetch: manifest, layout -> probe: what is here -> plan -> shown
+//!   -> confirm (auto: the plan's own rules decide) -> every pack read and checked
+//!   -> probe and plan once more: is all as it was shown?
 //! ------------------- up to here nothing on any disk has been touched -------------------
 //!   -> apply -> extract -> fixup -> check: does it boot? -> report: into the system, to the target
 //! ```
 //!
-//! All that can go wrong without disks is tried before the first of them is touched. After that,
+//! All that can go wrong without disks is tried before the first of them is touched, and what takes
+//! long, reading the whole backup, comes last: who is asked is asked at once. After that,
 //! the same command can be given again over whatever was left half done. (On another machine than
 //! the node was, an automatic one only until that is started anew: it could be a clone. Then
 //! `--erase` names its disks.)
@@ -77,7 +79,7 @@ pub struct Options {
     /// Nobody is there to be asked: what would be a question is settled by the plan's rules, which
     /// refuse rather than guess.
     pub auto: bool,
-    /// Ends after the plan was shown.
+    /// Ends after the plan was shown. The packs are not read.
     pub dry_run: bool,
     /// Recorded disk -> disk here, by name, serial number or WWN.
     pub map: Vec<(String, String)>,

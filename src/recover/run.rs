@@ -100,9 +100,15 @@ impl<'a> Run<'a> {
         self.check_firmware(&backup.layout)?;
         verdict.say("planned");
         if self.options.dry_run {
+            ui.info("the parts of the backup were not read for this: rr verify reads and checks them");
             return Ok(Outcome::Planned);
         }
         let passphrase = self.passphrase(&plan)?;
+        if self.erases() && !self.options.auto {
+            confirm::confirm(&plan, ui)?;
+        }
+        self.check_parts(&backup)?;
+        let plan = self.still(plan, &backup)?;
         match phase {
             Phase::All | Phase::Layout => {
                 self.rebuild(&plan, passphrase.as_ref())?;
@@ -114,7 +120,7 @@ impl<'a> Run<'a> {
             Phase::Restore | Phase::Finalize => {}
         }
         self.guard(&plan)?;
-        if matches!(phase, Phase::All | Phase::Restore) {
+        if self.restores() {
             ui.step("Restoring the files", || self.extract(&backup, &plan))?;
             verdict.say("extracted");
         }
@@ -126,7 +132,7 @@ impl<'a> Run<'a> {
         self.finish(&backup, &plan, passphrase.as_ref())
     }
 
-    /// Steps 1 and 2: nothing here writes to any disk.
+    /// What the plan is made of. The files' data is left where it is.
     fn fetch(&mut self) -> Result<Backup> {
         let (url, options) = self.target_url()?;
         self.node = self.node_name()?;
@@ -145,13 +151,37 @@ impl<'a> Run<'a> {
         self.report.node.clone_from(&backup.manifest.node);
         let headers = backup.manifest.luks_headers().into_iter().map(str::to_owned);
         self.report.luks_headers = headers.collect();
-        let reads = matches!(self.options.phase, Phase::All | Phase::Restore);
-        if self.options.verify && reads {
-            self.ui.step("Checking every part of the backup", || {
-                archive::check(&backup.manifest, backup.store.as_ref(), self.ui)
-            })?;
-        }
         Ok(backup)
+    }
+
+    /// Reads and checks all that will be restored, while what is on the disks still stands. It may
+    /// take hours, so nothing is asked and nothing is refused any more that could have been before.
+    fn check_parts(&self, backup: &Backup) -> Result<()> {
+        if !self.options.verify || !self.restores() {
+            return Ok(());
+        }
+        self.ui.step("Checking every part of the backup", || {
+            archive::check(&backup.manifest, backup.store.as_ref(), self.ui)
+        })
+    }
+
+    /// The plan for the machine as it is now: since the one that was shown, hours may have gone by.
+    fn still(&mut self, shown: Plan, backup: &Backup) -> Result<Plan> {
+        if !self.erases() {
+            return Ok(shown);
+        }
+        let (now, present) =
+            self.ui.step("Looking at the disks once more", || self.plan(backup))?;
+        if let Some(changed) = confirm::changed(&shown, &now) {
+            // What was agreed to is nothing else than what was shown. The rules hold for both.
+            ensure!(
+                self.options.auto,
+                "{changed}; nothing was touched\nhint: give the same command again: it shows what is there now"
+            );
+            self.ui.warn(&changed);
+            self.describe(&now, &present);
+        }
+        Ok(now)
     }
 
     fn target_url(&self) -> Result<(TargetUrl, TargetOptions)> {
@@ -180,7 +210,6 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// Step 3.
     /// The plan, and the machine that it was made for.
     fn plan(&self, backup: &Backup) -> Result<(Plan, Layout)> {
         let present = probe::read(self.ui).context("looking at this machine")?;
@@ -225,6 +254,10 @@ impl<'a> Run<'a> {
 
     fn erases(&self) -> bool {
         matches!(self.options.phase, Phase::All | Phase::Layout)
+    }
+
+    fn restores(&self) -> bool {
+        matches!(self.options.phase, Phase::All | Phase::Restore)
     }
 
     /// A machine in the other mode of its firmware would get all of the node and not start it.
@@ -309,11 +342,8 @@ impl<'a> Run<'a> {
         confirm::passphrase(plan).map(Some)
     }
 
-    /// Steps 4 and 5: from here on disks are written to.
+    /// From here on disks are written to.
     fn rebuild(&mut self, plan: &Plan, passphrase: Option<&Secret>) -> Result<()> {
-        if !self.options.auto {
-            confirm::confirm(plan, self.ui)?;
-        }
         machine::begin(plan, Path::new(machine::ERASED))?;
         self.report.touched = true;
         self.ui.step("Rebuilding the disks", || {
@@ -344,7 +374,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Step 6.
     fn extract(&mut self, backup: &Backup, plan: &Plan) -> Result<()> {
         let root = &self.options.root;
         let trees = Trees::of(&backup.manifest.tree, &plan.layout, root)?;
@@ -378,7 +407,7 @@ impl<'a> Run<'a> {
         );
     }
 
-    /// Steps 7 to 9.
+    /// From the restored tree to a machine that starts, and what tells of it.
     fn finish(
         &mut self,
         backup: &Backup,
@@ -402,7 +431,7 @@ impl<'a> Run<'a> {
         Ok(Outcome::Recovered(Box::new(self.report.clone())))
     }
 
-    /// Step 8.
+    /// Would it start?
     fn check(&mut self, tree: &Tree<'_>, mut checks: Vec<Check>) -> Result<()> {
         checks.extend(check::check_kernel(tree.root, tree.devices));
         checks.extend(check::check_fstab(tree.root, tree.devices));
@@ -431,7 +460,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Step 9.
+    /// Leaves the result in the recovered system and at the target, and unmounts all.
     fn leave(&mut self, plan: &Plan) -> Result<PathBuf> {
         let whole = self.not_restored.is_none();
         self.report.result = if whole { "success" } else { "incomplete" }.into();

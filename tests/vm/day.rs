@@ -13,7 +13,8 @@ use crate::nfs::Server;
 const TOKENS: &[(&str, u64)] = &[
     ("fetched", 240),
     ("planned", 60),
-    ("applied", 180),
+    // Before it the whole backup is read.
+    ("applied", 360),
     ("extracted", 300),
     ("fixed", 600),
     ("checked", 120),
