@@ -87,6 +87,22 @@ fn a_usage_error_exits_with_2_and_a_missing_target_says_what_to_do() {
 }
 
 #[test]
+fn a_recovery_of_who_knows_what_and_two_forms_at_once_are_usage_errors() {
+    let bare = ["--config", "/dev/null"];
+    let file = ["--target", "file:///nowhere"];
+    let both = ["--json", "layout", "plan", "--script", "--file", "/nowhere"];
+    for (args, said) in [
+        ([&bare[..], &["recover", "--dry-run"]].concat(), "no target is known"),
+        ([&bare[..], &file, &["mountonly", "--dry-run"]].concat(), "which node this is"),
+        ([&bare[..], &both].concat(), "not as both"),
+    ] {
+        let output = rr(&args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output));
+        assert!(text(&output).contains(said), "{args:?}: {}", text(&output));
+    }
+}
+
+#[test]
 fn a_broken_configuration_exits_with_2_and_names_the_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rr.toml");
@@ -306,6 +322,13 @@ fn a_layout_that_cannot_be_made_is_edited_and_planned() {
     assert!(said.contains("the recorded layout mounts nothing at /"), "{said}");
     assert!(said.contains("rr layout save --gen GENERATION FILE"), "{said}");
     assert!(said.contains("rr recover --layout FILE"), "{said}");
+
+    // The plan that was refused is a result, too.
+    let output = rr(&[&of_node[..], &["--json"], &recover].concat());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["result"], &report["node"]), (&"failed".into(), &"node001".into()));
+    assert_eq!((output.status.code(), &report["touched"]), (Some(1), &false.into()));
+    assert!(report["error"].as_str().unwrap().contains("mounts nothing at /"), "{report}");
 
     let file = dir.path().join("edited.toml");
     let path = file.to_str().unwrap();

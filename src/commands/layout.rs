@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{DiskArgs, LayoutSource, LayoutVerb};
 use crate::layout::{self, Layout, schema};
@@ -12,7 +12,7 @@ use crate::recover::fetch;
 use crate::store::{Access, catalog};
 use crate::ui;
 
-use super::{Exit, Session, answer, print, print_json};
+use super::{Exit, Session, answer, print, print_json, usage};
 
 pub(super) fn run(session: &Session<'_>, verb: LayoutVerb) -> Result<Exit> {
     match verb {
@@ -65,16 +65,21 @@ fn show_plan(
     disks: DiskArgs,
     script: bool,
 ) -> Result<Exit> {
+    if script && session.global.json {
+        return Err(usage(anyhow!("a plan is printed as a script or as JSON, not as both")));
+    }
     let recorded = recorded(session, source)?;
     let DiskArgs { map, erase, grow } = disks;
     let answers = Answers { map, erase, grow, ..Answers::default() };
     let present = probe::read(session.ui)?;
     let plan = plan(&recorded, &present, &answers)?;
-    print(&match (script, session.global.json) {
-        (true, _) => plan.render_script(),
-        (false, true) => plan.render_json()?,
-        (false, false) => plan.render_beside(&present, ui::columns()),
-    })?;
+    if session.global.json {
+        print_json(&plan)?;
+    } else if script {
+        print(&plan.render_script())?;
+    } else {
+        print(&plan.render_beside(&present, ui::columns()))?;
+    }
     Ok(Exit::Done)
 }
 

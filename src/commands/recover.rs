@@ -7,7 +7,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use crate::cli::RecoverArgs;
-use crate::recover::{self, Options, Outcome, Phase};
+use crate::recover::{self, Failure, Options, Outcome, Phase, Unnamed};
 use crate::rescue::info::{CODE_VARIABLE, RECOVER_LOG};
 use crate::rescue::{RescueInfo, rehearsal};
 use crate::ui;
@@ -47,15 +47,22 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
         verify: !args.no_verify,
         ..Options::default()
     };
+    let json = session.global.json;
     let exit = match recover::recover(session.config, info.as_ref(), &options, session.ui) {
-        Ok(Outcome::Recovered(report)) if session.global.json => {
-            print_json(&report)?;
+        Ok(outcome) => {
+            match outcome {
+                Outcome::Recovered(report) if json => print_json(&report)?,
+                Outcome::Planned(plan) if json => print_json(&plan)?,
+                _ => {}
+            }
             Exit::Done
         }
-        Ok(_) => Exit::Done,
         Err(failure) => {
             session.ui.error(&failure.error);
-            if failure.touched { Exit::Harmed } else { Exit::Failed }
+            if let Some(report) = failure.report.as_ref().filter(|_| json) {
+                print_json(report)?;
+            }
+            exit(&failure)
         }
     };
     if let Some(file) = std::env::var_os(CODE_VARIABLE) {
@@ -63,4 +70,24 @@ pub(super) fn run(session: &Session<'_>, args: RecoverArgs, phase: Phase) -> Res
         left.with_context(|| format!("writing {}", Path::new(&file).display()))?;
     }
     Ok(exit)
+}
+
+fn exit(failure: &Failure) -> Exit {
+    match failure {
+        Failure { touched: true, .. } => Exit::Harmed,
+        Failure { error, .. } if error.is::<Unnamed>() => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_to_the_disks_decides_the_exit_code() {
+        let of = |touched, error| exit(&Failure { touched, report: None, error });
+        assert_eq!(of(true, anyhow!("no space")) as u8, 3);
+        assert_eq!(of(false, anyhow!("no plan")) as u8, 1);
+    }
 }

@@ -222,10 +222,6 @@ impl Plan {
         render::text(self, &beside::text(self, present, columns))
     }
 
-    pub fn render_json(&self) -> anyhow::Result<String> {
-        Ok(serde_json::to_string_pretty(self)?)
-    }
-
     /// The same in `sh`, for people who want to do it by hand.
     pub fn render_script(&self) -> String {
         render::script(self)

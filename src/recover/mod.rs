@@ -44,6 +44,7 @@ use anyhow::Context;
 
 use crate::config::Config;
 use crate::layout::{Firmware, Layout};
+use crate::plan::Plan;
 use crate::rescue::info::RescueInfo;
 use crate::sys::lock::{self, Lock};
 use crate::ui::Ui;
@@ -128,7 +129,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub enum Outcome {
     /// The plan was shown, as was asked for.
-    Planned,
+    Planned(Box<Plan>),
     /// A part of a recovery was done; the tree is mounted.
     Mounted,
     /// The machine is recovered and passed all checks; nothing is mounted any more.
@@ -140,14 +141,15 @@ pub enum Outcome {
 pub struct Failure {
     /// Disks may have been written to.
     pub touched: bool,
+    /// How far it came. None where it did not begin.
+    pub report: Option<Box<Report>>,
     pub error: anyhow::Error,
 }
 
-impl Failure {
-    pub fn exit_code(&self) -> u8 {
-        if self.touched { 3 } else { 1 }
-    }
-}
+/// Neither the command line nor the configuration nor the rescue image says which backup.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unnamed(&'static str);
 
 /// Recovers this machine.
 ///
@@ -161,7 +163,7 @@ pub fn recover(
 ) -> Result<Outcome, Failure> {
     // Whoever is refused here says nothing where the other one tells how far it is.
     let alone = if options.dry_run { Ok(None) } else { alone().map(Some) };
-    let _alone = alone.map_err(|error| Failure { touched: false, error })?;
+    let _alone = alone.map_err(|error| Failure { touched: false, report: None, error })?;
     let mut run = run::Run::new(config, info, options, ui);
     match run.go() {
         Ok(outcome) => {
@@ -171,9 +173,9 @@ pub fn recover(
             Ok(outcome)
         }
         Err(error) => {
-            run.report_failure(&error);
+            let report = run.report_failure(&error);
             options.verdict.failed(&error);
-            Err(Failure { touched: run.touched(), error })
+            Err(Failure { touched: report.touched, report: Some(Box::new(report)), error })
         }
     }
 }

@@ -23,7 +23,7 @@ const DIR: &str = "var/log/rr";
 #[derive(Debug, Clone, PartialEq, Serialize, Default)]
 pub struct Report {
     pub version: u32,
-    /// `success` or `failed`.
+    /// `success`, `incomplete` (files are missing) or `failed`.
     pub result: String,
     /// The chain of causes where it failed.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -13,10 +13,10 @@ use super::report::{self, DiskTaken, Report};
 use super::sysfs::{Sysfs, kernel_name};
 use super::target::Target;
 use super::trees::Trees;
-use super::{MEDIUM, Options, Outcome, Phase, check, confirm, login, machine, mounts};
+use super::{MEDIUM, Options, Outcome, Phase, Unnamed, check, confirm, login, machine, mounts};
 use crate::archive::{self, ExtractOptions};
 use crate::config::{Config, TargetOptions, TargetUrl};
-use crate::layout::{Firmware, Layout};
+use crate::layout::{Firmware, Layout, units};
 use crate::plan::{self, Answers, KeptDisk, Plan, Refusal};
 use crate::rescue::info::RescueInfo;
 use crate::store::{StoreError, usb};
@@ -82,10 +82,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub fn touched(&self) -> bool {
-        self.report.touched
-    }
-
     pub fn go(&mut self) -> Result<Outcome> {
         let Options { phase, verdict, root, .. } = self.options;
         let fresh = matches!(phase, Phase::All | Phase::Layout | Phase::Mount);
@@ -100,8 +96,10 @@ impl<'a> Run<'a> {
         self.check_firmware(&backup.layout)?;
         verdict.say("planned");
         if self.options.dry_run {
-            ui.info("the parts of the backup were not read for this: rr verify reads and checks them");
-            return Ok(Outcome::Planned);
+            ui.info(
+                "the parts of the backup were not read for this: rr verify reads and checks them",
+            );
+            return Ok(Outcome::Planned(Box::new(plan)));
         }
         let passphrase = self.passphrase(&plan)?;
         if self.erases() && !self.options.auto {
@@ -187,9 +185,9 @@ impl<'a> Run<'a> {
     fn target_url(&self) -> Result<(TargetUrl, TargetOptions)> {
         let info = self.info;
         let text = self.options.target.as_ref().or(info.map(|i| &i.target));
-        let text = text.or(self.config.target.as_ref()).context(
+        let text = text.or(self.config.target.as_ref()).ok_or(Unnamed(
             "no target is known\nhint: rr --target nfs://server/export recover, or target = in rr.toml",
-        )?;
+        ))?;
         let url: TargetUrl = text.parse()?;
         let options = match self.info_of(&url) {
             Some(info) => info.options(),
@@ -205,9 +203,10 @@ impl<'a> Run<'a> {
 
     fn node_name(&self) -> Result<String> {
         let known = self.options.node.as_ref().or(self.info.map(|i| &i.node));
-        known.or(self.config.node.as_ref()).cloned().context(
+        let known = known.or(self.config.node.as_ref()).cloned().ok_or(Unnamed(
             "which node this is, is not known\nhint: rr --node NAME recover, or node = in rr.toml",
-        )
+        ))?;
+        Ok(known)
     }
 
     /// The plan, and the machine that it was made for.
@@ -503,7 +502,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    #[allow(clippy::cast_precision_loss)] // for people
     fn summary(&self, log: &Path) {
         let report = &self.report;
         for warning in &report.warnings {
@@ -517,26 +515,26 @@ impl<'a> Run<'a> {
         }
         self.ui.info(format!("the log is in the recovered system: {}", log.display()));
         self.ui.success(format!(
-            "Success! {} is back as it was at {}: {} entries, {:.1} MiB, in {} s",
+            "Success! {} is back as it was at {}: {} entries, {}, in {} s",
             report.node,
             report.generation,
             report.entries,
-            report.bytes as f64 / 1_048_576.0,
+            units::size(report.bytes),
             report.seconds
         ));
     }
 
-    /// What can be said of a recovery that failed, where somebody finds it.
-    pub fn report_failure(&mut self, error: &anyhow::Error) {
-        if !self.report.touched {
-            return;
-        }
+    /// What can be said of a recovery that failed; where somebody finds it, if disks were touched.
+    pub fn report_failure(&mut self, error: &anyhow::Error) -> Report {
         if self.report.result != "incomplete" {
             self.report.result = "failed".into();
         }
         self.report.error = Some(format!("{error:#}"));
         self.close_report();
-        self.put_report();
+        if self.report.touched {
+            self.put_report();
+        }
+        self.report.clone()
     }
 }
 

@@ -231,7 +231,9 @@ fn options(dir: &Path) -> Options {
 /// Without the passphrase nothing is touched; with it all comes back, and it is told to nobody.
 fn encrypted(dir: &Path) -> Result<()> {
     let outcome = recover::recover(&Config::default(), None, &options(dir), &Ui::detect(false));
-    let Err(Failure { touched, error }) = outcome else { bail!("it went on without a passphrase") };
+    let Err(Failure { touched, error, .. }) = outcome else {
+        bail!("it went on without a passphrase")
+    };
     ensure!(!touched, "a disk was touched: {error:#}");
     ensure!(format!("{error:#}").contains("luks_passphrase_file"), "{error:#}");
     for disk in ["/dev/ubdb", "/dev/ubdc"] {
@@ -437,8 +439,13 @@ fn refuse(dir: &Path) -> Result<()> {
     fs::set_permissions(&pack, PermissionsExt::from_mode(0o600))?;
     fs::write(&pack, &bytes)?;
     let outcome = recover::recover(&Config::default(), None, &options(dir), &Ui::detect(false));
+    let dry = Options { dry_run: true, verdict: Verdict::to(None), ..options(dir) };
+    let planned = recover::recover(&Config::default(), None, &dry, &Ui::detect(false));
     fs::write(&pack, &whole)?;
-    let Err(Failure { touched, error }) = outcome else { bail!("a damaged pack was taken") };
+    let planned = planned.map_err(|failure| failure.error.context("a dry run read the packs"))?;
+    let Outcome::Planned(plan) = planned else { bail!("a dry run gave {planned:?}") };
+    ensure!(plan.disks.len() == 2, "{:?}", plan.disks);
+    let Err(Failure { touched, error, .. }) = outcome else { bail!("a damaged pack was taken") };
     ensure!(!touched, "a disk was touched: {error:#}");
     let said = fs::read_to_string(dir.join("verdict"))?;
     // All that needs no data came before it.
