@@ -1,5 +1,6 @@
 //! One recovery from its first step to its last.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -42,15 +43,15 @@ pub(super) struct Run<'a> {
     not_restored: Option<String>,
 }
 
+const RUNNING: &str = "the running system is on it: a machine is rebuilt from its rescue system";
+
 /// The disks of the system that runs, where that is no rescue system.
-fn running_system() -> Result<Vec<KeptDisk>> {
+fn running_system() -> Result<BTreeSet<String>> {
     let mounts = crate::sys::mount::mounts()?;
-    let Some(root) = mounts::at(&mounts, Path::new("/")) else { return Ok(Vec::new()) };
+    let Some(root) = mounts::at(&mounts, Path::new("/")) else { return Ok(BTreeSet::new()) };
     // A live system's root is no device.
-    let Ok(name) = kernel_name(&root.source) else { return Ok(Vec::new()) };
-    let why = "the running system is on it: a machine is rebuilt from its rescue system";
-    let kept = |name| KeptDisk { name, why: why.to_owned() };
-    Ok(Sysfs::default().disks_below(&name)?.into_iter().map(kept).collect())
+    let Ok(name) = kernel_name(&root.source) else { return Ok(BTreeSet::new()) };
+    Sysfs::default().disks_below(&name)
 }
 
 impl<'a> Run<'a> {
@@ -275,32 +276,30 @@ impl<'a> Run<'a> {
 
     /// The disks that are never erased.
     fn kept(&self) -> Result<Vec<KeptDisk>> {
-        let mut kept = Vec::new();
+        let mut kept: Vec<KeptDisk> = Vec::new();
+        let mut keep = |name: &str, why: &str| {
+            if kept.iter().all(|disk| disk.name != name) {
+                kept.push(KeptDisk { name: name.to_owned(), why: why.to_owned() });
+            }
+        };
         for name in self.target.iter().flat_map(|target| &target.disks) {
-            kept.push(KeptDisk { name: name.clone(), why: "holds the backup".into() });
+            keep(name, "holds the backup");
         }
         if self.info.is_none() && !self.options.dry_run {
-            kept.extend(running_system()?);
+            for name in running_system()? {
+                keep(&name, RUNNING);
+            }
         }
         // Those of other nodes, too, and what the machine may have been started from.
         for device in Devices::read()?.with("PARTLABEL", usb::PARTITION) {
             for name in Sysfs::default().disks_below(&kernel_name(device)?)? {
-                if kept.iter().all(|disk: &KeptDisk| disk.name != name) {
-                    kept.push(KeptDisk {
-                        name,
-                        why: "was made by rr format to hold backups".into(),
-                    });
-                }
+                keep(&name, "was made by rr format to hold backups");
             }
         }
         match std::fs::read_to_string(MEDIUM) {
-            Ok(text) => {
-                let is_new = |name: &&str| kept.iter().all(|disk| disk.name != **name);
-                for name in text.split_whitespace().filter(is_new).collect::<Vec<_>>() {
-                    let why = "is what this rescue system was started from".into();
-                    kept.push(KeptDisk { name: name.to_owned(), why });
-                }
-            }
+            Ok(text) => text
+                .split_whitespace()
+                .for_each(|name| keep(name, "is what this rescue system was started from")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("reading {MEDIUM}")),
         }
