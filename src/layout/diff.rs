@@ -172,15 +172,7 @@ fn in_use_only(layout: &Layout, counts: &dyn Fn(&Id) -> bool) -> Layout {
         below.is_empty() || below.iter().any(counts)
     };
     let mut kept = layout.clone();
-    kept.disk.retain(|d| counts(&d.id));
-    kept.partition.retain(|p| stays(&p.id));
-    kept.md.retain(|md| stays(&md.id));
-    kept.luks.retain(|luks| stays(&luks.id));
-    kept.vg.retain(|vg| stays(&vg.id));
-    kept.lv.retain(|lv| stays(&lv.id));
-    kept.fs.retain(|fs| stays(&fs.id));
-    kept.swap.retain(|swap| stays(&swap.id));
-    kept.mount.retain(|mount| stays(&mount.fs));
+    kept.retain(stays);
     // The text carries times and the host that wrote it; all else of a group is compared.
     kept.vg.iter_mut().for_each(|vg| vg.metadata.clear());
     let by_dhcp = kept.net.nic.iter_mut().filter(|nic| nic.dhcp);

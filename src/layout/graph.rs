@@ -67,6 +67,20 @@ impl Layout {
         disks
     }
 
+    /// Takes out every device and every content that does not stay, and the mounts of filesystems that
+    /// don't. A swap or filesystem is asked for by its own id.
+    pub fn retain(&mut self, stays: impl Fn(&Id) -> bool) {
+        self.disk.retain(|disk| stays(&disk.id));
+        self.partition.retain(|partition| stays(&partition.id));
+        self.md.retain(|md| stays(&md.id));
+        self.luks.retain(|luks| stays(&luks.id));
+        self.vg.retain(|vg| stays(&vg.id));
+        self.lv.retain(|lv| stays(&lv.id));
+        self.swap.retain(|swap| stays(&swap.id));
+        self.mount.retain(|mount| stays(&mount.fs));
+        self.fs.retain(|fs| stays(&fs.id));
+    }
+
     /// As [`Layout::disks_below`], the disks themselves.
     pub fn disks_on(&self, id: &Id) -> Vec<&Disk> {
         let below = self.disks_below(id);

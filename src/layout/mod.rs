@@ -152,6 +152,11 @@ impl Unprotected {
     /// What a reason begins with where nobody else has the files: a plan says it once more.
     pub const ERASED: &str = "erased by a recovery and NOT in the backup";
 
+    /// Whether a recovery takes it from where it still is. The words are all that the file has of it.
+    pub fn is_erased(&self) -> bool {
+        self.why.starts_with(Self::ERASED)
+    }
+
     /// Whether it is of this device: `/dev/sda1 (ext4)`.
     pub fn is_of(&self, device: &str) -> bool {
         self.what.split([' ', ',']).any(|word| word == device)

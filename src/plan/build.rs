@@ -6,7 +6,7 @@ use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
     CreateMd, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release, Step, Wipe, WriteTable,
 };
-use super::{Answers, DAMAGED, IdentityChange, Problem, fscmd, groups, partition_name};
+use super::{Answers, IdentityChange, Problem, fscmd, groups, partition_name};
 use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Md, Mount, Table};
 
 #[derive(Debug)]
@@ -300,10 +300,10 @@ fn sort(
     for Todo { what, needs, .. } in todo {
         let missing: Vec<_> =
             needs.iter().filter(|id| !done.contains(id)).map(|id| id.0.as_str()).collect();
-        problems.push(Problem::new(
-            format!("{what} stands on {}, which the layout does not make", missing.join(", ")),
-            DAMAGED,
-        ));
+        problems.push(Problem::damaged(format!(
+            "{what} stands on {}, which the layout does not make",
+            missing.join(", ")
+        )));
     }
 }
 

@@ -33,11 +33,44 @@ pub fn can_be_missed(mount: &Mount) -> bool {
 }
 
 /// What comes back without the disks that are left out, and what does not, in words.
-pub fn out(recorded: &Layout, answers: &Answers, problems: &mut Vec<Problem>) -> Left {
-    let left: Vec<&str> =
+pub fn take_out(recorded: &Layout, answers: &Answers, problems: &mut Vec<Problem>) -> Left {
+    let names: Vec<&str> =
         answers.map.iter().filter(|(_, new)| new == NONE).map(|(old, _)| old.as_str()).collect();
+    let out = called(recorded, &names, problems);
+    let mut layout = recorded.clone();
+    let mut notes = Vec::new();
+    if out.is_empty() {
+        return Left { layout, notes, lost: Vec::new() };
+    }
+    let names = names.join(", ");
+    without_members(recorded, &mut layout, &out, &names, &mut notes, problems);
+    without_caches(&mut layout, &out, &mut notes);
+    let rest = layout.clone();
+    let is_lost = |id: &Id| !rest.disks_below(id).is_disjoint(&out);
+    let lost = lost_mounts(recorded, &layout, is_lost, &names, problems);
+    for path in &lost {
+        notes.push(format!(
+            "{path} does NOT come back, nor do its files: it was on {names}, which --map leaves out. \
+             Where that is not here, /etc/fstab gets nofail for it."
+        ));
+    }
+    for swap in layout.swap.iter().filter(|swap| is_lost(&swap.id)) {
+        let dev = recorded.dev(&swap.on).unwrap_or_default();
+        notes.push(format!("The swap space on {dev} does not come back: take it out of fstab."));
+    }
+    layout.retain(|id| !is_lost(id));
+    layout.boot.grub_disk.retain(|disk| !out.contains(disk));
+    layout.boot.esp.retain(|fs| !is_lost(fs));
+    let here: BTreeSet<_> = layout.partition.iter().filter_map(|p| p.uuid).collect();
+    layout.boot.efi_entry.retain(|entry| here.contains(&entry.partition));
+    spare_idle(recorded, &mut layout, &mut notes);
+    Left { layout, notes, lost }
+}
+
+/// The recorded disks of these names.
+fn called(recorded: &Layout, names: &[&str], problems: &mut Vec<Problem>) -> BTreeSet<Id> {
     let mut out = BTreeSet::new();
-    for name in &left {
+    for name in names {
         let called: Vec<&Disk> =
             recorded.disk.iter().filter(|disk| is_called(disk, name)).collect();
         match called[..] {
@@ -50,20 +83,28 @@ pub fn out(recorded: &Layout, answers: &Answers, problems: &mut Vec<Problem>) ->
             )),
         }
     }
-    let mut layout = recorded.clone();
-    let (mut notes, mut lost) = (Vec::new(), Vec::new());
-    if out.is_empty() {
-        return Left { layout, notes, lost };
-    }
-    let left = left.join(", ");
-    let is_needed = |id: &Id| {
-        let mut needed = recorded.mount.iter().filter(|mount| !can_be_missed(mount));
-        needed.any(|mount| recorded.stands_on(&mount.fs, id))
-    };
+    out
+}
+
+/// Whether something stands on it that a system does not start without.
+fn is_needed(recorded: &Layout, id: &Id) -> bool {
+    let mut needed = recorded.mount.iter().filter(|mount| !can_be_missed(mount));
+    needed.any(|mount| recorded.stands_on(&mount.fs, id))
+}
+
+/// Arrays do without the members that are on the disks `out`, if they work so.
+fn without_members(
+    recorded: &Layout,
+    layout: &mut Layout,
+    out: &BTreeSet<Id>,
+    names: &str,
+    notes: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
+) {
     for md in &mut layout.md {
         let is_out = |id: &Id| {
             let below = recorded.disks_below(id);
-            !below.is_empty() && below.is_subset(&out)
+            !below.is_empty() && below.is_subset(out)
         };
         let mut rest = md.clone();
         rest.member.retain(|member| !is_out(&member.on));
@@ -78,19 +119,28 @@ pub fn out(recorded: &Layout, answers: &Answers, problems: &mut Vec<Problem>) ->
                 rest.raid_devices
             ));
             *md = rest;
-        } else if !rest.member.is_empty() && is_needed(&md.id) {
+        } else if !rest.member.is_empty() && is_needed(recorded, &md.id) {
             problems.push(Problem::new(
-                format!("{} ({}) does not work without {left}", md.name, md.level),
+                format!("{} ({}) does not work without {names}", md.name, md.level),
                 "give each of them a disk: --map OLD=NEW",
             ));
         }
     }
-    without_caches(&mut layout, &out, &mut notes);
-    let rest = layout.clone();
-    let is_lost = |id: &Id| !rest.disks_below(id).is_disjoint(&out);
+}
+
+/// Where filesystems were mounted that do not come back; a problem where a system does not start
+/// without one.
+fn lost_mounts(
+    recorded: &Layout,
+    layout: &Layout,
+    is_lost: impl Fn(&Id) -> bool,
+    names: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<BytesPath> {
+    let mut lost = Vec::new();
     let mut lose = |what: String| {
         problems.push(Problem::new(
-            format!("{what} is on {left}, which --map leaves out"),
+            format!("{what} is on {names}, which --map leaves out"),
             "give it a disk: --map OLD=NEW",
         ));
     };
@@ -101,34 +151,10 @@ pub fn out(recorded: &Layout, answers: &Answers, problems: &mut Vec<Problem>) ->
             lose(mount.path.to_string());
         }
     }
-    for vg in layout.vg.iter().filter(|vg| is_needed(&vg.id) && is_lost(&vg.id)) {
+    for vg in layout.vg.iter().filter(|vg| is_needed(recorded, &vg.id) && is_lost(&vg.id)) {
         lose(format!("a part of volume group {}", vg.name));
     }
-    for path in &lost {
-        notes.push(format!(
-            "{path} does NOT come back, nor do its files: it was on {left}, which --map leaves out. \
-             Where that is not here, /etc/fstab gets nofail for it."
-        ));
-    }
-    for swap in layout.swap.iter().filter(|swap| is_lost(&swap.on)) {
-        let dev = recorded.dev(&swap.on).unwrap_or_default();
-        notes.push(format!("The swap space on {dev} does not come back: take it out of fstab."));
-    }
-    layout.disk.retain(|d| !out.contains(&d.id));
-    layout.partition.retain(|p| !is_lost(&p.id));
-    layout.md.retain(|m| !is_lost(&m.id));
-    layout.luks.retain(|l| !is_lost(&l.id));
-    layout.vg.retain(|v| !is_lost(&v.id));
-    layout.lv.retain(|l| !is_lost(&l.id));
-    layout.swap.retain(|s| !is_lost(&s.on));
-    layout.mount.retain(|m| !is_lost(&m.fs));
-    layout.fs.retain(|f| !is_lost(&f.id));
-    layout.boot.grub_disk.retain(|disk| !out.contains(disk));
-    layout.boot.esp.retain(|fs| !is_lost(fs));
-    let here: BTreeSet<_> = layout.partition.iter().filter_map(|p| p.uuid).collect();
-    layout.boot.efi_entry.retain(|entry| here.contains(&entry.partition));
-    spare_idle(recorded, &mut layout, &mut notes);
-    Left { layout, notes, lost }
+    lost
 }
 
 /// What is left of a group, an array or a filesystem that has lost a disk may be of use to somebody:
@@ -199,11 +225,11 @@ fn without_caches(layout: &mut Layout, out: &BTreeSet<Id>, notes: &mut Vec<Strin
 /// not start then.
 pub fn lost_without(recorded: &Layout, answers: &Answers, disk: &Disk) -> Option<Vec<BytesPath>> {
     let mut problems = Vec::new();
-    let before = out(recorded, answers, &mut problems).lost;
+    let before = take_out(recorded, answers, &mut problems).lost;
     let mut answers = answers.clone();
     answers.map.push((disk.name.clone(), NONE.to_owned()));
     problems.clear();
-    let mut lost = out(recorded, &answers, &mut problems).lost;
+    let mut lost = take_out(recorded, &answers, &mut problems).lost;
     lost.retain(|path| !before.contains(path));
     problems.is_empty().then_some(lost)
 }

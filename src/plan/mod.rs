@@ -131,16 +131,36 @@ pub struct Refusal {
     pub problems: Vec<Problem>,
 }
 
+impl Refusal {
+    /// Whether an edited layout would settle something of it.
+    pub fn is_of_layout(&self) -> bool {
+        self.problems.iter().any(|problem| problem.is_of_layout)
+    }
+}
+
 /// One reason, and what the admin can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub what: String,
     pub hint: String,
+    /// An edited layout settles it.
+    is_of_layout: bool,
 }
 
 impl Problem {
     pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Problem {
-        Problem { what: what.into(), hint: hint.into() }
+        Problem { what: what.into(), hint: hint.into(), is_of_layout: false }
+    }
+
+    /// One that an edited layout settles. `how` says what to change, or what else there is: all that
+    /// comes before "edit the layout".
+    fn of_layout(what: impl Into<String>, how: impl std::fmt::Display) -> Problem {
+        Problem { is_of_layout: true, ..Problem::new(what, format!("{how}{EDIT}")) }
+    }
+
+    /// The layout says what no machine can have been recorded as.
+    fn damaged(what: impl Into<String>) -> Problem {
+        Problem { is_of_layout: true, ..Problem::new(what, DAMAGED) }
     }
 }
 
@@ -165,8 +185,8 @@ pub struct Plan {
 /// A [`Refusal`] with every problem that was found.
 pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Plan, Refusal> {
     let mut problems = Vec::new();
-    let left = leave::out(recorded, answers, &mut problems);
-    let scope = scope::of(&left.layout, &mut problems);
+    let left = leave::take_out(recorded, answers, &mut problems);
+    let scope = scope::narrow(&left.layout, &mut problems);
     let recorded = &with_left_alone(recorded, &scope.layout);
     let kept = map::kept_disks(present, answers, &mut problems);
     let joined = join::join(&scope.layout, present, answers, &mut problems);

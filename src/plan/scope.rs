@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Answers, EDIT, Problem, leave};
-use crate::layout::{Disk, Fs, Id, Layout, Mount, Unprotected};
+use super::{Answers, Problem, leave};
+use crate::layout::{Disk, Fs, Id, Layout, Mount, Vg};
 
 /// The filesystems that can be made.
 const KINDS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat", "btrfs", "f2fs"];
@@ -22,7 +22,8 @@ pub struct Scope {
     pub notes: Vec<String>,
 }
 
-pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
+/// Narrows the layout to what comes back.
+pub fn narrow(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
     let mut layout = recorded.clone();
     let mut notes = Vec::new();
     let used: BTreeSet<Id> =
@@ -38,39 +39,33 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         ));
     }
     if used.is_empty() {
-        problems.push(Problem::new(
+        problems.push(Problem::of_layout(
             "the recorded layout names no disk that this node used",
-            format!("a disk with `unused = true` is not recreated: {EDIT}"),
+            "a disk with `unused = true` is not recreated: ",
         ));
     }
     let stays = |id: &Id| {
         let below = recorded.disks_below(id);
         !below.is_empty() && below.is_subset(&used)
     };
-    let skipped = |what: String, id: &Id, notes: &mut Vec<String>| {
+    let skipped = |what: String, id: &Id| {
         let below = recorded.disks_below(id);
-        if !below.is_disjoint(&used) {
-            let others: Vec<_> = below.difference(&used).map(|d| d.0.as_str()).collect();
-            notes.push(format!(
+        let others: Vec<_> = below.difference(&used).map(|d| d.0.as_str()).collect();
+        (!below.is_disjoint(&used) && !others.is_empty()).then(|| {
+            format!(
                 "{what} does not come back: it also stood on {}, which is left alone.",
                 others.join(", ")
-            ));
-        }
-        false
+            )
+        })
     };
-    layout.disk.retain(|d| used.contains(&d.id));
-    layout.partition.retain(|p| stays(&p.id));
-    layout.md.retain(|m| stays(&m.id) || skipped(m.name.clone(), &m.id, &mut notes));
-    layout.luks.retain(|l| {
-        let open = !l.name.is_empty();
-        if stays(&l.id) && !open {
-            notes.push(format!(
-                "LUKS {} was not open when this was recorded and does not come back.",
-                l.uuid
-            ));
-        }
-        open && stays(&l.id)
-    });
+    notes.extend(recorded.md.iter().filter_map(|md| skipped(md.name.clone(), &md.id)));
+    let closed = recorded.luks.iter().filter(|luks| luks.name.is_empty() && stays(&luks.id));
+    notes.extend(closed.map(|luks| {
+        format!("LUKS {} was not open when this was recorded and does not come back.", luks.uuid)
+    }));
+    layout.retain(stays);
+    layout.luks.retain(|luks| !luks.name.is_empty());
+    layout.mount.retain(|mount| !mount.target);
     if !layout.luks.is_empty() {
         let names: Vec<_> = layout.luks.iter().map(|l| l.name.as_str()).collect();
         notes.push(format!(
@@ -79,16 +74,11 @@ pub fn of(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
             names.join(", ")
         ));
     }
-    layout
-        .vg
-        .retain(|v| stays(&v.id) || skipped(format!("volume group {}", v.name), &v.id, &mut notes));
-    layout.lv.retain(|l| stays(&l.id));
+    let group = |vg: &Vg| skipped(format!("volume group {}", vg.name), &vg.id);
+    notes.extend(recorded.vg.iter().filter_map(group));
     drop_snapshots(&mut layout, &mut notes);
-    layout.swap.retain(|s| stays(&s.on));
-    layout.mount.retain(|m| !m.target && stays(&m.fs));
-    layout.fs.retain(|f| stays(&f.id));
     let comes = |what: &String| layout.mount.iter().any(|m| m.path.to_string() == *what);
-    let erased = recorded.unprotected.iter().filter(|u| u.why.starts_with(Unprotected::ERASED));
+    let erased = recorded.unprotected.iter().filter(|u| u.is_erased());
     let erased = erased.filter(|u| comes(&u.what));
     notes.extend(erased.map(|u| format!("{} is {}.", u.what, u.why)));
     check_root(recorded, &layout, problems);
@@ -105,9 +95,9 @@ fn check_needed(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) 
     let is_root = |mount: &Mount| mount.path.as_path() == Path::new("/");
     for mount in recorded.mount.iter().filter(|m| !leave::can_be_missed(m) && !is_root(m)) {
         if !comes(mount) {
-            problems.push(Problem::new(
+            problems.push(Problem::of_layout(
                 format!("what {} is on does not come back, and the system needs it", mount.path),
-                EDIT,
+                "",
             ));
         }
     }
@@ -144,9 +134,9 @@ fn check_root(recorded: &Layout, scope: &Layout, problems: &mut Vec<Problem>) {
         Some(_) => "what / is on does not come back",
         None => "the recorded layout mounts nothing at /",
     };
-    problems.push(Problem::new(
+    problems.push(Problem::of_layout(
         format!("{why}: there is no machine to rebuild"),
-        format!("restore files alone with rr restore --to DIR, or {EDIT}"),
+        "restore files alone with rr restore --to DIR, or ",
     ));
 }
 
@@ -174,23 +164,23 @@ fn drop_unknown_filesystems(
     for fs in layout.fs.iter().filter(|fs| !can_be_made(fs)) {
         match layout.mount.iter().find(|m| m.fs == fs.id) {
             Some(mount) => {
-                let mut hint =
-                    format!("leave out its [[mount]] and [[fs]], and restore it by hand: {EDIT}");
+                let mut how =
+                    "leave out its [[mount]] and [[fs]], and restore it by hand: ".to_owned();
                 // On a disk of its own, a stick perhaps.
                 let mut disks = layout.disk.iter().filter(|d| layout.stands_on(&fs.id, &d.id));
                 if let (Some(disk), None) = (disks.next(), disks.next())
                     && let Some(without) = leave::hint(recorded, &Answers::default(), disk)
                 {
-                    hint = format!("{without}; or {hint}");
+                    how = format!("{without}; or {how}");
                 }
-                problems.push(Problem::new(
+                problems.push(Problem::of_layout(
                     format!(
                         "{} on {} is a {} filesystem, which rr can't make",
                         mount.path,
                         dev(&fs.on),
                         fs.kind
                     ),
-                    hint,
+                    how,
                 ));
             }
             None => notes.push(format!(
@@ -218,12 +208,10 @@ fn check_outside_sections(layout: &Layout, notes: &mut Vec<String>, problems: &m
         }
         let what = format!("{} has a part on a device of its own ({})", mount.path, mount.options);
         if !leave::can_be_missed(mount) {
-            problems.push(Problem::new(
+            problems.push(Problem::of_layout(
                 what,
-                format!(
-                    "take the option out of its [[mount]] to have it without that device, or \
-                     remove its [[mount]] and [[fs]] and restore it by hand: {EDIT}"
-                ),
+                "take the option out of its [[mount]] to have it without that device, or \
+                 remove its [[mount]] and [[fs]] and restore it by hand: ",
             ));
         } else {
             notes.push(format!(

@@ -267,6 +267,24 @@ fn damaged_layouts_are_refused() {
 }
 
 #[test]
+fn only_what_an_edited_layout_settles_asks_for_one() {
+    let node = raid_node();
+    let refusal = |recorded: &Layout, present: &Layout| {
+        plan(recorded, present, &Answers::default()).unwrap_err()
+    };
+    let mut rootless = node.clone();
+    rootless.mount.retain(|mount| mount.path.as_path() != Path::new("/"));
+    let mut damaged = node.clone();
+    damaged.partition[1].start_bytes = damaged.partition[0].start_bytes;
+    for recorded in [rootless, damaged] {
+        let refusal = refusal(&recorded, &node);
+        assert!(refusal.is_of_layout() && refusal.to_string().contains("--layout"), "{refusal}");
+    }
+    let refusal = refusal(&node, &empty());
+    assert!(!refusal.is_of_layout() && !refusal.to_string().contains("--layout"), "{refusal}");
+}
+
+#[test]
 fn a_machine_without_a_root_is_refused() {
     let mut recorded = raid_node();
     recorded.mount.retain(|m| m.path.as_path() != std::path::Path::new("/"));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::map::gpt_tail_bytes;
 use super::step::{Step, WriteTable};
-use super::{DAMAGED, Plan, Problem, hybrid};
+use super::{Plan, Problem, hybrid};
 use crate::layout::units::size;
 use crate::layout::{Id, Layout, Partition, PartitionKind, Table};
 
@@ -61,7 +61,7 @@ fn check_table(step: &WriteTable, problems: &mut Vec<Problem>) {
     let name = &step.name;
     let sector = u64::from(step.sector_bytes);
     if sector < 512 || !sector.is_power_of_two() {
-        problems.push(Problem::new(format!("{name} has sectors of {sector} bytes"), DAMAGED));
+        problems.push(Problem::damaged(format!("{name} has sectors of {sector} bytes")));
         return;
     }
     let (first, end) = match &step.table {
@@ -75,7 +75,7 @@ fn check_table(step: &WriteTable, problems: &mut Vec<Problem>) {
     for part in &step.partitions {
         let part_end = part.start_bytes.saturating_add(part.size_bytes);
         let mut wrong = |why: String| {
-            problems.push(Problem::new(format!("partition {}: {why}", part.name), DAMAGED));
+            problems.push(Problem::damaged(format!("partition {}: {why}", part.name)));
         };
         if part.size_bytes == 0 || part.start_bytes % sector != 0 || part.size_bytes % sector != 0 {
             wrong(format!("does not lie on whole sectors of {sector} bytes"));
@@ -159,10 +159,10 @@ fn check_overlaps(step: &WriteTable, problems: &mut Vec<Problem>) {
                         && end <= e.start_bytes.saturating_add(e.size_bytes)
                 });
                 if !inside {
-                    problems.push(Problem::new(
-                        format!("logical partition {} is not inside the extended one", part.name),
-                        DAMAGED,
-                    ));
+                    problems.push(Problem::damaged(format!(
+                        "logical partition {} is not inside the extended one",
+                        part.name
+                    )));
                 }
             }
             PartitionKind::Extended => {}
@@ -176,7 +176,7 @@ fn check_overlaps(step: &WriteTable, problems: &mut Vec<Problem>) {
         for p in step.partitions.iter().filter(|p| p.kind == PartitionKind::Primary) {
             let end = p.start_bytes.saturating_add(p.size_bytes);
             if p.start_bytes < e_end && e.start_bytes < end {
-                problems.push(Problem::new(format!("{} and {} overlap", p.name, e.name), DAMAGED));
+                problems.push(Problem::damaged(format!("{} and {} overlap", p.name, e.name)));
             }
         }
     }
@@ -185,7 +185,7 @@ fn check_overlaps(step: &WriteTable, problems: &mut Vec<Problem>) {
         if let [(_, end, a), (start, _, b)] = pair
             && start < end
         {
-            problems.push(Problem::new(format!("{a} and {b} overlap on {}", step.name), DAMAGED));
+            problems.push(Problem::damaged(format!("{a} and {b} overlap on {}", step.name)));
         }
     }
 }
@@ -205,13 +205,10 @@ fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
             && content_bytes > device_bytes
         {
             let dev = layout.dev(on).unwrap_or_default();
-            problems.push(Problem::new(
-                format!(
+            problems.push(Problem::damaged(format!(
                     "{kind} of {content_bytes} bytes does not fit on {dev} of {device_bytes} bytes ({})",
                     size(device_bytes)
-                ),
-                DAMAGED,
-            ));
+                )));
         }
     }
     // As large as the data of each is to be, mdadm refuses one that is smaller, spares as well.
@@ -223,14 +220,11 @@ fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
                 && bytes > device_bytes
             {
                 let dev = layout.dev(&member.on).unwrap_or_default();
-                problems.push(Problem::new(
-                    format!(
-                        "a member of {} takes {bytes} bytes, {dev} has {device_bytes} ({})",
-                        md.name,
-                        size(device_bytes)
-                    ),
-                    DAMAGED,
-                ));
+                problems.push(Problem::damaged(format!(
+                    "a member of {} takes {bytes} bytes, {dev} has {device_bytes} ({})",
+                    md.name,
+                    size(device_bytes)
+                )));
             }
         }
     }
@@ -241,10 +235,10 @@ fn check_sizes(layout: &Layout, problems: &mut Vec<Problem>) {
         let used = real.flat_map(|l| &l.segment);
         let used = used.map(|s| s.extents).fold(0, u64::saturating_add);
         if used > there {
-            problems.push(Problem::new(
-                format!("the volumes of {} need {used} extents, it has {there}", vg.name),
-                DAMAGED,
-            ));
+            problems.push(Problem::damaged(format!(
+                "the volumes of {} need {used} extents, it has {there}",
+                vg.name
+            )));
         }
     }
 }
@@ -274,25 +268,25 @@ fn check_total(plan: &Plan, problems: &mut Vec<Problem>) {
     ];
     for (what, wanted, found) in counts {
         if wanted != found {
-            problems.push(Problem::new(format!("{found} of {wanted} {what} have a step"), DAMAGED));
+            problems.push(Problem::damaged(format!("{found} of {wanted} {what} have a step")));
         }
     }
     for part in &layout.partition {
         let table = layout.disk.iter().any(|d| d.id == part.disk && d.table.is_some())
             || layout.md.iter().any(|m| m.id == part.disk && m.table.is_some());
         if !table {
-            problems.push(Problem::new(
-                format!("partition {} is on {}, which has no table", part.name, part.disk),
-                DAMAGED,
-            ));
+            problems.push(Problem::damaged(format!(
+                "partition {} is on {}, which has no table",
+                part.name, part.disk
+            )));
         }
     }
     for mount in &layout.mount {
         if !layout.fs.iter().any(|f| f.id == mount.fs) {
-            problems.push(Problem::new(
-                format!("{} is a mount of {}, which is not recorded", mount.path, mount.fs),
-                DAMAGED,
-            ));
+            problems.push(Problem::damaged(format!(
+                "{} is a mount of {}, which is not recorded",
+                mount.path, mount.fs
+            )));
         }
     }
 }

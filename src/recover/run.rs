@@ -239,8 +239,7 @@ impl<'a> Run<'a> {
 
     /// In the rescue system, with what is to be edited where that helps.
     fn refused(&self, refusal: Refusal, backup: &Backup) -> anyhow::Error {
-        let helps = refusal.to_string().contains("--layout");
-        if !helps || self.info.is_none() || self.options.layout.is_some() {
+        if !refusal.is_of_layout() || self.info.is_none() || self.options.layout.is_some() {
             return anyhow!(refusal);
         }
         match backup.put_layout(Path::new(super::REFUSED)) {
