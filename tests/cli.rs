@@ -341,6 +341,9 @@ fn a_layout_that_cannot_be_made_is_edited_and_planned() {
     assert!(!said.contains("mounts nothing at /"), "{said}");
     assert!(said.contains("no disk for recorded ubdb"), "{said}");
     assert!(said.contains("the disks are made as ") && said.contains("edited.toml says"), "{said}");
+    let said = run(&["layout", "plan", "--file", path, "--erase", "nope"]);
+    assert!(said.contains("--erase nope: no disk here has this name"), "{said}");
+
     std::fs::write(&file, saved.replace("\"node001\"", "\"node002\"")).unwrap();
     let said = run(&edited);
     assert!(said.contains("it is of node002, the generation is of node001"), "{said}");

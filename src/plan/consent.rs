@@ -59,6 +59,14 @@ pub fn check(
     check_copies(present, &content, answers, disks, problems);
 }
 
+/// The names that were said of disks to erase, and that no disk here has. That is no reason to stop: the
+/// command line of a whole rack may name each node's.
+pub fn absent(present: &Layout, answers: &Answers) -> Vec<String> {
+    let absent =
+        answers.erase.iter().filter(|name| present.disk.iter().all(|d| !is_called(d, name)));
+    absent.map(|name| format!("--erase {name}: no disk here has this name or number.")).collect()
+}
+
 /// A disk that was in the node and that nothing was recorded of: blank to libblkid, and perhaps full
 /// of what it does not know, a raw volume of a database or plain dm-crypt. It is no spare.
 pub fn was_left_alone(recorded: &Layout, disk: &Disk) -> bool {

@@ -120,6 +120,13 @@ pub fn map(
         .collect()
 }
 
+/// Disks to choose from, as a hint.
+pub(super) fn listed(what: &str, disks: &[&Disk]) -> String {
+    let names: Vec<_> = disks.iter().map(|disk| disk.name.as_str()).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!("{what}: {names}")
+}
+
 impl<'a> Mapper<'a> {
     fn pair(&mut self, old: &'a Disk, new: &'a Disk, why: &str) {
         self.lost.retain(|d| d.id != old.id);
@@ -133,10 +140,9 @@ impl<'a> Mapper<'a> {
             let answer = format!("--map {old_name}={new_name}");
             let old = self.lost.iter().copied().filter(|d| is_called(d, old_name));
             let Some(old) = only(old) else {
-                let known: Vec<_> = self.lost.iter().map(|d| d.name.as_str()).collect();
                 problems.push(Problem::new(
                     format!("{answer}: {old_name} is not one recorded disk that needs a place"),
-                    format!("recorded disks: {}", known.join(", ")),
+                    listed("recorded disks without one", &self.lost),
                 ));
                 continue;
             };
@@ -151,10 +157,9 @@ impl<'a> Mapper<'a> {
             }
             let new = self.free.iter().copied().filter(|d| is_called(d, new_name));
             let Some(new) = only(new) else {
-                let known: Vec<_> = self.free.iter().map(|d| d.name.as_str()).collect();
                 problems.push(Problem::new(
                     format!("{answer}: {new_name} is not one disk that is here and free"),
-                    format!("disks: {}", known.join(", ")),
+                    listed("free disks", &self.free),
                 ));
                 continue;
             };

@@ -205,7 +205,10 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
     let (layout, resized) = fit::fit(&layout, &with_sectors, answers.grow, &mut problems);
     map::check_sizes(&layout, present, &with_sectors, &mut problems);
     hybrid::check(&scope.layout, &layout, &mut problems);
+    let absent = consent::absent(present, answers);
     if !problems.is_empty() {
+        let hint = map::listed("the disks here", &present.disk.iter().collect::<Vec<_>>());
+        problems.extend(absent.into_iter().map(|what| Problem::new(what, &hint)));
         return Err(Refusal { problems });
     }
     let built = build::build(&layout, present, &with_sectors, answers, &mut problems);
@@ -215,7 +218,7 @@ pub fn plan(recorded: &Layout, present: &Layout, answers: &Answers) -> Result<Pl
         kept,
         steps: built.steps,
         identity_changes: [joined.identity_changes, built.identity_changes].concat(),
-        notes: [left.notes, scope.notes, joined.notes, told, resized, built.notes].concat(),
+        notes: [absent, left.notes, scope.notes, joined.notes, told, resized, built.notes].concat(),
     };
     problems.extend(validate::validate(&plan, present));
     if problems.is_empty() { Ok(plan) } else { Err(Refusal { problems }) }

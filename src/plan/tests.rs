@@ -285,6 +285,27 @@ fn only_what_an_edited_layout_settles_asks_for_one() {
 }
 
 #[test]
+fn a_disk_to_erase_that_is_not_here_is_told_and_stops_nothing() {
+    let node = raid_node();
+    let answers = Answers { erase: vec!["sda".into(), "nope".into()], ..Answers::default() };
+    let told = "--erase nope: no disk here has this name or number.";
+    let text = plan(&node, &node, &answers).unwrap().render_text();
+    assert!(text.contains(told) && !text.contains("--erase sda"), "{text}");
+    let text = refused(&node, &empty(), &answers);
+    assert!(text.contains(told) && text.contains("hint: the disks here: none"), "{text}");
+}
+
+#[test]
+fn a_place_that_is_not_here_is_told_with_those_that_are() {
+    let node = raid_node();
+    let answers = Answers { map: vec![("sda".into(), "zz".into())], ..Answers::default() };
+    let text = refused(&node, &node, &answers);
+    assert!(text.contains("hint: free disks: sdc, sda, sdb"), "{text}");
+    let text = refused(&node, &empty(), &answers);
+    assert!(text.contains("hint: free disks: none"), "{text}");
+}
+
+#[test]
 fn a_machine_without_a_root_is_refused() {
     let mut recorded = raid_node();
     recorded.mount.retain(|m| m.path.as_path() != std::path::Path::new("/"));
