@@ -146,7 +146,8 @@ impl<'a> Tree<'a> {
         let layout = self.layout;
         let mut what = Vec::new();
         let (name, bytes) = if let Some(disk) = layout.disk.iter().find(|d| d.id == *id) {
-            what.push(disk_words(disk));
+            let is_bare = self.content(id).is_none() && self.above(id).is_empty();
+            what.push(disk_words(disk, is_bare));
             (disk.name.clone(), disk.size_bytes)
         } else if let Some(p) = layout.partition.iter().find(|p| p.id == *id) {
             what.push(partition_words(p));
@@ -214,11 +215,12 @@ fn label(label: &str) -> String {
     if label.is_empty() { String::new() } else { format!(" {label:?}") }
 }
 
-fn disk_words(disk: &Disk) -> String {
+/// `is_bare`: nothing of the layout stands on it.
+fn disk_words(disk: &Disk, is_bare: bool) -> String {
     let table = match (&disk.table, disk.signatures.is_empty()) {
         (Some(table), _) => table_word(table),
-        (None, true) => "blank",
-        (None, false) => "",
+        (None, true) if is_bare => "blank",
+        (None, _) => "",
     };
     let unused = if disk.unused { "NOT IN USE" } else { "" };
     let identity = [disk.model.as_deref(), disk.serial.as_deref().or(disk.wwn.as_deref())];
@@ -288,6 +290,23 @@ mod tests {
         let node = include_str!("../../tests/fixtures/layout/node.toml");
         let tree = render_tree(&crate::layout::schema::parse(node).unwrap());
         assert_eq!(tree, include_str!("../../tests/fixtures/layout/node.tree"));
+    }
+
+    #[test]
+    fn a_disk_with_a_filesystem_or_an_array_on_all_of_it_is_not_blank() {
+        let node = include_str!("../../tests/fixtures/layout/node.toml");
+        let mut layout = crate::layout::schema::parse(node).unwrap();
+        let bare =
+            Disk { id: Id::disk("sdz"), name: "sdz".into(), table: None, ..layout.disk[0].clone() };
+        layout.disk.push(Disk { signatures: Vec::new(), ..bare });
+        let line = |layout: &Layout| render_disks(layout, &["sdz"], 80)[0][0].clone();
+        assert!(line(&layout).contains("blank"), "{}", line(&layout));
+        let mut on_disk = layout.clone();
+        on_disk.fs[0].on = Id::disk("sdz");
+        assert!(!line(&on_disk).contains("blank"), "{}", line(&on_disk));
+        let mut member = layout.clone();
+        member.md[0].member[0].on = Id::disk("sdz");
+        assert!(!line(&member).contains("blank"), "{}", line(&member));
     }
 
     #[test]
