@@ -8,30 +8,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, sync};
 
 use super::console;
-use crate::sys::mount::mounts;
-
-/// What lives in memory only and may stay.
-const IN_MEMORY: &[&str] = &[
-    "autofs",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "hugetlbfs",
-    "mqueue",
-    "proc",
-    "pstore",
-    "ramfs",
-    "rootfs",
-    "securityfs",
-    "sysfs",
-    "tmpfs",
-    "tracefs",
-];
+use crate::sys::mount::{IN_MEMORY, mounts};
 
 /// Ends the rescue system: `reboot`, `poweroff` or `halt`, by which name it was called.
 pub fn power(name: &str) -> ! {

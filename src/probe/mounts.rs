@@ -7,38 +7,20 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use crate::sys::mount::MountInfo;
-use crate::sys::mount::{unescape_octal, visible_mounts};
+use crate::sys::mount::{IN_MEMORY, unescape_octal, visible_mounts};
 
-/// Filesystems that live in memory or show what the kernel knows: nothing of them is on a disk.
+/// Besides those that live in [memory](IN_MEMORY): what the kernel knows, other filesystems in another
+/// form, media that are only read. Nothing of them is on a disk of the node.
 const VIRTUAL: &[&str] = &[
-    "autofs",
     "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
     "fusectl",
-    "hugetlbfs",
-    "mqueue",
     "nfsd",
     "none",
     "nsfs",
     "overlay",
-    "proc",
-    "pstore",
-    "ramfs",
-    "rootfs",
     "rpc_pipefs",
-    "securityfs",
     "selinuxfs",
     "squashfs",
-    "sysfs",
-    "tmpfs",
-    "tracefs",
     "iso9660",
     "udf",
     "hostfs",
@@ -69,9 +51,8 @@ impl MountInfo {
     pub fn is_local(&self) -> bool {
         let fuse_without_disk = (self.kind == "fuse" || self.kind.starts_with("fuse."))
             && !self.source.starts_with("/dev");
-        !VIRTUAL.contains(&self.kind.as_str())
-            && !REMOTE.contains(&self.kind.as_str())
-            && !fuse_without_disk
+        let is_one_of = |kinds: &[&str]| kinds.contains(&self.kind.as_str());
+        !is_one_of(IN_MEMORY) && !is_one_of(VIRTUAL) && !is_one_of(REMOTE) && !fuse_without_disk
     }
 }
 

@@ -9,6 +9,29 @@ use anyhow::{Context, Result};
 
 use super::run::Cmd;
 
+/// Filesystems that live in memory only.
+pub const IN_MEMORY: &[&str] = &[
+    "autofs",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "hugetlbfs",
+    "mqueue",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rootfs",
+    "securityfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+];
+
 /// A mount that is undone when this is dropped.
 #[derive(Debug)]
 pub struct MountGuard {
