@@ -1,5 +1,5 @@
-//! A virtual machine to boot things in: `rr prove` boot-tests a backup in one, and the scenarios
-//! of `tests/vm` drive whole recoveries with it.
+//! The lab of the tests: a virtual machine to boot things in. The scenarios of `tests/vm` drive whole
+//! recoveries with it; no verb does.
 //!
 //! * [`machine`] what the machine is made of, and starting it
 //! * [`vm`] a machine that runs: waiting, looking, typing, ending it
@@ -10,8 +10,8 @@
 //! A verdict comes as ordered tokens, one a line, over the virtio-serial port `rr.verdict`; the
 //! console is only for people to read. Everything that the machine says is kept in files in its log
 //! directory from power-on to the end. Software emulation is the default even where `/dev/kvm`
-//! opens: nested KVM may run the firmware and then hang without a word in the kernel. Who knows
-//! better sets `RR_VM_ACCEL=kvm`.
+//! opens: nested KVM may run the firmware and then hang without a word in the kernel. To use
+//! KVM all the same, set `RR_VM_ACCEL=kvm`.
 
 pub mod agent;
 pub mod machine;

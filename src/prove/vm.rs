@@ -229,11 +229,6 @@ impl Vm {
         typing().context("typing on the serial console")
     }
 
-    /// Presses the power button.
-    pub fn press_power(&mut self) -> Result<()> {
-        self.qmp.ask("system_powerdown", json!({})).map(drop)
-    }
-
     /// Pulls the plug.
     pub fn cut_power(mut self) -> Result<()> {
         self.child.kill().context("killing QEMU")?;

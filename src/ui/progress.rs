@@ -25,7 +25,7 @@ pub struct Progress {
     ui: Ui,
     name: String,
     unit: Unit,
-    total: AtomicU64,
+    total: u64,
     done: AtomicU64,
     started: Instant,
     bar: Option<indicatif::ProgressBar>,
@@ -46,7 +46,7 @@ impl Progress {
             ui,
             name: name.to_owned(),
             unit,
-            total: AtomicU64::new(total),
+            total,
             done: AtomicU64::new(0),
             started: now,
             bar,
@@ -65,7 +65,7 @@ impl Progress {
         let what = what();
         if let Some(bar) = &self.bar {
             if current.is_none() {
-                let line = template(self.unit, self.total.load(Ordering::Relaxed));
+                let line = template(self.unit, self.total);
                 set_template(bar, &format!("{line}\n  {{wide_msg}}"));
             }
             bar.set_message(what.clone());
@@ -83,14 +83,6 @@ impl Progress {
         }
     }
 
-    /// The total turned out to be another one.
-    pub fn set_total(&self, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-        }
-    }
-
     fn say_every(&self, every: Duration, done: u64) {
         // Whoever holds the lock is saying it already.
         let Ok(mut said) = self.said.try_lock() else { return };
@@ -98,7 +90,7 @@ impl Progress {
             return;
         }
         *said = Instant::now();
-        let total = self.total.load(Ordering::Relaxed);
+        let total = self.total;
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let current = self.current.try_lock().ok().and_then(|now| Some(now.as_ref()?.1.clone()));
         if self.ui.style() == Style::Json {
