@@ -62,7 +62,7 @@ pub fn complete(
 }
 
 /// What is on a partition of a disk that nothing uses, and is no object of the layout: a member of an
-/// array that does not run, a ZFS. Who is to agree that it is erased has to know.
+/// array that does not run, a ZFS. Whoever confirms erasing it must see this.
 fn name_content(layout: &mut Layout, machine: &Machine, on: &Id) {
     let Some(partition) = layout.partition.iter().find(|partition| partition.id == *on) else {
         return;
@@ -102,7 +102,7 @@ fn used_disks(layout: &Layout, machine: &Machine) -> BTreeSet<Id> {
 }
 
 /// The partition types of what holds no data of its own: a BIOS boot partition, an EFI system partition,
-/// Microsoft's reserved one, PReP, and the box of the logical ones on an MBR.
+/// Microsoft's reserved one, PReP, and an MBR's extended partition.
 const NO_DATA_TYPES: [&str; 9] = [
     BIOS_BOOT_TYPE,
     ESP_TYPES[0],

@@ -48,8 +48,8 @@ static RESOLVERS: Mutex<()> = Mutex::new(());
 /// A lease that could not be renewed is tried again this often.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 
-/// How often the target is asked at least, when it was waited for long enough already: an address of
-/// IPv6 is not in use at once.
+/// Minimum number of attempts, even after the patience has run out: an address of IPv6 is not in use
+/// at once.
 const ASKED: usize = 2;
 
 /// What else is known when the network is brought up.

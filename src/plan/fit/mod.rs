@@ -36,8 +36,8 @@ const MBR_SECTORS: u64 = u32::MAX as u64;
 /// Unused room that is worth a word.
 const NOTABLE_BYTES: u64 = 1 << 30;
 
-/// The layout that fits, and what has another size, in words. As it was where nothing is too long,
-/// and where a disk is too small all the same. With `grow`, what is on larger disks becomes larger.
+/// The layout that fits, and what has another size, in words. Unchanged if everything fits, or if
+/// nothing can make it fit. With `grow`, what is on larger disks becomes larger.
 pub fn fit(
     scope: &Layout,
     disks: &[DiskMatch],
