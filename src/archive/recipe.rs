@@ -82,7 +82,8 @@ pub fn restore_text(manifest: &Manifest) -> String {
 # Unpack as root, with GNU tar for all attributes. Where the old disks are gone: partition, make the
 # filesystems and mount them below /mnt first; `layout.toml` beside this text says how they were
 # (sizes in bytes, UUIDs, mount points). Afterwards install the boot loader: chroot /mnt, then
-# grub-install and update-grub.
+# grub-install and update-grub (Debian, Ubuntu), or grub2-install and grub2-mkconfig -o
+# /boot/grub2/grub.cfg (Fedora, RHEL; with UEFI, efibootmgr instead of grub2-install).
 {headers}
 set -eu
 case $0 in */*) here=${{0%/*}} ;; *) here=. ;; esac
