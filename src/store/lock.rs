@@ -10,7 +10,8 @@
 //!   [`DEAD_AFTER`], it is dead. No clocks are compared: those of two machines need not agree.
 //!
 //! A dead lock `n` is taken over by making `n + 1`, which only one of several can, and is deleted
-//! then. An owner that finds a higher number than its own has lost the lock, and publishes nothing.
+//! then. An owner that finds a higher number than its own has lost the lock, and publishes nothing;
+//! its store takes nothing more from it then ([`super::held`]).
 //!
 //! An owner that could show no life for nearly [`DEAD_AFTER`], as it or its machine was stopped or the
 //! server was away, is in doubt: somebody may be about to take over. It goes on when it has shown life
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::held::HeldStore;
 use super::{Store, StoreError};
 use crate::ui::Ui;
 
@@ -102,6 +104,7 @@ impl std::fmt::Display for Owner {
 #[derive(Debug)]
 pub struct LockGuard {
     shared: Arc<Shared>,
+    held: HeldStore,
     beating: JoinHandle<()>,
 }
 
@@ -110,7 +113,7 @@ struct Shared {
     store: Arc<dyn Store>,
     number: u64,
     owner: Owner,
-    lost: AtomicBool,
+    lost: Arc<AtomicBool>,
     /// The last beat did not reach the store.
     failing: AtomicBool,
     beat: Duration,
@@ -220,11 +223,13 @@ fn start(
     (beat, dead_after): (Duration, Duration),
     beaten: u64,
 ) -> Result<LockGuard> {
+    let lost = Arc::new(AtomicBool::new(false));
+    let held = HeldStore::new(Arc::clone(&store), Arc::clone(&lost));
     let shared = Arc::new(Shared {
         store,
         number,
         owner,
-        lost: AtomicBool::new(false),
+        lost,
         failing: AtomicBool::new(false),
         beat,
         dead_after,
@@ -240,7 +245,7 @@ fn start(
             .spawn(move || shared.keep_beating())
             .context("starting the thread that keeps the lock")?
     };
-    Ok(LockGuard { shared, beating })
+    Ok(LockGuard { shared, held, beating })
 }
 
 impl Shared {
@@ -324,9 +329,19 @@ impl LockGuard {
         }
     }
 
-    /// Whose tree it is.
+    /// Whose tree it is. Refuses to be written to once the lock is known to be lost.
     pub fn store(&self) -> &dyn Store {
-        &*self.shared.store
+        &self.held
+    }
+
+    /// Deletes what this run has made and should not have, whoever holds the lock by now.
+    pub(super) fn take_back(&self, name: &str) -> Result<(), StoreError> {
+        self.shared.store.delete(name)
+    }
+
+    /// Whether it is known, without asking anybody, that another run has taken the lock over.
+    pub(super) fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -472,6 +487,29 @@ mod tests {
         assert!(guard.check().is_err());
         drop(guard);
         assert!(numbers(&*store).unwrap().contains(&2));
+    }
+
+    #[test]
+    fn an_owner_that_was_taken_over_writes_nothing_more() {
+        let (_dir, store) = test_store();
+        let guard = lock_as(&store, Owner::me(), times(60_000), &ui()).unwrap();
+        guard.store().put("packs/a", b"a").unwrap();
+        store.put("lock-2.json", &render(&Owner::me()).unwrap()).unwrap();
+        // Nobody asks: the thread that beats finds out.
+        let started = Instant::now();
+        while !guard.is_lost() && started.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for refused in [
+            guard.store().put("packs/b", b"b"),
+            guard.store().put_new("packs/b", b"b"),
+            guard.store().delete("packs/a"),
+        ] {
+            let text = refused.unwrap_err().to_string();
+            assert!(text.contains("another rr has taken over its lock"), "{text}");
+        }
+        assert_eq!(guard.store().get("packs/a").unwrap(), b"a");
+        assert_eq!(store.list("packs/").unwrap().len(), 1);
     }
 
     #[test]

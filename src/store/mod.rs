@@ -8,11 +8,13 @@
 //!   up when the server is gone
 //! * [`object`] objects on a server: S3, WebDAV, plain HTTP
 //! * [`name`] what objects and unfinished files are called; [`pieces`] what is put into them
-//! * [`catalog`] generations; [`manifest`] what each consists of; [`lock`] one writer at a time
+//! * [`catalog`] generations; [`manifest`] what each consists of; [`lock`] one writer at a time,
+//!   [`held`] while it is
 //! * [`keep`] which generations stay; [`retain`] what is deleted; [`room`] what is left free
 
 pub mod catalog;
 pub mod dir;
+mod held;
 pub mod iso;
 pub mod keep;
 pub mod lock;
