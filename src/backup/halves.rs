@@ -112,8 +112,7 @@ pub(super) fn archive(
         add(&mut manifest, "RESTORE.txt", restore_text.into());
         let records = &manifest.file[manifest.file.len() - texts.len()..];
         catalog::put_all(store, records.iter().zip(texts).collect())?;
-        guard.check()?;
-        catalog::publish(store, &manifest)
+        catalog::publish_locked(guard, &manifest)
     })?;
     Ok((manifest, created.unread))
 }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
+use super::lock::LockGuard;
 pub use super::manifest::{
     ArchiveStats, FileRecord, LUKS_HEADER, MANIFEST_VERSION, Manifest, Subject, UNREAD,
 };
@@ -193,17 +194,57 @@ pub fn layout(store: &dyn Store, manifest: &Manifest) -> Result<Layout> {
     schema::parse(&text).with_context(reading)
 }
 
-/// Publishes a generation all of whose objects are stored.
+/// Publishes a generation all of whose objects are stored, beside runs that may take the lock over.
+///
+/// The request that publishes is made again while the server does not answer it, for longer maybe than
+/// another run waits before it takes this one for dead, and deletes what no manifest names. So all is
+/// looked at once more when it has come through, and if it is not so any more, the manifest goes.
+///
+/// # Errors
+/// As of [`publish`], and where the lock is lost.
+pub fn publish_locked(guard: &LockGuard, manifest: &Manifest) -> Result<()> {
+    let (store, generation) = (guard.store(), &manifest.generation);
+    let name = object(generation, "manifest.json");
+    guard.check()?;
+    let is_others = |error: &anyhow::Error| {
+        matches!(error.downcast_ref::<StoreError>(), Some(StoreError::Exists { .. }))
+    };
+    let (done, is_ours) = match put_manifest(store, manifest) {
+        Ok(()) => (guard.check().and_then(|()| check_present(store, manifest)), true),
+        // It may have been put by a request whose answer got lost.
+        Err(error) => {
+            let is_ours = guard.is_lost() && !is_others(&error);
+            (Err(error), is_ours)
+        }
+    };
+    if let Err(error) = done {
+        if is_ours && let Err(error) = guard.take_back(&name) {
+            log::warn!("unpublishing {name}: {error}");
+        }
+        return Err(error.context(format!("the generation {generation} is not published")));
+    }
+    name_latest(store, generation)
+}
+
+/// As [`publish_locked`], where no other run can be.
 ///
 /// # Errors
 /// An object that the manifest names is missing or has another size; nothing is published then.
 pub fn publish(store: &dyn Store, manifest: &Manifest) -> Result<()> {
+    put_manifest(store, manifest)?;
+    name_latest(store, &manifest.generation)
+}
+
+fn put_manifest(store: &dyn Store, manifest: &Manifest) -> Result<()> {
     let generation = &manifest.generation;
     ensure!(time_of(generation).is_some(), "{generation:?} can't name a generation");
     check_present(store, manifest).context("checking the objects before they are published")?;
     store
         .put_new(&object(generation, "manifest.json"), &render(manifest)?)
-        .with_context(|| format!("publishing the generation {generation}"))?;
+        .with_context(|| format!("publishing the generation {generation}"))
+}
+
+fn name_latest(store: &dyn Store, generation: &str) -> Result<()> {
     store
         .put("latest.json", latest_json(generation, &generations(store)?).as_bytes())
         .with_context(|| format!("naming {generation} in latest.json"))
@@ -328,8 +369,11 @@ fn put_recorded(store: &dyn Store, record: &FileRecord, bytes: Vec<u8>) -> Resul
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::store::test_store;
+    use crate::store::{Object, Pieces, lock, test_store};
+    use crate::ui::{Style, Ui};
 
     pub fn example(generation: &str) -> Manifest {
         Manifest {
@@ -424,6 +468,82 @@ pub(crate) mod tests {
         let wrong = FileRecord { blake3: blake3::hash(b"12346").to_string(), ..record };
         let text = fetch(&*store, &wrong).unwrap_err().to_string();
         assert!(text.contains("generations/20261121T013500Z/recipe of file://"), "{text}");
+    }
+
+    /// Another run takes the lock over while the manifest is on its way, and may sweep.
+    #[derive(Debug)]
+    struct Slow(Arc<dyn Store>, bool);
+
+    impl Store for Slow {
+        fn url(&self) -> String {
+            self.0.url()
+        }
+        fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
+            self.0.put_pieces(name, pieces)
+        }
+        fn put_file(&self, name: &str, path: &std::path::Path) -> Result<(), StoreError> {
+            self.0.put_file(name, path)
+        }
+        fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+            if name.ends_with("manifest.json") {
+                if self.1 {
+                    self.0.put("lock-2.json", b"{}")?;
+                } else {
+                    self.0.delete("packs/a")?;
+                }
+            }
+            self.0.put_new(name, bytes)
+        }
+        fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+            self.0.get(name)
+        }
+        fn get_range_into(
+            &self,
+            name: &str,
+            at: u64,
+            len: usize,
+            room: Vec<u8>,
+        ) -> Result<Vec<u8>, StoreError> {
+            self.0.get_range_into(name, at, len, room)
+        }
+        fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
+            self.0.size_bytes(name)
+        }
+        fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
+            self.0.list(prefix)
+        }
+        fn delete(&self, name: &str) -> Result<(), StoreError> {
+            self.0.delete(name)
+        }
+        fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+            self.0.free_bytes()
+        }
+    }
+
+    #[test]
+    fn what_was_taken_over_while_it_was_published_is_unpublished() {
+        let ui = Ui::new(Style::Plain);
+        for (locks, expected) in [(true, "has taken over the lock"), (false, "packs/a is gone")] {
+            let (_dir, store) = test_store();
+            let old = published(&*store, "20261120T013500Z", &[]);
+            let slow: Arc<dyn Store> = Arc::new(Slow(Arc::clone(&store), locks));
+            let guard = lock::lock(&slow, &ui).unwrap();
+            let mut next = example("20261121T013500Z");
+            guard.store().put("packs/a", b"12345").unwrap();
+            next.pack.push(FileRecord { name: "packs/a".into(), ..record("x", "a", b"12345") });
+            let error = format!("{:#}", publish_locked(&guard, &next).unwrap_err());
+            assert!(error.contains("20261121T013500Z is not published: "), "{error}");
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(generations(&*store).unwrap(), [&old.generation[..]]);
+            let latest = named_in_latest(&store.get("latest.json").unwrap()).unwrap();
+            assert_eq!(latest, [&old.generation[..]]);
+        }
+        // A manifest of that name which another run has put stays.
+        let (_dir, store) = test_store();
+        let made = published(&*store, "20261120T013500Z", &[]);
+        let guard = lock::lock(&store, &ui).unwrap();
+        assert!(publish_locked(&guard, &made).is_err());
+        assert_eq!(generations(&*store).unwrap(), [&made.generation[..]]);
     }
 
     #[test]
