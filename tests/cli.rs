@@ -45,6 +45,42 @@ fn options_for_another_target_do_not_stop_a_rescue_system() {
     assert!(!said.contains("means nothing") && said.contains("generation"), "{said}");
 }
 
+/// As in a container. What an init does there it does in a user namespace, where it gets at no device.
+#[test]
+#[allow(clippy::disallowed_methods)] // the tests stand outside
+fn pid_1_of_a_container_does_what_it_is_told_and_that_of_a_rescue_system_is_its_init() {
+    let dir = tempfile::tempdir().unwrap();
+    let console = dir.path().join("dev/console");
+    for made in ["etc/rr", "dev", "target"] {
+        std::fs::create_dir_all(dir.path().join(made)).unwrap();
+    }
+    let namespaces = ["--user", "--map-root-user", "--pid", "--fork", "--mount", "--mount-proc"];
+    let run = |name: &str, verb: &str| {
+        std::fs::write(&console, "").unwrap();
+        let script = "mount --bind \"$0/etc\" /etc; mount --bind \"$0/dev\" /dev; \
+            exec -a \"$2\" \"$1\" --node node001 --target \"file://$0/target\" $3";
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", "5", "unshare", "--kill-child"]).args(namespaces);
+        command.args(["bash", "-euc", script]).arg(dir.path());
+        let said = text(&command.args([env!("CARGO_BIN_EXE_rr"), name, verb]).output().unwrap());
+        (said, std::fs::read_to_string(&console).unwrap())
+    };
+    let (said, shown) = run("rr", "list");
+    if said.starts_with("unshare: ") {
+        eprintln!("skipped: it makes user namespaces, which is not allowed here: {said}");
+        return;
+    }
+    assert!(said.contains("no backup of node001"), "{said}");
+    assert_eq!(shown, "");
+    // The program lies in an image that is made of it, or is called so.
+    assert!(run("/init", "list").0.contains("no backup of node001"));
+    std::fs::write(dir.path().join("etc/rr/rescue.toml"), "").unwrap();
+    assert_eq!(run("rr", "list").1, "");
+    // The kernel starts it with the words that it does not know.
+    let (said, shown) = run("/init", "quiet");
+    assert!(shown.contains("rr: "), "{said}{shown}");
+}
+
 /// Every verb, found by walking the tree of commands.
 fn verbs() -> Vec<Vec<String>> {
     fn walk(command: &clap::Command, path: &[String], found: &mut Vec<Vec<String>>) {
