@@ -4,10 +4,12 @@
 //! names its owner and carries a beat that the owner raises every [`BEAT`]. Who finds a lock:
 //!
 //! * of a process of this boot: waits for nothing; it holds if the process lives (same start time,
-//!   so that a number given again does not count), else it is dead.
-//! * of this machine in an earlier boot: is dead.
+//!   so that a number given again does not count), else it is dead. Where its number was given in
+//!   another PID namespace, as containers have them, nobody can look it up: as of another machine.
 //! * of another machine: is watched. If the beat changes, it holds; if it stands still for
 //!   [`DEAD_AFTER`], it is dead. No clocks are compared: those of two machines need not agree.
+//! * of this machine in an earlier boot: as of another machine, for [`REBOOTED_BEATS`] only. A copy of
+//!   this machine, which has its name and its id, would show life by then.
 //!
 //! A dead lock `n` is taken over by making `n + 1`, which only one of several can, and is deleted
 //! then. An owner that finds a higher number than its own has lost the lock, and publishes nothing;
@@ -17,6 +19,7 @@
 //! server was away, is in doubt: somebody may be about to take over. It goes on when it has shown life
 //! again, others have had the time of another beat to see that, and the lock is still its own.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -34,6 +37,8 @@ use crate::ui::Ui;
 pub const BEAT: Duration = Duration::from_secs(20);
 /// Longer than an NFS server that is away makes an owner wait, see [`super::nfs`].
 pub const DEAD_AFTER: Duration = Duration::from_secs(360);
+/// What is watched of a run that seems to have ended with the machine's last boot.
+const REBOOTED_BEATS: u32 = 3;
 /// How long a beat on its way may take when the lock is released.
 const LET_GO: Duration = Duration::from_secs(5);
 
@@ -45,6 +50,10 @@ pub struct Owner {
     pub machine: String,
     /// As in `/proc/sys/kernel/random/boot_id`.
     pub boot: String,
+    /// The inode of `/proc/self/ns/pid`: containers share the boot, and each gives numbers of its own.
+    /// None in a lock of an older rr, which reads it by passing it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_ns: Option<u64>,
     pub pid: u32,
     /// In clock ticks since boot, field 22 of `/proc/PID/stat`.
     pub pid_start: u64,
@@ -58,6 +67,8 @@ pub struct Owner {
 enum Life {
     Alive,
     Dead,
+    /// It has the name and the id of this machine, and is of another boot.
+    Rebooted,
     Unknown,
 }
 
@@ -72,6 +83,7 @@ impl Owner {
                 .unwrap_or_default(),
             machine: read("/etc/machine-id"),
             boot: read("/proc/sys/kernel/random/boot_id"),
+            pid_ns: pid_namespace(),
             pid: std::process::id(),
             pid_start: start_of(std::process::id()).unwrap_or(0),
             since: jiff::Timestamp::now().to_string(),
@@ -86,11 +98,14 @@ impl Owner {
 
     fn life_seen_by(&self, me: &Owner) -> Life {
         if self.boot == me.boot {
+            if self.pid_ns.is_some() && self.pid_ns != me.pid_ns {
+                return Life::Unknown;
+            }
             let lives = start_of(self.pid) == Some(self.pid_start);
             return if lives { Life::Alive } else { Life::Dead };
         }
         let here = !me.machine.is_empty() && (&self.machine, &self.host) == (&me.machine, &me.host);
-        if here { Life::Dead } else { Life::Unknown }
+        if here { Life::Rebooted } else { Life::Unknown }
     }
 }
 
@@ -143,14 +158,18 @@ fn lock_as(
 ) -> Result<LockGuard> {
     for _ in 0..8 {
         let found = numbers(&**store)?;
+        let seen: Vec<Option<Found>> =
+            found.iter().map(|&number| read(&**store, number)).collect::<Result<_>>()?;
         if let Some(&highest) = found.last() {
             wait_until_dead(&**store, highest, &me, (beat, dead_after), ui)?;
         }
         let number = found.last().map_or(1, |n| n + 1);
         if number > MOST {
-            // All of them are dead.
-            for dead in found {
-                store.delete(&name(dead))?;
+            // All of them are dead. Another run may have found that too, and have made its own since.
+            for (dead, seen) in found.into_iter().zip(seen) {
+                if read(&**store, dead)? == seen {
+                    store.delete(&name(dead))?;
+                }
             }
             continue;
         }
@@ -187,23 +206,35 @@ fn wait_until_dead(
         )
     };
     let Some(first) = read(store, number)? else { return Ok(()) };
-    let owner = match &first {
-        Ok(owner) => match owner.life_seen_by(me) {
-            Life::Alive => return Err(held(owner)),
-            Life::Dead => {
-                ui.info(format!("taking over the lock of a dead run: {owner}"));
-                return Ok(());
-            }
-            Life::Unknown => owner.to_string(),
-        },
-        Err(text) => format!("unreadable: {text:?}"),
+    let (owner, life) = match &first {
+        Ok(owner) => (owner.to_string(), owner.life_seen_by(me)),
+        Err(text) => (format!("unreadable: {text:?}"), Life::Unknown),
     };
-    ui.info(format!(
-        "a lock is there ({owner}): watching for up to {} s whether its owner lives",
-        dead_after.as_secs()
-    ));
+    let taking_over = || ui.info(format!("taking over the lock of a dead run: {owner}"));
+    let limit = match (life, &first) {
+        (Life::Alive, Ok(owner)) => return Err(held(owner)),
+        (Life::Dead, _) => {
+            taking_over();
+            return Ok(());
+        }
+        (Life::Rebooted, _) => {
+            let limit = dead_after.min(REBOOTED_BEATS * beat);
+            ui.info(format!(
+                "a lock is there from before this machine was started, or of a copy of it ({owner}): watching for {} s whether its owner lives",
+                limit.as_secs()
+            ));
+            limit
+        }
+        _ => {
+            ui.info(format!(
+                "a lock is there ({owner}): watching for up to {} s whether its owner lives",
+                dead_after.as_secs()
+            ));
+            dead_after
+        }
+    };
     let started = Instant::now();
-    while started.elapsed() < dead_after {
+    while started.elapsed() < limit {
         std::thread::sleep(beat / 4);
         match read(store, number)? {
             None => return Ok(()),
@@ -212,7 +243,11 @@ fn wait_until_dead(
             Some(Err(text)) => bail!("the lock changes and can't be read: {text:?}"),
         }
     }
-    ui.warn(format!("took over the lock of a run that shows no life ({owner})"));
+    if limit < dead_after {
+        taking_over();
+    } else {
+        ui.warn(format!("took over the lock of a run that shows no life ({owner})"));
+    }
     Ok(())
 }
 
@@ -389,8 +424,11 @@ fn numbers(store: &dyn Store) -> Result<Vec<u64>> {
     Ok(found)
 }
 
-/// None: it is gone. The error is the text of a lock that can't be read.
-fn read(store: &dyn Store, number: u64) -> Result<Option<Result<Owner, String>>> {
+/// The error is the text of a lock that can't be read.
+type Found = Result<Owner, String>;
+
+/// None: it is gone.
+fn read(store: &dyn Store, number: u64) -> Result<Option<Found>> {
     match store.get(&name(number)) {
         Ok(bytes) => Ok(Some(
             serde_json::from_slice(&bytes)
@@ -403,6 +441,11 @@ fn read(store: &dyn Store, number: u64) -> Result<Option<Result<Owner, String>>>
 
 fn render(owner: &Owner) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(owner).context("writing a lock as JSON")
+}
+
+/// Which numbers of processes are meant.
+pub(super) fn pid_namespace() -> Option<u64> {
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|found| found.ino())
 }
 
 /// When a process started, in ticks since boot. None: there is no such process.
@@ -454,6 +497,57 @@ mod tests {
             assert_eq!(numbers(&*store).unwrap(), [8]);
             guard.check().unwrap();
         }
+    }
+
+    #[test]
+    fn the_lock_of_another_container_or_of_a_copy_of_this_machine_holds_while_it_beats() {
+        let (_dir, store) = test_store();
+        let me = Owner { machine: "m".into(), ..Owner::me() };
+        let container = Owner { pid: 4_194_305, pid_ns: Some(1), ..me.clone() };
+        let copy = Owner { boot: "other".into(), ..me.clone() };
+        // A disk that is busy takes its time for a beat.
+        let slow = (Duration::from_millis(300), Duration::from_secs(60));
+        for other in [container, copy] {
+            let theirs = lock_as(&store, other.clone(), slow, &ui()).unwrap();
+            let text = format!("{:#}", lock_as(&store, me.clone(), slow, &ui()).unwrap_err());
+            assert!(text.contains("another rr works in"), "{text}");
+            drop(theirs);
+            store.put("lock-3.json", &render(&other).unwrap()).unwrap();
+            drop(lock_as(&store, me.clone(), times(400), &ui()).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_lock_of_an_older_rr_is_judged_as_it_did() {
+        let me = Owner { pid_ns: None, ..Owner::me() };
+        let text = String::from_utf8(render(&me).unwrap()).unwrap();
+        assert!(!text.contains("pid_ns"), "{text}");
+        let old: Owner = serde_json::from_str(&text).unwrap();
+        assert_eq!(old.life_seen_by(&Owner::me()), Life::Alive);
+        let dead = Owner { pid: 4_194_305, ..old };
+        assert_eq!(dead.life_seen_by(&Owner::me()), Life::Dead);
+    }
+
+    /// Two runs find the highest number dead; the other was quicker, and its lock has the first.
+    #[test]
+    fn a_new_lock_is_not_deleted_for_a_dead_one_of_its_number() {
+        let (_dir, store) = test_store();
+        let me = Owner { machine: "m".into(), ..Owner::me() };
+        let dead = Owner { boot: "other".into(), ..me.clone() };
+        for number in [1, MOST] {
+            store.put(&name(number), &render(&dead).unwrap()).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let ours = scope.spawn(|| lock_as(&store, me.clone(), times(60_000), &ui()).map(drop));
+            std::thread::sleep(Duration::from_millis(60));
+            let other = Owner { boot: "third".into(), ..me.clone() };
+            let theirs = render(&Owner { machine: "n".into(), ..other }).unwrap();
+            store.put("lock-1.json", &theirs).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(store.get("lock-1.json").unwrap(), theirs);
+            store.delete("lock-1.json").unwrap();
+            ours.join().unwrap().unwrap();
+        });
     }
 
     #[test]

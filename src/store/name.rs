@@ -2,14 +2,21 @@
 //!
 //! An object is written as `<name>.<boot>-<pid>-<random>.part` beside its place and renamed once it
 //! is durable. The tag says which process wrote it: `boot` is the start of the kernel's boot id, so
-//! that a process number counts only on the machine, and in the boot, that gave it.
+//! that a process number counts only on the machine, and in the boot, that gave it. In a container
+//! the PID namespace is told behind it: one of the host, or of another container, that has the same
+//! number is somebody else.
 
 use std::path::Path;
+
+use super::lock;
 
 /// What ends the name of a file that is not an object yet.
 const PART: &str = ".part";
 /// Longest part of a name that every filesystem takes, less the tag of an unfinished file.
 const LONGEST: usize = 255 - 40;
+
+/// The inode of the PID namespace that the kernel starts with (PROC_PID_INIT_INO).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Whether `name` can be the name of an object.
 pub fn is_name(name: &str) -> bool {
@@ -38,9 +45,7 @@ impl Tag {
     /// The tag of this process.
     pub fn own() -> Tag {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let mut boot: String = boot.trim().chars().filter(char::is_ascii_alphanumeric).collect();
-        boot.truncate(8);
-        Tag { boot, pid: std::process::id() }
+        Tag { boot: boot_of(&boot, lock::pid_namespace()), pid: std::process::id() }
     }
 
     /// A new name to write the object `leaf` under.
@@ -64,6 +69,15 @@ impl Tag {
     /// Whether the process is known to run. One of another boot or machine is not.
     pub fn is_alive(&self) -> bool {
         self.boot == Tag::own().boot && Path::new("/proc").join(self.pid.to_string()).exists()
+    }
+}
+
+/// What tells one number of a process from the same one elsewhere.
+fn boot_of(boot_id: &str, pid_ns: Option<u64>) -> String {
+    let known: String = boot_id.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    match pid_ns {
+        Some(inode) if inode != FIRST_PID_NAMESPACE => format!("{known}{inode:x}"),
+        _ => known,
     }
 }
 
@@ -96,6 +110,18 @@ mod tests {
             assert_eq!(Tag::of_part(no), None, "{no}");
         }
         assert!(!Tag { boot: "00000000".into(), ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_container_has_numbers_of_its_own() {
+        let (boot_id, inode) = ("1a2b3c4d-5e6f-4a1b-8c2d-3e4f5a6b7c8d\n", FIRST_PID_NAMESPACE);
+        assert_eq!(boot_of(boot_id, None), "1a2b3c4d");
+        assert_eq!(boot_of(boot_id, Some(inode)), "1a2b3c4d");
+        let inside = Tag { boot: boot_of(boot_id, Some(inode + 3)), pid: 4_194_304 };
+        assert_eq!(inside.boot, "1a2b3c4defffffff");
+        let part = inside.part_name("x");
+        assert!(part.len() <= 1 + 40, "{part}");
+        assert_eq!(Tag::of_part(&part), Some(inside));
     }
 
     proptest! {
