@@ -53,8 +53,11 @@ pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// One is not there, or is the last whole one of the machine, or of all; nothing is deleted then.
 pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<Pruned> {
     let mut survey = Survey::of(guard.store(), ui)?;
-    names.iter().try_for_each(|name| survey.take_out(name))?;
-    let pruned = Pruned { generations: names.to_vec(), ..Pruned::default() };
+    let mut generations = names.to_vec();
+    generations.sort();
+    generations.dedup();
+    generations.iter().try_for_each(|name| survey.take_out(name))?;
+    let pruned = Pruned { generations, ..Pruned::default() };
     delete(guard, pruned, &survey.all())
 }
 
@@ -211,6 +214,7 @@ impl Left<'_> {
 
 /// Unpublishes the generations that `pruned` names, and deletes all that does not stay.
 fn delete(guard: &LockGuard, mut pruned: Pruned, left: &Left<'_>) -> Result<Pruned> {
+    name_latest(guard, &pruned.generations, left)?;
     for old in &pruned.generations {
         guard.check()?;
         guard.store().delete(&catalog::object(old, "manifest.json"))?;
@@ -218,6 +222,25 @@ fn delete(guard: &LockGuard, mut pruned: Pruned, left: &Left<'_>) -> Result<Prun
     }
     collect(guard, left, &mut pruned)?;
     Ok(pruned)
+}
+
+/// Where the newest is to go, `latest.json` names the one before it from now on. It goes on naming
+/// those that go: where a server can't list, a run that is killed would leave them for ever.
+fn name_latest(guard: &LockGuard, gone: &[String], left: &Left<'_>) -> Result<()> {
+    let newest = left.generations.iter().max();
+    if gone.iter().map(String::as_str).max() <= newest.copied() {
+        return Ok(());
+    }
+    guard.check()?;
+    let Some(newest) = newest else { return Ok(guard.store().delete("latest.json")?) };
+    let mut all: Vec<String> = left.generations.iter().map(|&name| name.to_owned()).collect();
+    all.extend_from_slice(gone);
+    all.sort();
+    let text = catalog::latest_json(newest, &all);
+    guard
+        .store()
+        .put("latest.json", text.as_bytes())
+        .with_context(|| format!("naming {newest} in latest.json"))
 }
 
 fn collect(guard: &LockGuard, left: &Left<'_>, pruned: &mut Pruned) -> Result<()> {
@@ -345,10 +368,38 @@ mod tests {
         assert!(drop(&["20261101T000000Z", "20291101T000000Z"]).unwrap_err().contains("no gen"));
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS, "all or none");
         assert!(drop(&DAYS[..3]).unwrap_err().contains("last whole backup"));
-        drop(&[DAYS[3], DAYS[0]]).unwrap();
+        drop(&[DAYS[3], DAYS[0], DAYS[3]]).unwrap();
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[1..3]);
         let packs = names(&store, "packs/");
         assert_eq!(packs, [pack(DAYS[0], 1), pack(DAYS[1], 1), pack(DAYS[2], 1)]);
+    }
+
+    fn newest_named(store: &Arc<dyn Store>) -> String {
+        let latest: serde_json::Value =
+            serde_json::from_slice(&store.get("latest.json").unwrap()).unwrap();
+        latest["generation"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn when_the_newest_goes_the_one_before_it_is_the_latest() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        let guard = lock::lock(&store, &ui).unwrap();
+        drop_generations(&guard, &[DAYS[0].to_owned()], &ui).unwrap();
+        assert_eq!(newest_named(&store), DAYS[3]);
+        drop_generations(&guard, &[DAYS[3].to_owned()], &ui).unwrap();
+        assert_eq!(newest_named(&store), DAYS[2]);
+        drop(guard);
+        // Also when the run ends in the middle, and then none that is there is forgotten.
+        let (_dir, store) = test_store();
+        four_generations(&store);
+        let bad: Arc<dyn Store> = Arc::new(Bad(Arc::clone(&store), Day::TakenOver));
+        let guard = lock::lock(&bad, &ui).unwrap();
+        drop_generations(&guard, &[DAYS[2].to_owned(), DAYS[3].to_owned()], &ui).unwrap_err();
+        assert_eq!(newest_named(&store), DAYS[1]);
+        let named = catalog::named_in_latest(&store.get("latest.json").unwrap()).unwrap();
+        assert!(named.contains(&DAYS[3].to_owned()), "{named:?}");
     }
 
     /// Two bad days.
