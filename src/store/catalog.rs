@@ -24,6 +24,9 @@ use crate::layout::{Layout, schema};
 /// What to do about a damaged object. Other generations may need it as well.
 pub const MENDED_BY: &str = "hint: rr list shows other generations, rr verify reads one in full; rr mkbackup --full on the node makes one that needs nothing of the earlier ones";
 
+/// The name of a generation.
+const NAME: &str = "%Y%m%dT%H%M%SZ";
+
 /// The object `file` of a generation.
 pub fn object(generation: &str, file: &str) -> String {
     format!("generations/{generation}/{file}")
@@ -38,17 +41,26 @@ pub fn new_generation(store: &dyn Store) -> Result<String> {
         .filter_map(|found| time_of(found.name.split('/').nth(1)?))
         .max();
     let time = match newest {
-        Some(newest) => now.max(newest + jiff::SignedDuration::from_secs(1)),
+        Some(newest) => {
+            let next = newest.checked_add(jiff::SignedDuration::from_secs(1)).map_err(|_| {
+                let newest = newest.strftime(NAME);
+                anyhow!(
+                    "no generation can be later than {newest}, which {} has\nhint: rr prune --drop {newest}; or delete generations/{newest} there",
+                    store.url()
+                )
+            })?;
+            now.max(next)
+        }
         None => now,
     };
-    Ok(time.strftime("%Y%m%dT%H%M%SZ").to_string())
+    Ok(time.strftime(NAME).to_string())
 }
 
 /// The time in the name of a generation; None where it is no such name.
 pub fn time_of(generation: &str) -> Option<jiff::Timestamp> {
-    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", generation).ok()?;
+    let time = jiff::civil::DateTime::strptime(NAME, generation).ok()?;
     let time = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-    (time.strftime("%Y%m%dT%H%M%SZ").to_string() == generation).then_some(time)
+    (time.strftime(NAME).to_string() == generation).then_some(time)
 }
 
 /// Whether a word names a generation, whichever there are.
@@ -556,6 +568,9 @@ pub(crate) mod tests {
         store.put("generations/29991231T235959Z/recipe", b"").unwrap();
         store.put("generations/zzz/recipe", b"").unwrap();
         assert_eq!(new_generation(&*store).unwrap(), "30000101T000000Z");
+        store.put("generations/99991230T220000Z/recipe", b"").unwrap();
+        let text = new_generation(&*store).unwrap_err().to_string();
+        assert!(text.contains("\nhint: rr prune --drop 99991230T220000Z"), "{text}");
         for no in ["", "20261121", "20261321T013500Z", "20261121T013500", "20261121T013500Zx"] {
             assert_eq!(time_of(no), None, "{no}");
         }
