@@ -158,6 +158,18 @@ fn a_symbolic_link_in_the_tree_leads_nowhere() {
 }
 
 #[test]
+fn a_symbolic_link_at_the_target_hides_no_node() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), Access::Write).unwrap().put("generations/1/recipe", b"").unwrap();
+    std::os::unix::fs::symlink("node001", dir.path().join("node000")).unwrap();
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("node002")).unwrap();
+    let url = TargetUrl::File { dir: dir.path().to_owned() };
+    let all = store::open_all(&url, &TargetOptions::default()).unwrap();
+    let [(node, Ok(_))] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(node, "node001");
+}
+
+#[test]
 fn loop_a_full_target_is_told_and_left_clean() {
     if !is_root("loop_a_full_target_is_told_and_left_clean") {
         return;

@@ -86,8 +86,11 @@ pub(super) fn overview(
     let url = session.config.target_url().map_err(usage)?;
     let stores = store::open_all(&url, &session.config.target_options)?;
     let now = jiff::Timestamp::now();
-    let states: Vec<NodeState> =
-        stores.into_iter().map(|(node, store)| state_of(node, &*store, now, older_than)).collect();
+    let state = |(node, store): (String, Result<Box<dyn Store>>)| match store {
+        Ok(store) => state_of(node, &*store, now, older_than),
+        Err(error) => NodeState { node, problem: Some(problem(&error)), ..NodeState::default() },
+    };
+    let states: Vec<NodeState> = stores.into_iter().map(state).collect();
     let late = states.iter().any(|state| state.problem.is_some());
     if session.global.json {
         print_json(&states)?;
@@ -109,8 +112,7 @@ fn state_of(
     let manifest = match catalog::find_machine(store, None) {
         Ok(manifest) => manifest,
         Err(error) => {
-            let text = format!("{error:#}");
-            state.problem = text.lines().next().map(str::to_owned);
+            state.problem = Some(problem(&error));
             return state;
         }
     };
@@ -129,6 +131,11 @@ fn state_of(
     state.generation = Some(manifest.generation);
     state.finished = Some(manifest.finished);
     state
+}
+
+/// In one line.
+fn problem(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }
 
 fn table(states: &[NodeState]) -> String {

@@ -33,24 +33,31 @@ const DIR_FLAGS: OFlag =
 const DIR_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-/// The nodes that have a tree with generations in the directory `base`.
+/// The nodes that have a tree with generations in the directory `base`. One that may not be looked into
+/// is among them: who opens it is told why.
 pub fn trees(base: &OwnedFd) -> nix::Result<Vec<String>> {
     let dir = openat(base, ".", DIR_FLAGS, Mode::empty())?;
     let mut nodes = Vec::new();
     for entry in Dir::from_fd(dir)?.iter() {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else { continue };
-        let has_generations = |node: &str| {
-            let inside = format!("{node}/generations");
-            fstatat(base, inside.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
-        };
-        if is_part_of_name(name) && has_generations(name) {
+        if is_part_of_name(name) && has_generations(base, name) {
             nodes.push(name.to_owned());
         }
     }
     nodes.sort();
     Ok(nodes)
+}
+
+/// In two steps: one path with both names would be followed through a link to another node's tree.
+fn has_generations(base: &OwnedFd, node: &str) -> bool {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let inside = openat(base, node, flags, Mode::empty())
+        .and_then(|dir| fstatat(&dir, "generations", AtFlags::AT_SYMLINK_NOFOLLOW));
+    match inside {
+        Ok(stat) => stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits(),
+        Err(errno) => errno == Errno::EACCES,
+    }
 }
 
 /// One node's tree in a directory.

@@ -179,21 +179,24 @@ pub fn open(
     }
 }
 
-/// The trees of all nodes at the target, for reading, with the nodes' names.
-pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, Box<dyn Store>)>> {
+/// The trees of all nodes at the target, for reading, with the nodes' names. One that can't be opened
+/// does not stand in the way of the others.
+pub fn open_all(
+    url: &TargetUrl,
+    options: &TargetOptions,
+) -> Result<Vec<(String, Result<Box<dyn Store>>)>> {
     let Some(base) = base(url, Access::Read, options)? else {
         let stores = object::open_all(url, options).with_context(|| format!("reading {url}"))?;
-        let boxed = |(node, store)| (node, Box::new(store) as Box<dyn Store>);
-        return Ok(stores.into_iter().map(boxed).collect());
+        let boxed = |store| Box::new(store) as Box<dyn Store>;
+        return Ok(stores.into_iter().map(|(node, store)| (node, store.map(boxed))).collect());
     };
-    let nodes = dir::trees(&base).with_context(|| format!("reading {url}"))?.into_iter();
-    nodes
-        .map(|node| {
-            let store = dir::DirStore::open(&base, &url.to_string(), &node, Access::Read)
-                .with_context(|| format!("opening the tree of {node}"))?;
-            Ok((node, with_patience(store, url, options)))
-        })
-        .collect()
+    let open = |node: String| {
+        let store = dir::DirStore::open(&base, &url.to_string(), &node, Access::Read)
+            .with_context(|| format!("opening the tree of {node}"));
+        (node, store.map(|store| with_patience(store, url, options)))
+    };
+    let nodes = dir::trees(&base).with_context(|| format!("reading {url}"))?;
+    Ok(nodes.into_iter().map(open).collect())
 }
 
 /// The directory that holds the trees of the nodes; None where it is on a server of objects.

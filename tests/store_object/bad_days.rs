@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rr::config::{Login, TargetOptions};
 use rr::store::{Access, Store, StoreError};
 
+use crate::node::{Node, said};
 use crate::proxy::{Fault, Proxy};
 use crate::servers::{self, Authority, BUCKET, NGINX_DAV, NGINX_PLAIN, Server};
 use crate::{loopback, noise, open, s3_options};
@@ -184,6 +185,63 @@ fn refusals_are_told_at_once_with_what_to_do() {
         assert!(text.contains(expected), "{text}");
         assert_eq!(proxy.count("PUT"), 1, "{expected}");
     }
+}
+
+const FORBIDDEN: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn a_node_that_may_not_be_looked_into_hides_no_other() {
+    if servers::lacks("a_node_that_may_not_be_looked_into_hides_no_other", &["nginx"]) {
+        return;
+    }
+    let Desk { proxy, _dir, .. } = &desk(60);
+    let lines = format!("target = \"{}\"\n", proxy.url());
+    let nodes = ["node002", "node003", "node004"].map(|name| Node::at(_dir.path(), &lines, name));
+    for node in &nodes {
+        node.backed_up();
+    }
+    proxy.fail("PROPFIND /node002/", 99, Fault::Instead(FORBIDDEN));
+    for forbidden in ["GET /node002/", "GET /node003/"] {
+        proxy.fail(forbidden, 99, Fault::Instead(FORBIDDEN));
+    }
+    let all = nodes[0].rr(&["list", "--all"]).output().unwrap();
+    let text = said(&all);
+    assert_eq!(all.status.code(), Some(1), "{text}");
+    for (node, problem) in
+        [("node002", "403"), ("node003", "403"), ("node004", "no layout to recover it from")]
+    {
+        let line = all.text().lines().find(|line| line.starts_with(node)).map(str::to_owned);
+        assert!(line.is_some_and(|line| line.contains(problem)), "{text}");
+    }
+}
+
+/// All that is answered is told beforehand.
+#[test]
+fn a_node_of_s3_that_may_not_be_looked_into_hides_no_other() {
+    let proxy = Proxy::start(1);
+    let answer = |word: &'static str, status: &str, text: &str| {
+        let length = text.len();
+        let text = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{text}");
+        proxy.fail(word, 1, Fault::Instead(text.leak()));
+    };
+    let list = |what: &str| {
+        format!(
+            "<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>{what}</ListBucketResult>"
+        )
+    };
+    let denied = "<Error><Code>AccessDenied</Code><Message>No.</Message></Error>";
+    let prefix = |node: &str| format!("<CommonPrefixes><Prefix>{node}/</Prefix></CommonPrefixes>");
+    answer("delimiter", "200 OK", &list(&[prefix("node001"), prefix("node002")].concat()));
+    answer("prefix=node001", "403 Forbidden", denied);
+    answer("/node001/latest.json", "403 Forbidden", denied);
+    let found = "<Contents><Key>node002/generations/1/x</Key><LastModified>2026-11-21T10:00:00.000Z</LastModified><ETag>e</ETag><Size>1</Size><StorageClass>STANDARD</StorageClass></Contents>";
+    answer("prefix=node002", "200 OK", &list(found));
+    answer("/node002/latest.json", "200 OK", "{}");
+    let url = format!("s3://{BUCKET}").parse().unwrap();
+    let all = rr::store::open_all(&url, &s3_options(proxy.url())).unwrap();
+    let [(first, Err(error)), (second, Ok(_))] = &all[..] else { panic!("{all:?}") };
+    assert_eq!([first, second], ["node001", "node002"]);
+    assert!(format!("{error:#}").contains("AccessDenied: No."), "{error:#}");
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Dav {
         )
     }
 
-    /// The directories below the tree that have generations in them.
+    /// The directories below the tree that have generations in them, or may not be looked into.
     pub fn nodes(
         &self,
         client: &Client,
@@ -212,8 +212,12 @@ impl Dav {
             if !is_part_of_name(&node.leaf) {
                 continue;
             }
-            let inside = self.members(client, &node.leaf, refusal)?;
-            if inside.iter().any(|member| is_dir(member) && member.leaf == "generations") {
+            let has_some = match self.members(client, &node.leaf, refusal) {
+                Ok(inside) => inside.iter().any(|m| is_dir(m) && m.leaf == "generations"),
+                Err(StoreError::Denied { .. }) => true,
+                Err(error) => return Err(error),
+            };
+            if has_some {
                 nodes.push(node.leaf);
             }
         }

@@ -105,8 +105,11 @@ pub fn asks_login(url: &TargetUrl, options: &TargetOptions) -> Result<bool> {
     })
 }
 
-/// The trees of all nodes that have a generation, for reading.
-pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, ObjectStore)>> {
+/// The trees of all nodes that have a generation, for reading, and of those that may not be looked into.
+pub fn open_all(
+    url: &TargetUrl,
+    options: &TargetOptions,
+) -> Result<Vec<(String, Result<ObjectStore>)>> {
     let way = Way::to(url, options)?;
     let whole = way.tree("")?;
     let refusal = |reply: &mut Reply| whole.refusal(reply, "");
@@ -123,11 +126,13 @@ pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String,
     nodes.retain(|node| is_part_of_name(node));
     nodes.sort();
     let open = |node: String| {
-        let mut store = way.tree(&node)?;
-        store.find_out(Access::Read).with_context(|| format!("opening the tree of {node}"))?;
-        Ok((node, store))
+        let store = way.tree(&node).and_then(|mut store| {
+            store.find_out(Access::Read).with_context(|| format!("opening the tree of {node}"))?;
+            Ok(store)
+        });
+        (node, store)
     };
-    nodes.into_iter().map(open).collect()
+    Ok(nodes.into_iter().map(open).collect())
 }
 
 /// How a target is reached, for one tree or for all.

@@ -143,7 +143,7 @@ impl S3 {
         Ok(found)
     }
 
-    /// The directories below the base that have generations in them.
+    /// The directories below the base that have generations in them, or may not be looked into.
     pub fn nodes(
         &self,
         client: &Client,
@@ -159,10 +159,15 @@ impl S3 {
         let mut nodes = Vec::new();
         for node in found {
             let mut has_some = false;
-            self.pages(client, &format!("{node}/generations/"), None, refusal, &mut |page| {
+            let prefix = format!("{node}/generations/");
+            let looked = self.pages(client, &prefix, None, refusal, &mut |page| {
                 has_some |= !page.contents.is_empty();
                 Ok(false)
-            })?;
+            });
+            match looked {
+                Err(StoreError::Denied { .. }) => has_some = true,
+                other => other?,
+            }
             if has_some {
                 nodes.push(node);
             }
