@@ -90,11 +90,11 @@ fn change(a: &Entry, b: &Entry) -> Option<Change> {
     // The time of a directory only tells that a name came or went, which is told by that name.
     let time = |e: &Entry| (e.kind != Kind::Dir).then_some(e.mtime);
     let access = |e: &Entry| (e.mode, e.uid, e.gid);
+    // Of what changed just before its backup the ctime was forgotten: it tells nothing then.
+    let told = !a.is_forgotten() && !b.is_forgotten() && a.ino == b.ino && b.kind != Kind::Dir;
     if what(a) != what(b) || time(a) != time(b) {
         Some(Change::Modified)
-    } else if access(a) != access(b)
-        || (a.ino == b.ino && a.ctime != b.ctime && b.kind != Kind::Dir)
-    {
+    } else if access(a) != access(b) || (told && a.ctime != b.ctime) {
         Some(Change::Metadata)
     } else {
         None
@@ -125,5 +125,36 @@ impl<'a> Rows<'a> {
             self.run = self.index.chunks[number].frame.id;
             self.rows = rows.into_iter();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::entry::Time;
+
+    #[test]
+    fn a_forgotten_ctime_is_no_change() {
+        let at = |sec| Time { sec, nsec: 0 };
+        let file = |ctime, mode| Entry {
+            path: b"etc/x".to_vec(),
+            kind: Kind::File,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: at(5),
+            size_bytes: 3,
+            link: Vec::new(),
+            rdev: (0, 0),
+            ctime,
+            ino: 7,
+        };
+        for (old, new) in [(at(0), at(9)), (at(9), at(0)), (at(0), at(0)), (at(9), at(9))] {
+            assert_eq!(change(&file(old, 0o644), &file(new, 0o644)), None, "{old:?} {new:?}");
+            let metadata = change(&file(old, 0o644), &file(new, 0o600));
+            assert_eq!(metadata, Some(Change::Metadata), "{old:?} {new:?}");
+        }
+        let changed = change(&file(at(8), 0o644), &file(at(9), 0o644));
+        assert_eq!(changed, Some(Change::Metadata));
     }
 }
