@@ -14,7 +14,7 @@
 //! generation that is deleted meanwhile finds an object missing, never a wrong one, and is told why
 //! ([`crate::archive`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result, ensure};
 
@@ -77,7 +77,7 @@ pub fn forecast(store: &dyn Store, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     let mut pruned = Pruned { objects: guard.store().sweep()?, ..Pruned::default() };
     let survey = Survey::of(guard.store(), ui)?;
-    collect(guard, &survey.all(), &mut pruned)?;
+    collect(guard, &survey.all().doomed(guard.store())?, &mut pruned)?;
     if pruned.objects > 0 {
         ui.info(format!(
             "removed {} objects ({}) of runs that did not end",
@@ -119,6 +119,8 @@ impl Survey {
     fn of(store: &dyn Store, ui: &Ui) -> Result<Survey> {
         let mut survey = Survey::default();
         let generations = catalog::generations(store)?;
+        // What generations lack, and which ones: they share packs.
+        let mut lacking: BTreeMap<String, Vec<String>> = BTreeMap::new();
         // Listed after them: what they name was there before.
         let mut there = HashMap::new();
         for prefix in ["packs/", "generations/"] {
@@ -129,19 +131,20 @@ impl Survey {
                 Ok(manifest) => match catalog::lacks(&manifest, &there).first() {
                     None => survey.whole.push(manifest),
                     Some(why) => {
-                        ui.warn(format!(
-                            "the generation {generation} is not whole, so it does not count as kept: {why}"
-                        ));
+                        lacking.entry(why.clone()).or_default().push(generation);
                         survey.torn.push(manifest);
                     }
                 },
                 Err(error) => {
-                    ui.warn(format!(
+                    ui.warn_once(format!(
                         "the generation {generation} can't be read, so no packs are deleted (rr prune --drop {generation} gives it up): {error:#}"
                     ));
                     survey.strange.push(generation);
                 }
             }
+        }
+        for (why, generations) in lacking {
+            ui.warn_once(not_whole(&generations, &why));
         }
         Ok(survey)
     }
@@ -194,6 +197,20 @@ impl Survey {
     }
 }
 
+/// What is to be said of generations, oldest first, that all lack the same.
+fn not_whole(generations: &[String], why: &str) -> String {
+    match generations {
+        [first, .., last] => format!(
+            "{} generations ({first} ... {last}) are not whole, so they do not count as kept and no backup builds upon them: {why}\nhint: the next backup stores it anew, rr mkbackup --full everything; rr prune --drop gives a generation up",
+            generations.len()
+        ),
+        _ => format!(
+            "the generation {} is not whole, so it does not count as kept and no backup builds upon it: {why}\nhint: the next backup stores it anew, rr mkbackup --full everything; rr prune --drop gives the generation up",
+            generations.concat()
+        ),
+    }
+}
+
 impl Left<'_> {
     /// Files of generations that are not published or not kept, and packs that none needs.
     fn doomed(&self, store: &dyn Store) -> Result<Vec<Object>> {
@@ -215,12 +232,18 @@ impl Left<'_> {
 /// Unpublishes the generations that `pruned` names, and deletes all that does not stay.
 fn delete(guard: &LockGuard, mut pruned: Pruned, left: &Left<'_>) -> Result<Pruned> {
     name_latest(guard, &pruned.generations, left)?;
-    for old in &pruned.generations {
+    let mut doomed = left.doomed(guard.store())?;
+    for old in pruned.generations.clone() {
         guard.check()?;
-        guard.store().delete(&catalog::object(old, "manifest.json"))?;
-        pruned.objects += 1;
+        let name = catalog::object(&old, "manifest.json");
+        guard.store().delete(&name)?;
+        match doomed.iter().position(|object| object.name == name) {
+            Some(at) => pruned.count(&doomed.remove(at)),
+            // The list is older than it.
+            None => pruned.objects += 1,
+        }
     }
-    collect(guard, left, &mut pruned)?;
+    collect(guard, &doomed, &mut pruned)?;
     Ok(pruned)
 }
 
@@ -243,8 +266,7 @@ fn name_latest(guard: &LockGuard, gone: &[String], left: &Left<'_>) -> Result<()
         .with_context(|| format!("naming {newest} in latest.json"))
 }
 
-fn collect(guard: &LockGuard, left: &Left<'_>, pruned: &mut Pruned) -> Result<()> {
-    let doomed = left.doomed(guard.store())?;
+fn collect(guard: &LockGuard, doomed: &[Object], pruned: &mut Pruned) -> Result<()> {
     for few in doomed.chunks(CHECKED_TOGETHER) {
         guard.check()?;
         for object in few {
@@ -311,11 +333,17 @@ mod tests {
         four_generations(&store);
         store.put("packs/notes.txt", b"not ours").unwrap();
         let guard = lock::lock(&store, &ui).unwrap();
+        let bytes = || -> u64 {
+            let objects = ["packs/", "generations/"].map(|prefix| store.list(prefix).unwrap());
+            objects.iter().flatten().map(|object| object.size_bytes).sum()
+        };
+        let bytes_before = bytes();
         let forecast = forecast(&*store, &last(2), &ui).unwrap();
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS, "a forecast deletes nothing");
         let pruned = prune(&guard, &last(2), &ui).unwrap();
         assert_eq!(pruned.generations, DAYS[..2]);
-        assert_eq!((forecast.verdicts, forecast.objects), (pruned.verdicts, pruned.objects));
+        assert_eq!(forecast, pruned);
+        assert_eq!(bytes_before - bytes(), pruned.freed_bytes);
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[2..]);
         let packs = names(&store, "packs/");
         assert_eq!(
@@ -526,5 +554,23 @@ mod tests {
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[2..]);
         assert_eq!(names(&store, "packs/"), [pack(DAYS[1], 1), pack(DAYS[2], 1)]);
         assert_eq!(ui.warnings().len(), 1);
+    }
+
+    #[test]
+    fn a_lost_pack_is_told_once_for_all_that_need_it() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        for day in [DAYS[0], DAYS[1]] {
+            store.delete(&pack(day, 1)).unwrap();
+        }
+        let guard = lock::lock(&store, &ui).unwrap();
+        sweep(&guard, &ui).unwrap();
+        prune(&guard, &last(3), &ui).unwrap();
+        let told = ui.warnings();
+        assert_eq!(told.len(), 2, "{told:?}");
+        let two = format!("2 generations ({} ... {}) are not whole", DAYS[0], DAYS[1]);
+        assert!(told[0].starts_with(&two) && told[0].contains(&pack(DAYS[0], 1)), "{told:?}");
+        assert!(told[1].contains(DAYS[2]) && told[1].contains(&pack(DAYS[1], 1)), "{told:?}");
     }
 }

@@ -144,6 +144,14 @@ impl Ui {
         self.say("warning", &Paint::yellow(&format!("warning: {text}")));
     }
 
+    /// As [`Ui::warn`], where it was not said yet: for what more than one step comes upon.
+    pub fn warn_once(&self, text: impl AsRef<str>) {
+        let said = lock(&self.inner.warnings).iter().any(|said| said == text.as_ref());
+        if !said {
+            self.warn(text);
+        }
+    }
+
     pub fn success(&self, text: impl AsRef<str>) {
         self.say("success", &Paint::green(text.as_ref()));
     }
