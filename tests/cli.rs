@@ -178,6 +178,12 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
     std::fs::write(tree.join("file"), "x").unwrap();
     let url = format!("file://{}", target.display());
     let include = tree.to_str().unwrap();
+    for more in [&["list", "--all"][..], &["--json", "list", "--all", "--older-than", "48h"]] {
+        let none = rr(&[&["--target", &url], more].concat());
+        assert_eq!(none.status.code(), Some(1), "{}", text(&none));
+        let said = format!("no node has a backup at {url}");
+        assert!(text(&none).contains(&said) && none.stdout.is_empty(), "{}", text(&none));
+    }
     for node in ["node001", "node002"] {
         let made = rr(&["--target", &url, "--node", node, "mkbackuponly", "--include", include]);
         assert_eq!(made.status.code(), Some(0), "{}", text(&made));

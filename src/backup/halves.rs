@@ -27,6 +27,7 @@ pub(super) fn archive(
     guard: &LockGuard,
     generation: &str,
     headers: &[Header],
+    problems: &[String],
     ui: &Ui,
 ) -> Result<(Manifest, Option<String>)> {
     let store = guard.store();
@@ -49,7 +50,7 @@ pub(super) fn archive(
         level: job.config.backup.level,
         threads: job.config.backup.threads,
     };
-    let parent = if job.options.full { None } else { newest_good(guard, &job.subject(), ui)? };
+    let parent = if job.options.full { None } else { newest_good(guard, &job.subject())? };
     let create = |options: &CreateOptions| {
         // What systemd mounts when somebody looks at it may be gone again.
         for tree in &options.mount_points {
@@ -90,8 +91,10 @@ pub(super) fn archive(
         archive: created.stats,
         tree: job.tree_names(),
         unprotected: job.coverage.unprotected.clone(),
-        warning: created.warnings,
+        warning: Vec::new(),
     };
+    // The overview of all nodes has nothing but the manifest to go by.
+    manifest.note(problems, ui.warnings());
     ui.step("Publishing", || {
         let mut texts = Vec::new();
         let mut add = |manifest: &mut Manifest, file: &str, bytes: Vec<u8>| {
@@ -126,14 +129,15 @@ fn with_hooks<T>(hooks: Hooks, ui: &Ui, work: impl FnOnce() -> Result<T>) -> Res
 
 /// The newest generation that can be read and lacks nothing: what is unchanged since then is not
 /// stored again. One of another subject only where there is none of this one, as it has less of it.
-fn newest_good(guard: &LockGuard, subject: &Subject, ui: &Ui) -> Result<Option<Manifest>> {
+/// The others are for the log: the sweep at the start of the run has told of them.
+fn newest_good(guard: &LockGuard, subject: &Subject) -> Result<Option<Manifest>> {
     let store = guard.store();
     let mut other = None;
     for generation in catalog::generations(store)?.iter().rev() {
         let manifest = match catalog::manifest(store, generation) {
             Ok(manifest) => manifest,
             Err(error) => {
-                ui.warn(format!("the generation {generation} is passed by: {error:#}"));
+                log::warn!("the generation {generation} is passed by: {error:#}");
                 continue;
             }
         };
@@ -145,10 +149,9 @@ fn newest_good(guard: &LockGuard, subject: &Subject, ui: &Ui) -> Result<Option<M
         match (missing.is_empty(), alike) {
             (true, true) => return Ok(Some(manifest)),
             (true, false) => other = Some(manifest),
-            (false, _) => ui.warn(format!(
-                "the generation {generation} is not built upon: {}",
-                missing.join(", ")
-            )),
+            (false, _) => {
+                log::warn!("the generation {generation} is not built upon: {}", missing.join(", "));
+            }
         }
     }
     Ok(other)

@@ -102,7 +102,11 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
             report.problems.push(format!("LUKS headers are not in the backup: {error:#}"));
             Vec::new()
         });
-        let (manifest, unread) = halves::archive(job, &guard, &generation, &headers, ui)?;
+        // As far as they are known before the rescue half.
+        let lacks = job.rescue_lacks.iter().map(|lack| format!("no rescue image: {lack}"));
+        let problems: Vec<String> = lacks.chain(report.problems.iter().cloned()).collect();
+        let (manifest, unread) =
+            halves::archive(job, &guard, &generation, &headers, &problems, ui)?;
         report.archived(&manifest, unread);
     }
     let mut built = None;

@@ -13,11 +13,10 @@ use crate::cli::{PruneArgs, RestoreArgs, VerifyArgs};
 use crate::layout::mount::escape;
 use crate::layout::units::{shown_time, size};
 use crate::rescue::menu::{self, MENU};
-use crate::rescue::stored;
 use crate::store::catalog::Subject;
 use crate::store::keep::{Keep, Verdict};
 use crate::store::lock::LockGuard;
-use crate::store::{self, Access, Manifest, Store, StoreError, catalog, lock, retain};
+use crate::store::{Access, Manifest, Store, StoreError, catalog, lock, retain};
 
 use super::{Exit, Session, answer, print, print_json, usage};
 
@@ -48,7 +47,11 @@ pub(super) fn list(session: &Session<'_>) -> Result<Exit> {
             size(m.archive.stream_bytes),
             size(m.archive.stored_bytes),
             subject(m),
-            if m.is_complete() { "" } else { " (not all could be read)" },
+            match (m.is_complete(), m.problems().next()) {
+                (false, _) => " (not all could be read)",
+                (true, Some(_)) => " (with problems: rr show)",
+                (true, None) => "",
+            },
         );
     }
     print(&text)?;
@@ -59,113 +62,6 @@ fn subject(manifest: &Manifest) -> String {
     match manifest.subject() {
         Subject::Machine => "the machine".to_owned(),
         Subject::Trees(trees) => format!("just {}", trees.join(" ")),
-    }
-}
-
-/// What `rr list --all` says of a node.
-#[derive(Debug, Default, Serialize)]
-struct NodeState {
-    node: String,
-    /// The newest generation of the whole machine.
-    generation: Option<String>,
-    finished: Option<String>,
-    age_seconds: Option<i64>,
-    stream_bytes: u64,
-    warnings: usize,
-    /// Whether a rescue image lies beside it.
-    rescue: bool,
-    /// What is wrong with it.
-    problem: Option<String>,
-}
-
-/// `rr list --all`: a line for each node.
-pub(super) fn overview(
-    session: &Session<'_>,
-    older_than: Option<jiff::SignedDuration>,
-) -> Result<Exit> {
-    let url = session.config.target_url().map_err(usage)?;
-    let stores = store::open_all(&url, &session.config.target_options)?;
-    let now = jiff::Timestamp::now();
-    let state = |(node, store): (String, Result<Box<dyn Store>>)| match store {
-        Ok(store) => state_of(node, &*store, now, older_than),
-        Err(error) => NodeState { node, problem: Some(problem(&error)), ..NodeState::default() },
-    };
-    let states: Vec<NodeState> = stores.into_iter().map(state).collect();
-    let late = states.iter().any(|state| state.problem.is_some());
-    if session.global.json {
-        print_json(&states)?;
-    } else {
-        print(&table(&states))?;
-    }
-    Ok(if late { Exit::Failed } else { Exit::Done })
-}
-
-fn state_of(
-    node: String,
-    store: &dyn Store,
-    now: jiff::Timestamp,
-    older_than: Option<jiff::SignedDuration>,
-) -> NodeState {
-    let image = stored::newest(store).and_then(|dir| stored::size_bytes(store, &dir));
-    let rescue = matches!(image, Ok(Some(_)));
-    let mut state = NodeState { node, rescue, ..NodeState::default() };
-    let manifest = match catalog::find_machine(store, None) {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            state.problem = Some(problem(&error));
-            return state;
-        }
-    };
-    let age = manifest.finished.parse().ok().map(|at| now.duration_since(at));
-    let late =
-        older_than.is_some_and(|most| age.is_none_or(|age: jiff::SignedDuration| age > most));
-    state.problem = match (late, manifest.is_complete(), rescue) {
-        (true, ..) => Some("late".to_owned()),
-        (_, false, _) => Some("not everything could be read".to_owned()),
-        (_, _, false) => Some("no rescue image".to_owned()),
-        _ => None,
-    };
-    state.age_seconds = age.map(|age| age.as_secs());
-    state.stream_bytes = manifest.archive.stream_bytes;
-    state.warnings = manifest.warning.len();
-    state.generation = Some(manifest.generation);
-    state.finished = Some(manifest.finished);
-    state
-}
-
-/// In one line.
-fn problem(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
-}
-
-fn table(states: &[NodeState]) -> String {
-    let width = states.iter().map(|state| state.node.len()).max().unwrap_or(0).max(4);
-    let mut text = format!(
-        "{:<width$} {:<16} {:>6} {:>11} {:>8}  {}\n",
-        "NODE", "GENERATION", "AGE", "SIZE", "WARNINGS", "PROBLEM"
-    );
-    for state in states {
-        let age = state.age_seconds.map_or_else(String::new, shown_age);
-        text += format!(
-            "{:<width$} {:<16} {:>6} {:>11} {:>8}  {}",
-            state.node,
-            state.generation.as_deref().unwrap_or("-"),
-            age,
-            size(state.stream_bytes),
-            state.warnings,
-            state.problem.as_deref().unwrap_or_default()
-        )
-        .trim_end();
-        text += "\n";
-    }
-    text
-}
-
-/// In hours, and in days where it is more than two.
-fn shown_age(seconds: i64) -> String {
-    match seconds / 3600 {
-        hours @ ..48 => format!("{hours} h"),
-        hours => format!("{} d", hours / 24),
     }
 }
 
@@ -201,10 +97,18 @@ fn describe(m: &Manifest) -> String {
     for lost in &m.unprotected {
         text += &format!("NOT protected: {}: {}\n", lost.what, lost.why);
     }
-    for warning in &m.warning {
-        text += &format!("warning: {warning}\n");
+    for problem in m.problems() {
+        text += &format!("problem: {}\n", indented(problem));
+    }
+    for warning in m.warnings() {
+        text += &format!("warning: {}\n", indented(warning));
     }
     text
+}
+
+/// With its further lines below the first.
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n  ")
 }
 
 pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {

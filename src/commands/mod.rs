@@ -8,6 +8,7 @@ mod format;
 mod generation;
 mod layout;
 mod manual;
+mod overview;
 mod pxe;
 mod recover;
 mod rescue;
@@ -102,7 +103,7 @@ fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> 
         Verb::Mkbackup(args) => backup::archive(session, args, true),
         Verb::Mkbackuponly(args) => backup::archive(session, args, false),
         Verb::Mkrescue(args) => backup::rescue(session, args),
-        Verb::List { all: true, older_than, .. } => generation::overview(session, older_than),
+        Verb::List { all: true, older_than, .. } => overview::run(session, older_than),
         Verb::List { generation: None, .. } => generation::list(session),
         Verb::List { generation: Some(generation), paths, .. } => {
             generation::files(session, &generation, &paths)

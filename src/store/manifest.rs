@@ -14,6 +14,10 @@ pub const UNREAD: &str = "unread.txt";
 /// How the file of a generation ends that holds a LUKS header, encrypted: the UUID is before that.
 pub const LUKS_HEADER: &str = ".header.age";
 
+/// How a warning begins that is a problem: the run was a failure, although it has published. No field
+/// of its own, which the rr in older rescue images would not read.
+const PROBLEM: &str = "problem: ";
+
 /// The version of `manifest.json` that this program writes.
 pub const MANIFEST_VERSION: u32 = 1;
 
@@ -43,7 +47,8 @@ pub struct Manifest {
     /// What a recovery would not bring back.
     #[serde(default)]
     pub unprotected: Vec<crate::layout::Unprotected>,
-    /// Everything that went other than expected while files were read.
+    /// Everything that went other than expected before it was published. What leaves the machine
+    /// without a way back begins with [`PROBLEM`].
     #[serde(default)]
     pub warning: Vec<String>,
 }
@@ -119,6 +124,23 @@ impl Manifest {
     /// earlier generation may still have.
     pub fn is_complete(&self) -> bool {
         self.named(UNREAD).is_none()
+    }
+
+    /// Puts down what the run came upon until now.
+    pub fn note(&mut self, problems: &[String], warnings: Vec<String>) {
+        self.warning = problems.iter().map(|problem| format!("{PROBLEM}{problem}")).collect();
+        self.warning.extend(warnings);
+    }
+
+    /// What leaves the machine without a way back, or without a part of it.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.warning.iter().filter_map(|warning| warning.strip_prefix(PROBLEM))
+    }
+
+    /// What else went other than expected.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        let warnings = self.warning.iter().map(String::as_str);
+        warnings.filter(|warning| !warning.starts_with(PROBLEM))
     }
 
     /// The names of the copied LUKS headers.

@@ -238,7 +238,7 @@ fn open_dir(dir: &Path) -> Result<OwnedFd> {
 
 /// An empty tree in a directory that goes away when the first value is dropped.
 #[cfg(test)]
-fn test_store() -> (tempfile::TempDir, std::sync::Arc<dyn Store>) {
+pub(crate) fn test_store() -> (tempfile::TempDir, std::sync::Arc<dyn Store>) {
     let dir = tempfile::tempdir().unwrap();
     let url = TargetUrl::File { dir: dir.path().to_owned() };
     let store = open(&url, "node001", Access::Write, &TargetOptions::default()).unwrap();
