@@ -117,7 +117,27 @@ fn without_secrets(error: &toml::de::Error, text: &str) -> String {
         };
         return format!("line {}, which is not shown: {message}\n", number + 1);
     }
-    error.to_string()
+    with_sections(&error.to_string())
+}
+
+/// What serde calls a struct is a section of the file.
+fn with_sections(text: &str) -> String {
+    let mut parts = text.split("expected struct ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out += "expected a section with settings of its own";
+        out += part.trim_start_matches(char::is_alphanumeric);
+    }
+    out
+}
+
+/// All settings, uncommented: the example has each of them after `#:`.
+fn every_setting() -> String {
+    let uncommented = |line: &str| match line.strip_prefix("#:") {
+        Some(setting) => Some(format!("{}\n", setting.trim_start())),
+        None => line.starts_with('[').then(|| format!("{line}\n")),
+    };
+    include_str!("../../etc/rr.toml").lines().filter_map(uncommented).collect()
 }
 
 fn overlay(
@@ -196,21 +216,28 @@ impl Loaded {
         let table = Table::try_from(&self.config).context("writing the configuration as TOML")?;
         let mut found = Vec::new();
         flatten(&table, "", &self.origin, &mut found);
+        if self.config.node.is_none()
+            && let Ok(node) = self.config.node_name()
+        {
+            let from = "the host name".to_owned();
+            found.insert(0, Setting { key: "node".to_owned(), value: Value::String(node), from });
+        }
         Ok(found)
     }
 
-    /// Every setting as `key = value`, each with where it comes from.
+    /// Every setting as `key = value`, each with where it comes from, and those that are not set.
     pub fn render(&self) -> Result<String> {
-        let table = Table::try_from(&self.config).context("writing the configuration as TOML")?;
-        let mut lines = Vec::new();
-        for key in ["target", "node"] {
-            if !table.contains_key(key) {
-                lines.push((format!("# {key} is not set"), String::new()));
-            }
-        }
-        lines.extend(
-            self.settings()?.into_iter().map(|s| (format!("{} = {}", s.key, s.value), s.from)),
-        );
+        let settings = self.settings()?;
+        let every: Table = toml::from_str(&every_setting()).context("reading the example")?;
+        let mut known = Vec::new();
+        flatten(&every, "", &BTreeMap::new(), &mut known);
+        known.retain(|known| settings.iter().all(|setting| setting.key != known.key));
+        let (first, last): (Vec<_>, Vec<_>) = known
+            .into_iter()
+            .map(|unset| (format!("# {} is not set", unset.key), String::new()))
+            .partition(|(line, _)| !line.contains('.'));
+        let set = settings.into_iter().map(|s| (format!("{} = {}", s.key, s.value), s.from));
+        let lines: Vec<_> = first.into_iter().chain(set).chain(last).collect();
         let width = lines.iter().map(|(left, _)| left.len().min(48)).max().unwrap_or(0);
         Ok(lines
             .into_iter()
@@ -284,6 +311,14 @@ mod tests {
         let text = format!("{error:#}");
         assert!(text.contains("rr.d/9.toml") && text.contains("line 2"), "{text}");
         assert!(text.contains("levle"), "{text}");
+    }
+
+    #[test]
+    fn a_value_in_the_place_of_a_section_is_said_to_be_one() {
+        let error = merge(&texts(&[("rr.toml", "backup = 1\n")])).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("`1`, expected a section with settings of its own\n"), "{text}");
+        assert!(!text.contains("BackupConfig"), "{text}");
     }
 
     #[test]
@@ -373,14 +408,7 @@ mod tests {
         let example = include_str!("../../etc/rr.toml");
         assert_eq!(merge(&texts(&[("rr.toml", example)])).unwrap().config, Config::default());
         // With every setting uncommented it must still parse: no stale key, and none missing.
-        let settings: String = example
-            .lines()
-            .filter_map(|l| match l.strip_prefix("#:") {
-                Some(setting) => Some(format!("{}\n", setting.trim_start())),
-                None => l.starts_with('[').then(|| format!("{l}\n")),
-            })
-            .collect();
-        let loaded = merge(&texts(&[("rr.toml", &settings)])).unwrap();
+        let loaded = merge(&texts(&[("rr.toml", &every_setting())])).unwrap();
         let all = Table::try_from(&loaded.config).unwrap();
         let mut lines = Vec::new();
         flatten(&all, "", &loaded.origin, &mut lines);

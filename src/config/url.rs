@@ -69,6 +69,9 @@ impl std::str::FromStr for TargetUrl {
             return Ok(TargetUrl::Iso(Iso::Path(PathBuf::from(ISO_DIR))));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
+            if text.starts_with('/') {
+                bail!("{text:?} is no target URL\nhint: file://{text}");
+            }
             bail!(
                 "{text:?} is no target URL\nhint: it looks like nfs://server/export or file:///directory"
             );
@@ -174,6 +177,12 @@ fn http(tls: bool, text: &str, rest: &str) -> Result<TargetUrl> {
 
 fn s3(text: &str, rest: &str) -> Result<TargetUrl> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.contains('@') {
+        // Not said back: a URL is shown and logged everywhere.
+        bail!(
+            "a target URL can't hold keys\nhint: access_key and secret_key in [target_options.login], and s3://bucket/prefix"
+        );
+    }
     if bucket.is_empty() || !is_plain(bucket, "") {
         bail!("{text:?} names no bucket\nhint: s3://bucket or s3://bucket/prefix");
     }
@@ -253,5 +262,16 @@ mod tests {
         }
         let secret = "https://me:sesame@host/x".parse::<TargetUrl>().unwrap_err().to_string();
         assert!(secret.contains("target_options.login") && !secret.contains("sesame"), "{secret}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_would_be_right() {
+        let error = |text: &str| text.parse::<TargetUrl>().unwrap_err().to_string();
+        assert!(error("/tmp/x").ends_with("hint: file:///tmp/x"), "{}", error("/tmp/x"));
+        assert!(error("srv/x").contains("nfs://server/export"), "{}", error("srv/x"));
+        for url in ["s3://key:sesame@bucket/p", "https://user:sesame@host/p"] {
+            let said = error(url);
+            assert!(!said.contains("sesame") && said.contains("[target_options.login]"), "{said}");
+        }
     }
 }
