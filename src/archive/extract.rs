@@ -53,7 +53,7 @@ pub struct ExtractOptions {
 #[derive(Debug, Default)]
 pub struct Extracted {
     pub entries: u64,
-    /// Bytes of the stream that were read.
+    /// Of the data of the files that were restored, holes included.
     pub bytes: u64,
     pub warnings: Vec<String>,
     /// How many files could not be restored at all, and which. None: all were.
@@ -73,7 +73,7 @@ pub fn extract(
     ui: &Ui,
 ) -> Result<Extracted> {
     let index = Index::open(manifest, store)?;
-    let pick = Pick::new(&index, store, options)?;
+    let pick = Pick::new((&manifest.generation, &index), store, options)?;
     let (stretches, total) = stretches(&index, &pick);
     let progress = ui.progress("extracting", total, Unit::Bytes);
     let warnings = Warnings::default();
@@ -98,12 +98,14 @@ pub fn extract(
         error: Mutex::default(),
         failed: AtomicBool::new(false),
         entries: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
     };
     ground.leave(shared.run().and_then(|()| shared.finish()), &warnings)?;
     if options.sync {
         ground.sync(ui)?;
     }
     let entries = shared.entries.load(Ordering::Relaxed);
+    let bytes = shared.bytes.load(Ordering::Relaxed);
     drop(shared);
     drop(progress);
     let not_restored = warnings.failed();
@@ -111,7 +113,7 @@ pub fn extract(
     for warning in &warnings {
         ui.warn(warning);
     }
-    Ok(Extracted { entries, bytes: total, warnings, not_restored })
+    Ok(Extracted { entries, bytes, warnings, not_restored })
 }
 
 /// Chunks that lie behind each other in a pack and are read at once.
@@ -190,6 +192,7 @@ struct Shared<'a> {
     error: Mutex<Option<anyhow::Error>>,
     failed: AtomicBool,
     entries: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Shared<'_> {
@@ -267,6 +270,7 @@ impl Shared<'_> {
     fn extract_run(&self, number: usize, chunk: &[u8], placer: &mut Placer<'_>) -> Result<()> {
         let mut at = 0;
         let mut big = None;
+        let mut bytes = 0;
         let mut late = StashWriter::default();
         while let Some(head) = tar::read_head(chunk, at)? {
             let next = head.next(chunk);
@@ -280,7 +284,13 @@ impl Shared<'_> {
                 let head = Head { entry, extra: head.extra.clone(), ..head };
                 let placed = self.place(&head, next.map(|_| data), placer, &mut late);
                 match placed {
-                    Ok(started) => big = big.or(started),
+                    Ok(started) => {
+                        big = big.or(started);
+                        // Of another name of the file they are counted.
+                        if head.entry.kind == Kind::File {
+                            bytes += head.entry.size_bytes;
+                        }
+                    }
                     Err(error) if is_fatal(&error) => {
                         return Err(anyhow!("extracting {}: {error}", shown(&path)));
                     }
@@ -294,6 +304,7 @@ impl Shared<'_> {
                 None => break,
             }
         }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(late) = late.finish() {
             lock(&self.late).insert(number, late);
         }

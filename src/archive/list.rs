@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::codec::Id;
 use super::entry::{Entry, Kind};
 use super::index::Index;
+use super::pick::{check_found, is_at_or_below};
 use super::select::relative;
 use super::table::{Row, path_order};
 use crate::store::{Manifest, Store};
@@ -22,15 +23,22 @@ pub fn list(
 ) -> Result<()> {
     let index = Index::open(manifest, store)?;
     let paths: Vec<Vec<u8>> = paths.iter().map(|path| relative(path)).collect();
+    let mut found = vec![false; paths.len()];
     for run in index.runs(store) {
         for row in run?.1 {
-            let path = &row.entry.path;
-            if paths.is_empty() || paths.iter().any(|p| super::pick::is_at_or_below(path, p)) {
+            let mut wanted = paths.is_empty();
+            for (path, found) in paths.iter().zip(&mut found) {
+                if is_at_or_below(&row.entry.path, path) {
+                    *found = true;
+                    wanted = true;
+                }
+            }
+            if wanted {
                 each(&row.entry)?;
             }
         }
     }
-    Ok(())
+    check_found(&paths, &found, &manifest.generation)
 }
 
 /// What became of a path between two generations.

@@ -35,7 +35,12 @@ pub struct Chosen {
 }
 
 impl Pick {
-    pub fn new(index: &Index, store: &dyn Store, options: &ExtractOptions) -> Result<Pick> {
+    /// `generation` is the one that the index is of.
+    pub fn new(
+        (generation, index): (&str, &Index),
+        store: &dyn Store,
+        options: &ExtractOptions,
+    ) -> Result<Pick> {
         if options.paths.is_empty() && options.without.is_empty() {
             return Ok(Pick::All);
         }
@@ -68,11 +73,7 @@ impl Pick {
                 }
             }
         }
-        let missing = some.paths.iter().zip(found).filter(|(_, found)| !found);
-        let missing: Vec<_> = missing.map(|(path, _)| shown(path)).collect();
-        if !missing.is_empty() {
-            bail!("not in the backup: {}\nhint: rr show lists what is", missing.join(", "));
-        }
+        check_found(&some.paths, &found, generation)?;
         Ok(Pick::Some(some))
     }
 
@@ -144,6 +145,20 @@ impl Chosen {
         let end = run.saturating_add(slices as usize).min(self.chunks.len().saturating_sub(1));
         self.chunks[run..=end].fill(true);
     }
+}
+
+/// # Errors
+/// Nothing was found of one of the paths.
+pub fn check_found(paths: &[Vec<u8>], found: &[bool], generation: &str) -> Result<()> {
+    let missing = paths.iter().zip(found).filter(|(_, found)| !**found);
+    let missing: Vec<_> = missing.map(|(path, _)| shown(path)).collect();
+    if !missing.is_empty() {
+        bail!(
+            "not in the backup: {}\nhint: rr list {generation} lists what is",
+            missing.join(", ")
+        );
+    }
+    Ok(())
 }
 
 pub fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
