@@ -211,7 +211,7 @@ fn a_tree_behind_a_link_is_found_and_a_link_is_refused() {
         assert_eq!(report.trees, [tree.join("real").to_str().unwrap()]);
     }
     let error = format!("{:#}", run(target.path(), &include(&tree.join("link"))).unwrap_err());
-    assert!(error.contains("is a symbolic link\nhint: --include"), "{error}");
+    assert!(error.contains("is a symbolic link\n  hint: --include"), "{error}");
 }
 
 /// A fifo that is opened waits for who writes to it, for ever and with the lock.

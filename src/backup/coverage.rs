@@ -21,6 +21,9 @@ pub struct Coverage {
     pub unprotected: Vec<Unprotected>,
 }
 
+/// Of a filesystem whose files come back, and which does not.
+pub const NOT_IN_LAYOUT: &str = "its files are in the backup, but the layout lacks what it is on: a recovery does not recreate it";
+
 /// The subvolume that is mounted: all of those of one filesystem have the same device number.
 fn subvolume(mount: &MountInfo) -> Option<&str> {
     mount.options.split(',').find(|option| option.starts_with("subvolid="))
@@ -85,9 +88,7 @@ pub fn of_machine(
                     || layout.unprotected.iter().any(|u| is_about(u, mount))
             });
             if !known {
-                name(
-                    "its files are in the backup, but the layout lacks what it is on: a recovery does not recreate it",
-                );
+                name(NOT_IN_LAYOUT);
             }
             coverage.trees.push(mount.path.clone());
         }

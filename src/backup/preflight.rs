@@ -6,15 +6,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
-use super::coverage::{self, Coverage};
+use super::coverage::{self, Coverage, NOT_IN_LAYOUT};
 use super::headers::{self, Header};
 use super::identity;
 use super::local;
 use super::place::{self, Place, PlaceKind};
-use super::report::size;
+use super::report::listed;
 use super::spare;
 use crate::config::url::ISO_DIR;
 use crate::config::{Config, Iso, Output, TargetUrl};
+use crate::layout::units::size;
 use crate::layout::{BytesPath, Layout, Unprotected};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
@@ -146,7 +147,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     match fatal.len() {
         0 => Ok(job),
         1 => bail!("{}", fatal[0]),
-        count => bail!("{count} things stand against it:\n{}", fatal.join("\n")),
+        count => bail!("{count} things stand against it:\n{}", listed(&fatal)),
     }
 }
 
@@ -253,7 +254,11 @@ impl Job<'_> {
             None => spare::Marked { notes: emptied, ..spare::Marked::default() },
         };
         let coverage = &mut self.coverage;
-        coverage.unprotected.retain(|note| !marked.is_moot(note));
+        // Its files are not in the backup, as it turns out.
+        let emptied = |note: &Unprotected| {
+            note.why == NOT_IN_LAYOUT && marked.notes.iter().any(|tree| tree.what == note.what)
+        };
+        coverage.unprotected.retain(|note| !marked.is_moot(note) && !emptied(note));
         let is_left = |tree: &PathBuf| marked.left.contains(&BytesPath(tree.clone()).to_string());
         coverage.trees.retain(|tree| !is_left(tree));
         coverage.unprotected.extend(marked.notes);
@@ -534,11 +539,16 @@ mod tests {
             free_bytes: None,
             mount_points: Vec::new(),
         };
-        let exclude = ["/mnt/usb/*", "/srv/*"].map(str::to_owned);
+        job.coverage.trees.insert(0, "/lost".into());
+        job.coverage
+            .unprotected
+            .push(Unprotected { what: "/lost".into(), why: NOT_IN_LAYOUT.to_owned() });
+        let exclude = ["/mnt/usb/*", "/srv/*", "/lost"].map(str::to_owned);
         job.tell_emptied(coverage::emptied(&job.coverage.trees, &exclude).trees);
-        assert_eq!(job.tree_names(), ["/", "/srv"]);
+        assert_eq!(job.tree_names(), ["/lost", "/", "/srv"]);
         let told: Vec<_> = job.coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
-        assert_eq!(told, ["/mnt/usb", "/srv"]);
+        assert_eq!(told, ["/lost", "/mnt/usb", "/srv"]);
+        assert!(job.coverage.unprotected[0].why.starts_with("exclude = "), "{:?}", job.coverage);
         let layout = job.layout.unwrap();
         assert!(layout.mount.iter().any(|m| m.target && m.path.as_path() == Path::new("/mnt/usb")));
         assert!(layout.unprotected[0].why.starts_with(Unprotected::ERASED));

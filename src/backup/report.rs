@@ -1,12 +1,14 @@
 //! What a run did, for people and for programs.
 
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::Options;
 use super::preflight::Job;
 use crate::layout::Unprotected;
+use crate::layout::units::size;
 use crate::store::catalog::Manifest;
-use crate::ui::Ui;
+use crate::ui::{Ui, counted};
 
 /// One half of a backup: the archive or the rescue media.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,6 +64,9 @@ pub struct Report {
     pub unread: Option<String>,
     /// Why the run has failed, though it may have done a part: then the exit code is not 0.
     pub failed: Option<String>,
+    /// The same, one by one.
+    #[serde(skip)]
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -95,6 +100,7 @@ impl Report {
             warnings: Vec::new(),
             unread: None,
             failed: None,
+            failures: Vec::new(),
         }
     }
 
@@ -132,6 +138,7 @@ impl Report {
         }
         lines.extend(self.problems.iter().cloned());
         self.failed = (!lines.is_empty()).then(|| lines.join("\n"));
+        self.failures = lines;
     }
 
     /// The summary, as the last lines of the run.
@@ -143,23 +150,28 @@ impl Report {
             self.say_halves(ui);
         }
         if !self.warnings.is_empty() {
-            ui.info(format!("{} warnings, see above", self.warnings.len()));
+            let warnings = counted(self.warnings.len() as u64, "warning", "warnings");
+            ui.info(format!("{warnings}, see above"));
         }
         let seconds = self.seconds;
-        match (&self.failed, self.dry_run) {
-            (Some(why), _) => ui.error(&anyhow::anyhow!("{why}")),
-            (None, true) => ui.success("Nothing stands against it; nothing was written."),
-            (None, false) => ui.success(format!("Backup of {} done in {seconds:.0} s", self.node)),
+        match (self.failures.as_slice(), self.dry_run) {
+            ([why], _) => ui.error(&anyhow!("{why}")),
+            ([_, _, ..], _) => {
+                let count = self.failures.len();
+                ui.error(&anyhow!("{count} things went wrong:\n{}", listed(&self.failures)));
+            }
+            ([], true) => ui.success("Nothing stands against it; nothing was written."),
+            ([], false) => ui.success(format!("Backup of {} done in {seconds:.0} s", self.node)),
         }
     }
 
     fn say_halves(&self, ui: &Ui) {
         if let Some(generation) = &self.generation {
             ui.info(format!(
-                "archive: generation {generation} of {}: {} in {} files, {} newly stored",
+                "archive: generation {generation} of {}: {} in {}, {} newly stored",
                 self.trees.join(" "),
                 size(self.stream_bytes),
-                self.files,
+                counted(self.files, "file", "files"),
                 size(self.stored_bytes)
             ));
         }
@@ -180,32 +192,19 @@ impl Report {
     }
 }
 
-/// An amount of bytes for people.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match UNITS.iter().find(|(_, shift)| bytes >> shift > 0) {
-        Some((unit, shift)) => {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            format!("{}.{} {unit}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} bytes"),
-    }
+/// One marked item each, with its further lines below the first.
+pub(super) fn listed(items: &[String]) -> String {
+    let item = |item: &String| format!("* {}", item.replace('\n', "\n  "));
+    items.iter().map(item).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::*;
 
     #[test]
-    fn sizes_are_short() {
-        for (bytes, said) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1536, "1.5 KiB"),
-            (162 << 20, "162.0 MiB"),
-            (u64::MAX, "17179869183.9 GiB"),
-        ] {
-            assert_eq!(size(bytes), said);
-        }
+    fn each_thing_that_went_wrong_is_an_item() {
+        let items = ["no kernel\nhint: look".to_owned(), "no GRUB".to_owned()];
+        assert_eq!(listed(&items), "* no kernel\n  hint: look\n* no GRUB");
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 
 use crate::cli::{RescueBootArgs, RescueVerb};
+use crate::layout::units::size;
 use crate::rescue::RescueInfo;
 use crate::rescue::boot::{self, Boot};
 use crate::store::Access;
@@ -28,7 +29,7 @@ fn boot(session: &Session<'_>, args: &RescueBootArgs) -> Result<Exit> {
         let bytes = ready.bytes();
         print_json(&serde_json::json!({ "node": node, "bytes": bytes, "cmdline": ready.cmdline }))?;
     }
-    ui.info(format!("{} MiB, started with: {}", ready.bytes() >> 20, ready.cmdline));
+    ui.info(format!("{}, started with: {}", size(ready.bytes()), ready.cmdline));
     if args.dry_run {
         return Ok(Exit::Done);
     }

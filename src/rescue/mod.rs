@@ -45,6 +45,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::{Config, Drivers, Output};
 use crate::layout::Layout;
+use crate::layout::units::size;
 use crate::store::object;
 use crate::sys::tools;
 use crate::ui::Ui;
@@ -100,7 +101,7 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
     ui.step("Packing the initrd", || initrd::write(&tree, &initrd_path, compression))?;
     let kernel_path = request.out.join("kernel");
     copy_private(&kernel.image, &kernel_path)?;
-    let size_bytes = size(&initrd_path)? + size(&kernel_path)?;
+    let size_bytes = file_bytes(&initrd_path)? + file_bytes(&kernel_path)?;
     warnings.extend(too_big(&tree, size_bytes));
     let iso = if request.config.rescue.output.contains(&Output::Iso) {
         let media = (kernel_path.as_path(), initrd_path.as_path());
@@ -125,10 +126,10 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
     }
     ui.info(format!(
         "rescue image: kernel {}, initrd {}{}",
-        mib(size(&kernel_path)?),
-        mib(size(&initrd_path)?),
+        size(file_bytes(&kernel_path)?),
+        size(file_bytes(&initrd_path)?),
         match &iso {
-            Some(iso) => format!(", ISO {}", mib(size(iso)?)),
+            Some(iso) => format!(", ISO {}", size(file_bytes(iso)?)),
             None => String::new(),
         }
     ));
@@ -194,7 +195,7 @@ fn build_iso(
 /// tree is.
 pub fn publish_pxe(request: &BuildRequest<'_>, image: &Image) -> Result<(Vec<String>, String)> {
     let tree = pxe::Tree::open(request.config)?;
-    let size_bytes = size(&image.kernel)? + size(&image.initrd)?;
+    let size_bytes = file_bytes(&image.kernel)? + file_bytes(&image.initrd)?;
     let menu = menu::Menu {
         layout: request.layout,
         config: request.config,
@@ -363,11 +364,11 @@ fn too_big(tree: &Tree, size_bytes: u64) -> Option<String> {
     let biggest: Vec<String> = files
         .iter()
         .take(10)
-        .map(|(bytes, path)| format!("{} {}", path.display(), mib(*bytes)))
+        .map(|(bytes, path)| format!("{} {}", path.display(), size(*bytes)))
         .collect();
     Some(format!(
         "kernel and initrd have {}: not every firmware loads that; the biggest files: {}",
-        mib(size_bytes),
+        size(size_bytes),
         biggest.join(", ")
     ))
 }
@@ -387,13 +388,9 @@ fn copy_private(from: &Path, to: &Path) -> Result<()> {
     copy().map(drop).with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
-fn size(path: &Path) -> Result<u64> {
+fn file_bytes(path: &Path) -> Result<u64> {
     let meta = path.metadata().with_context(|| format!("looking at {}", path.display()))?;
     Ok(meta.len())
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 #[cfg(test)]

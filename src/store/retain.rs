@@ -23,7 +23,7 @@ use super::keep::{self, Keep, Made, Verdict};
 use super::lock::LockGuard;
 use super::{Object, Store};
 use crate::layout::units::size;
-use crate::ui::Ui;
+use crate::ui::{Ui, counted};
 
 /// After so many deletions it is asked again whether the lock is still ours.
 const CHECKED_TOGETHER: usize = 64;
@@ -80,8 +80,8 @@ pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     collect(guard, &survey.all().doomed(guard.store())?, &mut pruned)?;
     if pruned.objects > 0 {
         ui.info(format!(
-            "removed {} objects ({}) of runs that did not end",
-            pruned.objects,
+            "removed {} ({}) of runs that did not end",
+            counted(pruned.objects as u64, "object", "objects"),
             size(pruned.freed_bytes)
         ));
     }

@@ -26,6 +26,11 @@ pub fn columns() -> usize {
     terminal.map_or(80, |(width, _)| usize::from(width.0)).max(80)
 }
 
+/// `1 file`, `2 files`.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Terminal,
@@ -172,22 +177,23 @@ impl Ui {
 
     pub(crate) fn say(&self, event: &str, text: &Paint<'_>) {
         let depth = self.inner.depth.load(Ordering::Relaxed);
-        ::log::info!(target: "rr::ui", "{:indent$}{}", "", text.text, indent = depth * 2);
+        let indented = indented(&text.text, depth);
+        ::log::info!(target: "rr::ui", "{indented}");
         match self.inner.style {
             Style::Json => {
                 let line = serde_json::json!({ "event": event, "depth": depth, "text": text.text });
                 self.write(&line.to_string());
             }
-            Style::Plain => self.write(&format!("{:indent$}{}", "", text.text, indent = depth * 2)),
+            Style::Plain => self.write(&indented),
             Style::Terminal => self.show(text),
         }
     }
 
     /// On a terminal.
     fn show(&self, text: &Paint<'_>) {
-        let indent = self.inner.depth.load(Ordering::Relaxed) * 2;
+        let lines = indented(&text.text, self.inner.depth.load(Ordering::Relaxed));
         let up = if text.again { ONE_UP } else { "" };
-        self.write(&format!("{up}{:indent$}\x1b[{}m{}\x1b[0m", "", text.code, text.text));
+        self.write(&format!("{up}\x1b[{}m{lines}\x1b[0m", text.code));
     }
 
     pub(crate) fn write(&self, line: &str) {
@@ -206,6 +212,12 @@ impl Ui {
     pub(crate) fn set_bar(&self, bar: Option<indicatif::ProgressBar>) {
         *lock(&self.inner.bar) = bar;
     }
+}
+
+/// Each line of it.
+fn indented(text: &str, depth: usize) -> String {
+    let indent = " ".repeat(depth * 2);
+    format!("{indent}{}", text.replace('\n', &format!("\n{indent}")))
 }
 
 /// Something was written to the terminal.
@@ -254,6 +266,25 @@ impl<'a> Paint<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_of_a_message_is_indented() {
+        assert_eq!(indented("warning: x\nhint: y\nz", 2), "    warning: x\n    hint: y\n    z");
+        assert_eq!(indented("warning: x\nhint: y", 0), "warning: x\nhint: y");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let said = [0, 1, 2].map(|count| counted(count, "entry", "entries"));
+        assert_eq!(said, ["0 entries", "1 entry", "2 entries"]);
+    }
+
+    #[test]
+    fn what_was_warned_of_is_not_said_again() {
+        let ui = Ui::new(Style::Plain);
+        ["a", "b", "a"].iter().for_each(|text| ui.warn_once(text));
+        assert_eq!(ui.warnings(), ["a", "b"]);
+    }
 
     #[test]
     fn a_line_is_written_anew_only_where_it_is_the_last_one() {

@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::layout::units::size;
+
 use super::{Paint, Style, Ui};
 
 /// Plain lines come at most this often: a serial console and a log are not a terminal.
@@ -110,10 +112,11 @@ impl Progress {
         }
     }
 
-    #[allow(clippy::cast_precision_loss)] // for people
+    // For people, and nothing is below zero.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn line(&self, done: u64, total: u64, seconds: f64) -> String {
         let show = |amount: f64| match self.unit {
-            Unit::Bytes => format!("{:.1} MiB", amount / 1_048_576.0),
+            Unit::Bytes => size(amount as u64),
             Unit::Items => format!("{amount:.0}"),
         };
         let mut line = format!("{}: {}", self.name, show(done as f64));
