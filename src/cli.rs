@@ -29,6 +29,7 @@ machine differs; verify: something does not verify; list --all: a node is late);
 2 usage or configuration; 3 a recovery failed after disks were touched.";
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Read this instead of /etc/rr/rr.toml and its drop-ins
     #[arg(long, global = true, value_name = "FILE")]
@@ -57,7 +58,7 @@ pub enum Verb {
     /// Back this machine up: archive and rescue image
     Mkbackup(BackupArgs),
     /// Only the archive
-    Mkbackuponly(BackupArgs),
+    Mkbackuponly(ArchiveArgs),
     /// Only the rescue image
     Mkrescue(MkrescueArgs),
     /// List the generations of this node at the target, or the files of one
@@ -68,8 +69,8 @@ pub enum Verb {
         /// Every node at the target, with its newest generation of the whole machine
         #[arg(long, conflicts_with = "generation")]
         all: bool,
-        /// With --all: exit with 1 when a node's newest is older than this: 48h
-        #[arg(long, value_name = "TIME", requires = "all")]
+        /// With --all: exit with 1 when a node's newest is older than this: 48h, 2d, 1w
+        #[arg(long, value_name = "TIME", requires = "all", value_parser = parse_age)]
         older_than: Option<jiff::SignedDuration>,
         /// A generation as `rr list` names it, or `latest`: list its files
         #[arg(value_name = "GEN")]
@@ -158,8 +159,19 @@ pub enum Verb {
     Init,
 }
 
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Args)]
 pub struct BackupArgs {
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
+    /// Make these media: iso, pxe, or both with a comma between
+    ///
+    /// In place of rescue.output in rr.toml.
+    #[arg(long, value_name = "MEDIA", value_delimiter = ',', conflicts_with = "include")]
+    pub output: Vec<Output>,
+}
+
+#[derive(Debug, Args)]
+pub struct ArchiveArgs {
     /// Archive just this tree (can be given again); no layout, no rescue image
     #[arg(long, value_name = "PATH")]
     pub include: Vec<PathBuf>,
@@ -175,11 +187,6 @@ pub struct BackupArgs {
     /// the first one: for a target whose packs were lost or damaged.
     #[arg(long)]
     pub full: bool,
-    /// Make these media: iso, pxe, or both with a comma between
-    ///
-    /// In place of rescue.output in rr.toml.
-    #[arg(long, value_name = "MEDIA", value_delimiter = ',')]
-    pub output: Vec<Output>,
     /// Send at most this to the target, in MiB a second
     #[arg(long, value_name = "MIB")]
     pub bandwidth: Option<u64>,
@@ -200,16 +207,20 @@ pub struct MkrescueArgs {
     pub dry_run: bool,
 }
 
+/// What means nothing where it is named what goes.
+const RULES: [&str; 6] =
+    ["keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_min_age_days", "dry_run"];
+
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     /// Delete just this generation, whatever the rules say (can be given again)
     ///
     /// For one that is damaged, or of trees that are backed up no more. The last
     /// whole one of the machine is never deleted.
-    #[arg(long, value_name = "GEN")]
+    #[arg(long, value_name = "GEN", value_parser = parse_drop, conflicts_with_all = RULES)]
     pub drop: Vec<String>,
     /// Keep this many of the newest generations
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_keep_last)]
     pub keep_last: Option<usize>,
     /// Keep the newest of each of the last N days that have one (UTC)
     #[arg(long, value_name = "N")]
@@ -440,7 +451,7 @@ pub enum PxeVerb {
 #[derive(Debug, Args)]
 pub struct DnsmasqArgs {
     /// The addresses to give out, as dnsmasq's dhcp-range takes them
-    #[arg(long, value_name = "FIRST,LAST[,NETMASK]")]
+    #[arg(long, value_name = "FIRST,LAST[,NETMASK]", value_parser = parse_range)]
     pub range: String,
     /// Where the tree is on the boot server; default: as pxe.tree names it
     #[arg(long, value_name = "DIR")]
@@ -467,5 +478,52 @@ fn parse_map(text: &str) -> Result<(String, String), String> {
             Ok((bare(old), bare(new)))
         }
         _ => Err("it looks like sda=nvme0n1".into()),
+    }
+}
+
+/// A number of hours, days or weeks, or as ISO 8601 and jiff write a time.
+fn parse_age(text: &str) -> Result<jiff::SignedDuration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let hours = match unit {
+        "h" => 1,
+        "d" => 24,
+        "w" => 7 * 24,
+        _ => 0,
+    };
+    let age = match number.parse::<u32>() {
+        Ok(number) if hours > 0 => {
+            Some(jiff::SignedDuration::from_hours(i64::from(number) * hours))
+        }
+        _ => text.parse().ok(),
+    };
+    age.filter(|age| age.is_positive()).ok_or_else(|| "it looks like 48h or 2d".to_owned())
+}
+
+fn parse_keep_last(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least one generation is kept".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// What is deleted for good is named by its own name.
+fn parse_drop(text: &str) -> Result<String, String> {
+    if text != "latest" && names_generation(text) {
+        return Ok(text.to_owned());
+    }
+    Err("it looks like 20261121T013500Z: rr list names the generations".to_owned())
+}
+
+fn parse_range(text: &str) -> Result<String, String> {
+    let parts: Vec<_> = text.split(',').map(str::parse::<std::net::Ipv4Addr>).collect();
+    match parts.as_slice() {
+        [Ok(first), Ok(last)] | [Ok(first), Ok(last), Ok(_)] if first <= last => {
+            Ok(text.to_owned())
+        }
+        _ => Err(
+            "it looks like 172.16.1.100,172.16.1.200 or 172.16.1.100,172.16.1.200,255.255.255.0"
+                .to_owned(),
+        ),
     }
 }

@@ -122,6 +122,87 @@ fn a_usage_error_exits_with_2_and_a_missing_target_says_what_to_do() {
     assert!(text(&output).contains("hint: target = "), "{}", text(&output));
 }
 
+/// Each before anything is opened: the target is not there.
+#[test]
+fn what_can_not_be_meant_is_a_usage_error() {
+    let mut wrong = Vec::new();
+    let bad_glob = "/x/[1-3/*";
+    for (args, said) in [
+        (&["mkbackuponly", "--exclude", bad_glob][..], "--exclude: reading the exclude pattern"),
+        (&["mkbackup", "--dry-run", "--exclude", bad_glob], "--exclude: reading the exclude pat"),
+        (&["mkbackuponly", "--output", "iso"], "unexpected argument '--output'"),
+        (&["mkbackup", "--include", "/x", "--output", "iso"], "cannot be used with"),
+        (&["prune", "--drop", "20261121T013500Z", "--dry-run"], "cannot be used with"),
+        (&["prune", "--drop", "20261121T013500Z", "--keep-last", "1"], "cannot be used with"),
+        (&["prune", "--drop", "latest"], "rr list names the generations"),
+        (&["prune", "--keep-last", "0"], "at least one generation is kept"),
+        (&["list", "--all", "--older-than", "soon"], "it looks like 48h or 2d"),
+        (&["list", "--all", "--older-than", "0h"], "it looks like 48h or 2d"),
+        (&["pxe", "dnsmasq", "--range", "1,2"], "it looks like 172.16.1.100,172.16.1.200"),
+        (&["pxe", "dnsmasq", "--range", "10.0.0.9,10.0.0.1"], "it looks like 172.16.1.100"),
+    ] {
+        let output =
+            rr(&[&["--target", "file:///rr-no-such-target", "--node", "n"], args].concat());
+        if output.status.code() != Some(2) || !text(&output).contains(said) {
+            wrong.push(format!("{args:?}: {:?}: {}", output.status.code(), text(&output)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_age_is_in_hours_days_or_weeks() {
+    use clap::Parser as _;
+    let hours = |text: &str| {
+        let words = ["rr", "list", "--all", "--older-than", text];
+        match rr::cli::Cli::parse_from(words).verb {
+            rr::cli::Verb::List { older_than, .. } => older_than.unwrap().as_hours(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let found = ["36h", "48h", "2d", "1w", "PT36H", "90m"].map(hours);
+    assert_eq!(found, [36, 48, 48, 168, 36, 1]);
+}
+
+/// On a terminal that is as wide as any.
+#[test]
+#[allow(clippy::disallowed_methods)] // the tests stand outside
+fn a_tar_stream_is_not_written_to_a_terminal() {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_rr"))
+        .args(["--target", "file:///rr-no-such-target", "--node", "n", "export"])
+        .stdout(terminal.slave)
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("hint: rr export >FILE"), "{}", text(&output));
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // the tests stand outside
+fn an_empty_variable_is_none() {
+    let show = |variable: &str, args: &[&str]| {
+        let mut show = Command::new(env!("CARGO_BIN_EXE_rr"));
+        show.args(["--config", "/dev/null"]).args(args).args(["config", "show"]);
+        text(&show.env("RR_TARGET", variable).env("RR_NODE", variable).output().unwrap())
+    };
+    let said = show("", &[]);
+    assert!(said.contains("# target is not set\n"), "{said}");
+    let said = show("", &["--target", "file:///srv"]);
+    assert!(said.contains("target = \"file:///srv\""), "{said}");
+    let said = show("n1", &["--target", ""]);
+    assert!(said.contains("target = \"\"") && said.contains("# --target"), "{said}");
+}
+
+#[test]
+fn global_options_have_a_heading_of_their_own() {
+    let help = text(&rr(&["list", "--help"]));
+    let (own, global) = help.split_once("Global options:\n").expect(&help);
+    assert!(own.contains("--older-than") && !own.contains("--strict"), "{help}");
+    assert!(global.contains("--strict") && !global.contains("--older-than"), "{help}");
+}
+
 #[test]
 fn a_recovery_of_who_knows_what_and_two_forms_at_once_are_usage_errors() {
     let bare = ["--config", "/dev/null"];
@@ -159,6 +240,18 @@ fn config_show_names_the_origin_of_each_value() {
     let text = text(&output);
     assert!(text.contains("target = \"file:///srv\"") && text.contains("# --target"), "{text}");
     assert!(text.lines().any(|l| l.starts_with("backup.level = 1") && l.ends_with("# default")));
+    for unset in ["pxe.tree", "target_options.region", "target_options.login.password"] {
+        assert!(text.contains(&format!("\n# {unset} is not set\n")), "{unset}: {text}");
+    }
+    let node = text.lines().find(|l| l.trim_start_matches("# ").starts_with("node ")).unwrap();
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    match host.split('.').next().unwrap() {
+        "localhost" => assert_eq!(node, "# node is not set"),
+        host => {
+            assert!(node.starts_with(&format!("node = \"{host}\"")), "{node}");
+            assert!(node.ends_with("# the host name"), "{node}");
+        }
+    }
 }
 
 #[test]
@@ -197,11 +290,31 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
     assert_eq!(lines.len(), 2, "{said}");
     assert!(lines[0].starts_with("node001 ") && lines[1].starts_with("node002 "), "{said}");
 
+    // What is looked for and is not there.
+    let of_node = ["--target", &url, "--node", "node001"];
+    for verb in
+        [&["list", "latest", "/no-such", include][..], &["restore", "--to", include, "/no-such"]]
+    {
+        let none = rr(&[&of_node[..], verb].concat());
+        let said = text(&none);
+        assert_eq!(none.status.code(), Some(1), "{verb:?}: {said}");
+        assert!(said.contains("not in the backup: /no-such\nhint: rr list 20"), "{verb:?}: {said}");
+    }
+    // The file has one byte, what is read for it has more.
+    let to = dir.path().join("to");
+    let restored = rr(&[&of_node[..], &["restore", "--to", to.to_str().unwrap()]].concat());
+    assert!(text(&restored).contains(" restored, 1 B\n"), "{}", text(&restored));
+
+    let empty = format!("file://{include}");
+    let said = text(&rr(&["--target", &empty, "--node", "node1", "list"]));
+    let none = format!("there is no backup of node1: node1 is not in {empty}\nhint: no node has a");
+    assert!(said.contains(&none), "{said}");
+
     let wrong = rr(&["--target", &url, "--node", "node1", "list"]);
     assert_eq!(wrong.status.code(), Some(1));
     let said = text(&wrong);
-    assert!(said.contains("has no backup of node1"), "{said}");
-    assert!(said.contains("there are 2 nodes: node001, node002"), "{said}");
+    assert!(said.contains("there is no backup of node1: node1 is not in file://"), "{said}");
+    assert!(said.ends_with("there are 2 nodes: node001, node002\n"), "{said}");
 }
 
 #[test]

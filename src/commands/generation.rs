@@ -1,11 +1,11 @@
 //! The verbs about generations at a target: `rr list`, `show`, `verify`, `diff`, `export`,
 //! `restore`, `prune`
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
 use crate::archive::{self, Change, Entry, Kind};
@@ -17,6 +17,8 @@ use crate::store::catalog::Subject;
 use crate::store::keep::{Keep, Verdict};
 use crate::store::lock::LockGuard;
 use crate::store::{Access, Manifest, Store, StoreError, catalog, lock, retain};
+
+use crate::ui::counted;
 
 use super::{Exit, Session, answer, print, print_json, usage};
 
@@ -79,7 +81,7 @@ pub(super) fn show(session: &Session<'_>, generation: Option<&str>) -> Result<Ex
 fn describe(m: &Manifest) -> String {
     let packs: u64 = m.pack.iter().map(|p| p.size_bytes).sum();
     let mut text = format!(
-        "generation  {}\nnode        {}\nof          {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} packs in all\n",
+        "generation  {}\nnode        {}\nof          {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} in all\n",
         m.generation,
         m.node,
         subject(m),
@@ -89,7 +91,7 @@ fn describe(m: &Manifest) -> String {
         size(m.archive.stream_bytes),
         size(m.archive.stored_bytes),
         size(packs),
-        m.pack.len()
+        counted(m.pack.len() as u64, "pack", "packs")
     );
     for (at, tree) in m.tree.iter().enumerate() {
         text += &format!("{:<11} {tree}\n", if at == 0 { "trees" } else { "" });
@@ -132,10 +134,6 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
         monthly: args.keep_monthly.unwrap_or(configured.monthly),
         min_age_days: args.keep_min_age_days.unwrap_or(configured.min_age_days),
     };
-    ensure!(
-        args.drop.is_empty() || !args.dry_run,
-        "--drop deletes just what it names: there is nothing to try\nhint: leave --dry-run out"
-    );
     let pruned = if args.dry_run {
         retain::forecast(&*session.store(Access::Read)?, &keep, session.ui)?
     } else {
@@ -158,9 +156,9 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
     };
     print(&pruned.verdicts.iter().map(line).collect::<String>())?;
     session.ui.info(format!(
-        "{} generations and {} objects {}, {} freed",
-        pruned.generations.len(),
-        pruned.objects,
+        "{} and {} {}, {} freed",
+        counted(pruned.generations.len() as u64, "generation", "generations"),
+        counted(pruned.objects as u64, "object", "objects"),
         if args.dry_run { "would be deleted" } else { "deleted" },
         size(pruned.freed_bytes)
     ));
@@ -206,7 +204,11 @@ pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Ex
         };
         archive::extract(&manifest, &*store, &options, session.ui)?
     };
-    let done = format!("{} entries restored, {}", restored.entries, size(restored.bytes));
+    let done = format!(
+        "{} restored, {}",
+        counted(restored.entries, "entry", "entries"),
+        size(restored.bytes)
+    );
     if let Some(files) = restored.not_restored {
         session.ui.info(done);
         bail!("files that are NOT restored: {files}");
@@ -246,6 +248,11 @@ pub(super) fn diff(session: &Session<'_>, old: &str, new: &str) -> Result<Exit> 
 }
 
 pub(super) fn export(session: &Session<'_>, generation: Option<&str>) -> Result<Exit> {
+    if std::io::stdout().is_terminal() {
+        return Err(usage(anyhow!(
+            "a tar stream is nothing for a terminal\nhint: rr export >FILE, or rr export | tar -tv"
+        )));
+    }
     let store = session.store(Access::Read)?;
     let manifest = catalog::find(&*store, generation)?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());

@@ -54,7 +54,9 @@ struct Session<'a> {
 struct UsageError(anyhow::Error);
 
 /// Runs what the command line says.
-pub fn run(cli: Cli) -> Exit {
+pub fn run(mut cli: Cli) -> Exit {
+    forget_empty(&mut cli.global.target, "RR_TARGET");
+    forget_empty(&mut cli.global.node, "RR_NODE");
     let ui = Ui::detect(cli.global.json);
     let loaded = match load(&cli.global) {
         Ok(loaded) => loaded,
@@ -74,6 +76,14 @@ pub fn run(cli: Cli) -> Exit {
             ui.error(&error);
             if error.is::<UsageError>() { Exit::Usage } else { Exit::Failed }
         }
+    }
+}
+
+/// An environment variable that is empty is one that is not set.
+fn forget_empty(option: &mut Option<String>, variable: &str) {
+    let is_empty = std::env::var_os(variable).is_some_and(|value| value.is_empty());
+    if is_empty && option.as_deref() == Some("") {
+        *option = None;
     }
 }
 
@@ -100,8 +110,8 @@ fn load(global: &Global) -> Result<Loaded> {
 
 fn dispatch(verb: Verb, session: &Session<'_>, loaded: &Loaded) -> Result<Exit> {
     match verb {
-        Verb::Mkbackup(args) => backup::archive(session, args, true),
-        Verb::Mkbackuponly(args) => backup::archive(session, args, false),
+        Verb::Mkbackup(args) => backup::both(session, args),
+        Verb::Mkbackuponly(args) => backup::archive(session, args),
         Verb::Mkrescue(args) => backup::rescue(session, args),
         Verb::List { all: true, older_than, .. } => overview::run(session, older_than),
         Verb::List { generation: None, .. } => generation::list(session),

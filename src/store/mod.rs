@@ -163,17 +163,20 @@ pub fn open(
     };
     match dir::DirStore::open(&base, &url.to_string(), node, access) {
         Ok(store) => Ok(with_patience(store, url, options)),
-        Err(error @ StoreError::NotFound { .. }) => {
+        Err(StoreError::NotFound { name, .. }) => {
             let others = dir::trees(&base).unwrap_or_default();
             let hint = match others.len() {
-                0 => "hint: there is no backup of any node".to_owned(),
+                0 => "no node has a backup there; is the target right?".to_owned(),
+                1 => format!("--node NAME; there is one node: {}", others[0]),
                 count => format!(
-                    "hint: --node NAME; there are {count} nodes: {}{}",
+                    "--node NAME; there are {count} nodes: {}{}",
                     others[..count.min(NAMED)].join(", "),
                     if count > NAMED { ", ..." } else { "" }
                 ),
             };
-            Err(anyhow::Error::new(error).context(format!("{url} has no backup of {node}\n{hint}")))
+            // As the cause, so that nothing is said behind the hint.
+            let cause = StoreError::NotFound { store: format!("{url}\nhint: {hint}"), name };
+            Err(anyhow::Error::new(cause).context(format!("there is no backup of {node}")))
         }
         Err(error) => Err(error).with_context(opening),
     }
