@@ -6,11 +6,6 @@ use crate::recover::MEDIUM;
 use crate::rescue::iso::volume_id;
 use crate::store::iso;
 
-/// The disks that [`find`] found at boot.
-pub fn medium() -> Option<String> {
-    std::fs::read_to_string(MEDIUM).ok().filter(|names| !names.trim().is_empty())
-}
-
 /// Looks at every disk for this node's rescue image, and writes [`MEDIUM`].
 pub fn find(node: &str) -> Result<Vec<String>> {
     let wanted = volume_id(node);

@@ -33,7 +33,6 @@ use nix::unistd::Pid;
 
 use crate::sys::run::Cmd;
 
-pub use medium::medium;
 pub use power::power;
 
 /// Tells the session that the one before it died.
