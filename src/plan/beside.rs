@@ -16,14 +16,14 @@ const TWO_HALVES: usize = 100;
 /// for that, one below the other.
 pub(super) fn text(plan: &Plan, present: &Layout, columns: usize) -> String {
     let room = columns.saturating_sub(width(INDENT));
-    let names: Vec<&str> = plan.disks.iter().map(|found| found.new.name.as_str()).collect();
+    let names = names(plan);
     let mut present = present.clone();
     // To a rescue system all are; the plan uses them.
     present.disk.iter_mut().for_each(|disk| disk.unused = false);
     let now = |room: usize| show::render_disks(&present, &names, room);
     let then = |room: usize| show::render_disks(&plan.layout, &names, room);
     if columns < TWO_HALVES {
-        return stacked(&now(room), &then(room));
+        return below(NOW, &now(room)) + &below(THEN, &then(room));
     }
     let now = now((room - width(BETWEEN)) / 2);
     let widest = now.iter().flatten().map(|line| width(line)).max().unwrap_or(0);
@@ -49,13 +49,19 @@ fn side_by_side(now: &[Vec<String>], then: &[Vec<String>], left: usize) -> Strin
     out
 }
 
-fn stacked(now: &[Vec<String>], then: &[Vec<String>]) -> String {
-    let mut out = String::new();
-    for (title, disks) in [(NOW, now), (THEN, then)] {
-        let _ = writeln!(out, "{title}");
-        for line in disks.iter().flatten() {
-            let _ = writeln!(out, "{INDENT}{line}");
-        }
+/// The trees as they will be, in 80 columns.
+pub(super) fn then(plan: &Plan) -> String {
+    below(THEN, &show::render_disks(&plan.layout, &names(plan), 80 - width(INDENT)))
+}
+
+fn names(plan: &Plan) -> Vec<&str> {
+    plan.disks.iter().map(|found| found.new.name.as_str()).collect()
+}
+
+fn below(title: &str, disks: &[Vec<String>]) -> String {
+    let mut out = format!("{title}\n");
+    for line in disks.iter().flatten() {
+        let _ = writeln!(out, "{INDENT}{line}");
     }
     out
 }
@@ -102,6 +108,17 @@ mod tests {
     fn on_a_small_screen_one_tree_is_below_the_other() {
         let expected = include_str!("../../tests/fixtures/plan/beside-80.txt");
         assert!(shown("data", 80).contains(expected), "{}", shown("data", 80));
+    }
+
+    #[test]
+    fn without_the_present_the_future_has_the_same_tree() {
+        let both = include_str!("../../tests/fixtures/plan/beside-80.txt");
+        let then = &both[both.find(super::THEN).unwrap()..];
+        let answers = Answers { erase: vec!["NEW0".into()], ..Answers::default() };
+        let mut recorded = raid_node();
+        recorded.fs[0].label = "data".into();
+        let text = plan(&recorded, &dirty("data"), &answers).unwrap().render_text();
+        assert!(text.contains(then), "{text}");
     }
 
     #[test]

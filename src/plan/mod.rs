@@ -237,7 +237,7 @@ fn with_left_alone(recorded: &Layout, scope: &Layout) -> Layout {
 impl Plan {
     /// A plan for people, in 80 columns.
     pub fn render_text(&self) -> String {
-        render::text(self, &render::machine(self))
+        render::text(self, &beside::then(self))
     }
 
     /// The same with the disks before and after, side by side where `columns` allow it.

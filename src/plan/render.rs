@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use super::step::{Argv, KeepUuids, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
 use super::{Plan, Problem, consent, fscmd, hybrid, stackcmd};
-use crate::layout::units::size;
-use crate::layout::{PartitionKind, Table};
+use crate::layout::Table;
 
 pub(super) fn refusal(problems: &[Problem]) -> String {
     let mut out = String::from("the disks can't be rebuilt as they were; nothing was touched");
@@ -15,13 +14,6 @@ pub(super) fn refusal(problems: &[Problem]) -> String {
             let _ = write!(out, "\n  hint: {}", problem.hint);
         }
     }
-    out
-}
-
-/// The machine as it will be.
-pub(super) fn machine(plan: &Plan) -> String {
-    let mut out = String::from("The machine will be:\n");
-    tree(plan, &mut out);
     out
 }
 
@@ -81,77 +73,6 @@ fn wrap(out: &mut String, first: &str, indent: &str, words: &str) {
         empty = false;
     }
     let _ = writeln!(out, "{line}");
-}
-
-fn tree(plan: &Plan, out: &mut String) {
-    let layout = &plan.layout;
-    let content = |id: &crate::layout::Id| -> String {
-        let mut words = Vec::new();
-        for fs in layout.fs.iter().filter(|f| f.devices().contains(id)) {
-            if fs.on != *id {
-                words.push(format!("-> {}", layout.dev(&fs.on).unwrap_or_default()));
-                continue;
-            }
-            words.push(fs.kind.clone());
-            if !fs.label.is_empty() {
-                words.push(format!("{:?}", fs.label));
-            }
-            words.extend(layout.mount.iter().filter(|m| m.fs == fs.id).map(|m| m.path.to_string()));
-        }
-        words.extend(layout.swap.iter().filter(|s| s.on == *id).map(|_| "swap".to_owned()));
-        words.extend(layout.luks.iter().filter(|l| l.on == *id).map(|l| format!("-> {}", l.name)));
-        for md in &layout.md {
-            words.extend(
-                md.member.iter().filter(|m| m.on == *id).map(|_| format!("-> {}", md.name)),
-            );
-        }
-        for vg in &layout.vg {
-            words.extend(vg.pv.iter().filter(|p| p.on == *id).map(|_| format!("-> {}", vg.name)));
-        }
-        words.join(" ")
-    };
-    let mut line = |depth: usize, name: &str, bytes: u64, what: &str| {
-        let name = format!("{:indent$}{name}", "", indent = 2 + depth * 2);
-        let text = format!("{name:<28} {:>11}  {what}", size(bytes));
-        let _ = writeln!(out, "{}", text.trim_end());
-    };
-    let partitions = |id: &crate::layout::Id| -> Vec<_> {
-        layout.partition.iter().filter(|p| p.disk == *id).collect()
-    };
-    for disk in &layout.disk {
-        let table = match &disk.table {
-            Some(Table::Gpt { .. }) => "GPT".to_owned(),
-            Some(Table::Mbr { .. }) => "MBR".to_owned(),
-            None => content(&disk.id),
-        };
-        line(0, &disk.name, disk.size_bytes, &table);
-        for p in partitions(&disk.id) {
-            let what = content(&p.id);
-            let what = match p.kind {
-                PartitionKind::Extended => "extended",
-                _ if what.is_empty() => &p.label,
-                _ => &what,
-            };
-            line(1, &p.name, p.size_bytes, what);
-        }
-    }
-    for md in &layout.md {
-        line(0, &md.name, md.size_bytes, format!("{} {}", md.level, content(&md.id)).trim());
-        for p in partitions(&md.id) {
-            line(1, &p.name, p.size_bytes, &content(&p.id));
-        }
-    }
-    for luks in &layout.luks {
-        let what = format!("LUKS{} {}", luks.version, content(&luks.id));
-        line(0, &luks.name, luks.size_bytes, what.trim());
-    }
-    for vg in &layout.vg {
-        line(0, &vg.name, vg.pv.iter().map(|p| p.size_bytes).sum(), "volume group");
-        for lv in layout.lv.iter().filter(|l| l.vg == vg.id) {
-            let kind = if lv.kind == "linear" { "" } else { lv.kind.as_str() };
-            line(1, &lv.name, lv.size_bytes, format!("{} {kind}", content(&lv.id)).trim());
-        }
-    }
 }
 
 /// The plan in `sh`.
