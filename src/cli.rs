@@ -496,7 +496,8 @@ fn parse_age(text: &str) -> Result<jiff::SignedDuration, String> {
         }
         _ => text.parse().ok(),
     };
-    age.filter(|age| age.is_positive()).ok_or_else(|| "it looks like 48h or 2d".to_owned())
+    age.filter(jiff::SignedDuration::is_positive)
+        .ok_or_else(|| "it looks like 48h or 2d".to_owned())
 }
 
 fn parse_keep_last(text: &str) -> Result<usize, String> {

@@ -206,7 +206,7 @@ fn a_lost_pack_is_not_built_upon(server: &Server) {
     std::fs::remove_file(stream).unwrap();
     let output = rr(&config, &args);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.success() && said.contains("is not built upon"), "{said}");
+    assert!(output.success() && said.contains("no backup builds upon it"), "{said}");
     rr_ok(&config, &["verify"]);
 }
 
