@@ -25,7 +25,8 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing on a disk was harmed (checklayout: the
-machine differs; verify: something does not verify; list --all: a node is late);
+machine differs; verify: something does not verify; list --all: a node is late,
+has no backup, or one that ended with problems);
 2 usage or configuration; 3 a recovery failed after disks were touched.";
 
 #[derive(Debug, Args)]
