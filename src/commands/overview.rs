@@ -31,7 +31,7 @@ pub(super) fn run(session: &Session<'_>, older_than: Option<jiff::SignedDuration
     let stores = store::open_all(&url, &session.config.target_options)?;
     let now = jiff::Timestamp::now();
     ensure!(!stores.is_empty(), "no node has a backup at {url}\nhint: is the target right?");
-    let state = |(node, store): (String, Result<Box<dyn Store>>)| match store {
+    let state = |(node, store): (String, store::Opened)| match store {
         Ok(store) => state_of(node, &*store, now, older_than),
         Err(error) => NodeState { node, problem: Some(in_a_line(&error)), ..NodeState::default() },
     };

@@ -182,12 +182,12 @@ pub fn open(
     }
 }
 
+/// The tree of one of many nodes, or why it can't be opened.
+pub type Opened = Result<Box<dyn Store>>;
+
 /// The trees of all nodes at the target, for reading, with the nodes' names. One that can't be opened
 /// does not stand in the way of the others.
-pub fn open_all(
-    url: &TargetUrl,
-    options: &TargetOptions,
-) -> Result<Vec<(String, Result<Box<dyn Store>>)>> {
+pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, Opened)>> {
     let Some(base) = base(url, Access::Read, options)? else {
         let stores = object::open_all(url, options).with_context(|| format!("reading {url}"))?;
         let boxed = |store| Box::new(store) as Box<dyn Store>;
