@@ -169,6 +169,75 @@ fn a_busy_server_is_asked_again_and_one_that_stays_so_is_given_up() {
 }
 
 #[test]
+fn a_server_that_says_when_is_asked_then() {
+    if servers::lacks("a_server_that_says_when_is_asked_then", &["nginx"]) {
+        return;
+    }
+    const SOON: &str = "HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n";
+    const TOMORROW: &str =
+        "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 86400\r\nContent-Length: 0\r\n\r\n";
+    let Desk { proxy, store, .. } = &desk(20);
+    for (answer, least, most) in [(SOON, 2, 10), (TOMORROW, 0, 10)] {
+        proxy.fail("GET", 1, Fault::Instead(answer));
+        let started = Instant::now();
+        store.get("packs/a").unwrap();
+        let waited = started.elapsed();
+        assert_eq!(proxy.count("GET"), 2);
+        assert!(waited >= Duration::from_secs(least), "{waited:?}");
+        assert!(waited < Duration::from_secs(most), "{waited:?}");
+    }
+}
+
+#[test]
+fn a_server_without_tls_and_a_proxy_that_is_away_are_named() {
+    if servers::lacks("a_server_without_tls_and_a_proxy_that_is_away_are_named", &["nginx"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (port, listen) = loopback();
+    let _server = servers::nginx(dir.path(), port, &listen, NGINX_DAV);
+    // It answers in HTTP; the other closes the connection.
+    let closes = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = closes.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in closes.incoming().map_while(Result::ok) {
+            let _ = std::io::Read::read(&mut client, &mut [0; 4096]);
+        }
+    });
+    for port in [port, closed] {
+        let url = format!("https://127.0.0.1:{port}/x");
+        let error = format!("{:#}", open(&url, Access::Read, &patient_for(2)).unwrap_err());
+        assert!(error.contains("\nhint: does it speak TLS on that port?"), "{error}");
+    }
+    let lines = "target = \"http://backups.invalid/x\"\n[target_options]\npatience_seconds = 2\n";
+    let list = Node::at(dir.path(), lines, "node001").rr(&["list"]);
+    let nowhere = format!("http://rr:sesame@127.0.0.1:{}", servers::free_port());
+    let with = |more: &str| {
+        said(&list.clone().env("http_proxy", &nowhere).env("no_proxy", more).output().unwrap())
+    };
+    let error = with("other.invalid");
+    assert!(error.contains(" (by the proxy 127.0.0.1:"), "{error}");
+    assert!(!error.contains("sesame"), "{error}");
+    let error = with("backups.invalid");
+    assert!(error.contains("its name can't be resolved;"), "{error}");
+}
+
+#[test]
+fn a_redirection_of_s3_is_told_without_its_signature() {
+    let proxy = Proxy::start(1);
+    const REDIRECT: &str = "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://other/work001/node001/latest.json?X-Amz-Expires=900&X-Amz-Signature=5e5a3e\r\nContent-Length: 0\r\n\r\n";
+    proxy.fail("GET", 1, Fault::Instead(REDIRECT));
+    let url = format!("s3://{BUCKET}");
+    let error = open(&url, Access::Read, &s3_options(proxy.url())).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        text.contains("redirects to http://other/work001/node001/latest.json\nhint: "),
+        "{text}"
+    );
+    assert!(text.contains("target_options.region") && !text.contains("X-Amz"), "{text}");
+}
+
+#[test]
 fn refusals_are_told_at_once_with_what_to_do() {
     if servers::lacks("refusals_are_told_at_once_with_what_to_do", &["nginx"]) {
         return;

@@ -1,7 +1,8 @@
 //! Requests, and their repetition.
 //!
 //! A request that got no answer, or one that says "later" (429, 500, 502, 503, 504), is made again
-//! after a pause that doubles, until nothing has come of it for `target_options.patience_seconds`.
+//! after a pause that doubles, until nothing has come of it for `target_options.patience_seconds`. A
+//! server that says when to come again (`Retry-After`) is not asked before, as far as that is soon.
 //! A pack of a slow server that comes bit by bit is not given up: what counts is that something
 //! comes.
 
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -28,6 +30,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const LONGEST_STALL: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A server may ask for hours; what it asks for beyond this is not waited for.
+const LONGEST_ASKED: Duration = Duration::from_secs(30);
 /// After this the admin is told why nothing happens.
 const NOTICE: Duration = Duration::from_secs(30);
 /// A server that is not there when a run starts is told at once, as nearly.
@@ -37,6 +41,11 @@ const OPENING: Duration = Duration::from_secs(10);
 const ASK_BEFORE_BYTES: u64 = 1 << 20;
 /// What servers say in words.
 const TEXT_LIMIT_BYTES: u64 = 64 << 20;
+
+/// What is said of an answer to a TLS handshake that is none: rustls's words, and those of a
+/// connection that was closed upon it.
+const NOT_TLS: [&str; 2] = ["InvalidContentType", "unexpected end of file"];
+const NO_TLS: &str = "that was no TLS";
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Content<'a> {
@@ -84,6 +93,8 @@ pub(super) struct Reply {
 pub(super) enum Failed {
     /// Worth another try.
     Again(String),
+    /// The same, not before this time has passed.
+    Later(String, Duration),
     /// The same, and something came of this one.
     GoOn(String),
     ForGood(StoreError),
@@ -98,6 +109,13 @@ impl From<StoreError> for Failed {
 impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// How long the server wants to be left alone (RFC 9110, 10.2.3). Dates, which few give, say
+    /// nothing: its clock may be another.
+    pub fn asks_for_pause(&self) -> Option<Duration> {
+        let seconds = matches!(self.status, 429 | 503).then(|| self.header("retry-after"))??;
+        Some(Duration::from_secs(seconds.trim().parse().ok()?).min(LONGEST_ASKED))
     }
 
     pub fn length(&self) -> Option<u64> {
@@ -130,6 +148,8 @@ pub(super) struct Client {
     later: Duration,
     /// For people: the URL of the tree.
     label: String,
+    /// It has answered, so it speaks as it should.
+    answered: AtomicBool,
 }
 
 impl Client {
@@ -151,7 +171,8 @@ impl Client {
             config = config.tls_config(tls::config(options)?);
         }
         let agent = Agent::with_parts(config.build(), DefaultConnector::default(), Names);
-        Ok(Client { agent, patience: patience.min(OPENING), later: patience, label })
+        let (answered, later) = (AtomicBool::new(false), patience);
+        Ok(Client { agent, patience: patience.min(OPENING), later, label, answered })
     }
 
     /// What an object is waited for once the server has been opened.
@@ -179,7 +200,8 @@ impl Client {
         let mut failing = None;
         let (mut pause, mut told) = (FIRST_PAUSE, false);
         for attempt in 0.. {
-            let failed = match self.ask(&call(attempt)?).and_then(|reply| read(reply, attempt)) {
+            let call = call(attempt)?;
+            let failed = match self.ask(&call).and_then(|reply| read(reply, attempt)) {
                 Ok(done) => {
                     if told {
                         log::warn!("{} answers again", self.label);
@@ -188,6 +210,7 @@ impl Client {
                 }
                 Err(failed) => failed,
             };
+            let mut asked = Duration::ZERO;
             let why = match failed {
                 Failed::ForGood(error) => return Err(error),
                 Failed::GoOn(why) => {
@@ -195,7 +218,12 @@ impl Client {
                     why
                 }
                 Failed::Again(why) => why,
+                Failed::Later(why, later) => {
+                    asked = later;
+                    why
+                }
             };
+            let why = format!("{why}{}", self.by_proxy(&call.uri));
             log::info!("{}: {why}: trying again", self.label);
             let since = failing.get_or_insert_with(Instant::now);
             if since.elapsed() + pause >= self.patience {
@@ -206,16 +234,36 @@ impl Client {
                 let left = (self.patience.saturating_sub(since.elapsed())).as_secs();
                 log::warn!("{}: {why}: trying for up to {left} s more", self.label);
             }
-            std::thread::sleep(jittered(pause));
+            // Not given up for what it asks for: it may be back before.
+            if since.elapsed() + asked + pause >= self.patience {
+                asked = Duration::ZERO;
+            }
+            std::thread::sleep(asked + jittered(pause));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let waited = failing.map_or(Duration::ZERO, |since| since.elapsed());
         Err(self.given_up("it was asked too often", waited))
     }
 
+    /// By which proxy a request goes, where it does: what is wrong may be wrong there.
+    fn by_proxy(&self, uri: &str) -> String {
+        let proxy = self.agent.config().proxy();
+        let uri = uri.parse().ok();
+        match proxy.filter(|proxy| !uri.is_some_and(|uri: Uri| proxy.is_no_proxy(&uri))) {
+            // Not its URI, which may hold a password.
+            Some(proxy) => format!(" (by the proxy {}:{})", proxy.host(), proxy.port()),
+            None => String::new(),
+        }
+    }
+
     fn given_up(&self, why: &str, waited: Duration) -> StoreError {
+        let hint = if why.contains(NO_TLS) {
+            "does it speak TLS on that port? If it does not, the URL is one of http://"
+        } else {
+            "is the server up, is its name right?"
+        };
         let detail = format!(
-            "{why}; given up after {} s\nhint: is the server up, is its name right? target_options.patience_seconds says how long it is waited for",
+            "{why}; given up after {} s\nhint: {hint} target_options.patience_seconds says how long it is waited for",
             waited.as_secs()
         );
         StoreError::Transient { store: self.label.clone(), detail }
@@ -270,17 +318,25 @@ impl Client {
             store: self.label.clone(),
             detail: format!("making a request: {error}"),
         })?;
-        let reply = self.agent.run(request).map_err(|error| self.unanswered(&error))?;
+        let is_tls = request.uri().scheme_str() == Some("https");
+        let reply = self.agent.run(request).map_err(|error| self.unanswered(&error, is_tls))?;
+        self.answered.store(true, Ordering::Relaxed);
         let (parts, body) = reply.into_parts();
         Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
-    fn unanswered(&self, error: &ureq::Error) -> Failed {
+    fn unanswered(&self, error: &ureq::Error, is_tls: bool) -> Failed {
         let text = error.to_string();
         let said = text.split_once("invalid peer certificate: ").map(|(_, said)| said);
         let Some(said) = said else {
             return Failed::Again(match error {
                 ureq::Error::HostNotFound => "its name can't be resolved".to_owned(),
+                _ if is_tls
+                    && !self.answered.load(Ordering::Relaxed)
+                    && NOT_TLS.iter().any(|words| text.contains(words)) =>
+                {
+                    format!("{}: {NO_TLS}", text.trim_start_matches("io: "))
+                }
                 _ => text.trim_start_matches("io: ").to_owned(),
             });
         };

@@ -5,6 +5,13 @@ use super::{ObjectStore, Server, StoreError};
 
 impl ObjectStore {
     pub(super) fn refusal(&self, reply: &mut Reply, name: &str) -> Failed {
+        match (self.meaning(reply, name), reply.asks_for_pause()) {
+            (Failed::Again(why), Some(pause)) => Failed::Later(why, pause),
+            (failed, _) => failed,
+        }
+    }
+
+    fn meaning(&self, reply: &mut Reply, name: &str) -> Failed {
         let store = self.client.label().to_owned();
         let text = match reply.text() {
             Ok(text) => text,
@@ -56,8 +63,16 @@ impl ObjectStore {
                 detail: detail("make room there, or keep fewer generations (backup.keep_last)"),
             },
             300..=399 => {
+                // What follows a ? may be a signature.
                 let to = reply.header("location").unwrap_or("somewhere else");
-                self.other(format!("it redirects to {to}\nhint: give that as the target"))
+                let to = to.split(['?', '#']).next().unwrap_or_default();
+                let hint = match &self.server {
+                    Server::S3(_) => {
+                        "target_options.endpoint and target_options.region must be the bucket's"
+                    }
+                    Server::Http(..) => "give that as the target",
+                };
+                self.other(format!("it redirects to {to}\nhint: {hint}"))
             }
             408 | 425 | 429 | 500 | 502..=504 => {
                 return Failed::Again(format!("status {status}{}", words(&text)));
