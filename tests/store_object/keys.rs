@@ -16,11 +16,14 @@ struct Desk {
 
 impl Desk {
     fn new(server: &Server) -> Desk {
+        Desk::at(&server.url())
+    }
+
+    fn at(endpoint: &str) -> Desk {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("rr.toml");
         let text = format!(
-            "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n",
-            server.url()
+            "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{endpoint}\"\n"
         );
         std::fs::write(&config, text).unwrap();
         Desk { dir, config }
@@ -99,6 +102,66 @@ pub fn of_a_role_are_renewed(server: &Server) {
     let none = desk.list(&machine);
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     assert!(!none.success() && said.contains("there are no keys for S3"), "{said}");
+}
+
+/// All that is answered is told beforehand.
+#[test]
+fn that_a_server_calls_ended_are_asked_for_again() {
+    let (s3, role) = (Proxy::start(1), Proxy::start(1));
+    let desk = Desk::at(&s3.url());
+    let uri = format!("{}/keys", role.url());
+    let container = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri.as_str())];
+    let keys = |token: &str, ends: &str| {
+        let text = format!(
+            "{{\"AccessKeyId\": \"{ACCESS_KEY}\", \"SecretAccessKey\": \"{SECRET_KEY}\", \"Token\": \"{token}\", \"Expiration\": \"{ends}\"}}"
+        );
+        role.fail("/keys", 1, answer(&text));
+    };
+    let error = |status: &str, code: &str| {
+        let text = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>");
+        let text = format!(
+            "HTTP/1.1 {status}\r\nDate: Fri, 21 Nov 2036 11:58:00 GMT\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        s3.fail("GET", 1, Fault::Instead(text.leak()));
+    };
+    let list = || {
+        error("404 Not Found", "NoSuchKey");
+        let list = "<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated></ListBucketResult>";
+        s3.fail("list-type", 1, answer(list));
+        error("404 Not Found", "NoSuchKey");
+        let listed = desk.list(&container);
+        (listed.success(), String::from_utf8_lossy(&listed.stderr).into_owned())
+    };
+    let long = "2099-11-21T16:00:00Z";
+    for code in ["ExpiredToken", "InvalidToken"] {
+        keys("first", long);
+        keys("second", long);
+        error("400 Bad Request", code);
+        let (done, said) = list();
+        assert!(done, "{said}");
+        assert_eq!(role.count("/keys"), 2);
+        assert!(s3.count("X-Amz-Security-Token=second") > 1);
+    }
+    // There are no others: no means no.
+    for _ in 0..2 {
+        keys("third", long);
+    }
+    error("400 Bad Request", "ExpiredToken");
+    let (_, said) = list();
+    assert!(
+        said.contains("ExpiredToken: No.\nhint: the keys are those of this machine's role"),
+        "{said}"
+    );
+    assert_eq!((role.count("/keys"), s3.count("GET")), (2, 1));
+    // They end in two minutes: it is the server that knows what time it is.
+    keys("fourth", "2036-11-21T12:00:00Z");
+    keys("fifth", long);
+    error("403 Forbidden", "RequestTimeTooSkewed");
+    let (done, said) = list();
+    assert!(done, "{said}");
+    assert_eq!(role.count("/keys"), 2);
+    assert!(s3.count("X-Amz-Security-Token=fifth") > 1);
 }
 
 /// A helper as aws-vault and vault are: it needs HOME and variables of its own.

@@ -99,7 +99,7 @@ impl S3 {
     }
 
     fn credentials(&self) -> Result<Credentials> {
-        let keys = self.provider.keys()?;
+        let keys = self.provider.keys(self.now())?;
         let (access, secret) = (keys.access.as_str(), keys.secret.expose_text());
         Ok(match &keys.token {
             Some(token) => Credentials::new_with_token(access, secret, token.expose_text()),
@@ -115,10 +115,14 @@ impl S3 {
         for (name, value) in headers {
             action.headers_mut().insert(*name, *value);
         }
+        action.sign_with_time(SIGNED_FOR, &self.now()).into()
+    }
+
+    /// By the server's clock, as far as it is known.
+    fn now(&self) -> jiff::Timestamp {
         let ahead = jiff::SignedDuration::from_secs(self.ahead_seconds.load(Ordering::Relaxed));
         let now = jiff::Timestamp::now();
-        let now = now.checked_add(ahead).unwrap_or(now);
-        action.sign_with_time(SIGNED_FOR, &now).into()
+        now.checked_add(ahead).unwrap_or(now)
     }
 
     /// All objects below the base whose name starts with `prefix`.
@@ -225,7 +229,8 @@ impl S3 {
         }
         let (code, message) = error_of(text)?;
         let store = store.to_owned();
-        let from = self.provider.keys().map(|keys| keys.from.to_string()).unwrap_or_default();
+        let from =
+            self.provider.keys(self.now()).map(|keys| keys.from.to_string()).unwrap_or_default();
         let detail = |hint: &str| format!("{code}: {message}\nhint: {hint}");
         let for_good = |error| Some(Failed::ForGood(error));
         match code.as_str() {
@@ -233,6 +238,9 @@ impl S3 {
                 store,
                 detail: detail("create the bucket, or is its name wrong in the target's URL?"),
             }),
+            "ExpiredToken" | "InvalidToken" if self.provider.has_others() => {
+                Some(Failed::Again(format!("{code}: {message}")))
+            }
             "InvalidAccessKeyId"
             | "NotSignedUp"
             | "SignatureDoesNotMatch"

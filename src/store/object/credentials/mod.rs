@@ -6,7 +6,8 @@
 //! * the profile `AWS_PROFILE`, or `default`;
 //! * the role of the container, the role of the machine.
 //!
-//! Those of a role end some day, and are asked for again before.
+//! Those of a role end some day, and are asked for again before; also when the server says that they
+//! have ended.
 //!
 //! * [`profile`] `~/.aws/credentials` and `~/.aws/config`; [`sts`] the keys of another role;
 //!   [`role`] what a machine or a container is given, and what a program says
@@ -48,6 +49,16 @@ pub struct Keys {
     pub token: Option<Secret>,
     ends: Option<jiff::Timestamp>,
     pub from: Origin,
+}
+
+impl Keys {
+    /// Whether a server can't tell them apart.
+    fn is(&self, other: &Keys) -> bool {
+        let token = |keys: &Keys| keys.token.as_ref().map(|token| token.expose().to_vec());
+        self.access == other.access
+            && self.secret.expose() == other.secret.expose()
+            && token(self) == token(other)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,39 +156,80 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct Provider {
     options: TargetOptions,
-    /// With when they were last renewed, or that was tried.
-    keys: Mutex<(Keys, Option<Instant>)>,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    keys: Keys,
+    /// When they were last renewed, or that was tried.
+    tried: Option<Instant>,
+    /// When these took the place of others.
+    changed: Option<Instant>,
 }
 
 impl Provider {
     pub fn new(options: &TargetOptions) -> Result<Provider> {
         let keys = Source::find(options)?.fetch(options)?.with_context(no_keys)?;
         log::info!("the keys for S3 are those of {}", keys.from);
-        Ok(Provider { options: options.clone(), keys: Mutex::new((keys, None)) })
+        let current = Mutex::new(Current { keys, tried: None, changed: None });
+        Ok(Provider { options: options.clone(), current })
     }
 
-    pub fn keys(&self) -> Result<Keys> {
-        let mut guard = lock(&self.keys);
-        let (keys, tried) = &mut *guard;
-        let now = jiff::Timestamp::now();
-        let left = keys.ends.map(|ends| ends.duration_since(now));
+    /// The keys for a request at `now`: by the server's clock, which says when they end.
+    pub fn keys(&self, now: jiff::Timestamp) -> Result<Keys> {
+        let mut current = lock(&self.current);
+        let left = current.keys.ends.map(|ends| ends.duration_since(now));
         let least = jiff::SignedDuration::try_from(LEAST_LEFT).unwrap_or_default();
         let ended = left.is_some_and(|left| !left.is_positive());
         if left.is_some_and(|left| left < least)
-            && (ended || tried.is_none_or(|at| at.elapsed() > RENEW_PAUSE))
+            && (ended || current.tried.is_none_or(|at| at.elapsed() > RENEW_PAUSE))
         {
-            *tried = Some(Instant::now());
-            let fresh = Source::find(&self.options).and_then(|source| source.fetch(&self.options));
-            match fresh.and_then(|found| found.context("there are none any more")) {
-                Ok(fresh) => *keys = fresh,
+            current.tried = Some(Instant::now());
+            match self.fetch() {
+                Ok(fresh) => current.take(fresh),
                 // They may still do for what is left to be done.
                 Err(error) if left.is_some_and(|left| left.is_positive()) => {
-                    log::warn!("renewing the keys of {}: {error:#}", keys.from);
+                    log::warn!("renewing the keys of {}: {error:#}", current.keys.from);
                 }
                 Err(error) => return Err(error).context("renewing the keys for S3"),
             }
         }
-        Ok(keys.clone())
+        Ok(current.keys.clone())
+    }
+
+    /// The server says that the keys have ended. Whether there are others now.
+    pub fn has_others(&self) -> bool {
+        let mut current = lock(&self.current);
+        // The request may have been on its way with the ones before.
+        if current.changed.is_some_and(|at| at.elapsed() < RENEW_PAUSE) {
+            return true;
+        }
+        match self.fetch() {
+            Ok(fresh) if !fresh.is(&current.keys) => {
+                current.take(fresh);
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                log::warn!("renewing the keys of {}: {error:#}", current.keys.from);
+                false
+            }
+        }
+    }
+
+    fn fetch(&self) -> Result<Keys> {
+        let fresh = Source::find(&self.options)?.fetch(&self.options)?;
+        fresh.context("there are none any more")
+    }
+}
+
+impl Current {
+    fn take(&mut self, fresh: Keys) {
+        if !fresh.is(&self.keys) {
+            self.changed = Some(Instant::now());
+        }
+        self.keys = fresh;
     }
 }
 
