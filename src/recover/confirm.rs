@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
+use crate::layout::units::size;
 use crate::plan::Plan;
 use crate::sys::secret::Secret;
 use crate::ui::{Ui, ask};
@@ -20,9 +21,9 @@ pub fn confirm(plan: &Plan, ui: &Ui) -> Result<()> {
         let serial = disk.serial.as_deref().unwrap_or("none");
         let holds = if disk.holds.is_empty() { "blank".to_owned() } else { disk.holds.join(", ") };
         ui.info(format!(
-            "  /dev/{}  {model}, serial {serial}, {:.1} GiB: {holds}",
+            "  /dev/{}  {model}, serial {serial}, {}: {holds}",
             disk.name,
-            gib(disk.size_bytes)
+            size(disk.size_bytes)
         ));
     }
     if !ask::confirm("Erase them and recover this machine?")? {
@@ -54,11 +55,6 @@ pub fn passphrase(plan: &Plan) -> Result<Secret> {
         bail!("stopped, since these are two passphrases: nothing was changed");
     }
     Ok(first)
-}
-
-#[allow(clippy::cast_precision_loss)] // for people
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! All that can go wrong without disks is tried before the first of them is touched, and what takes
-//! long, reading the whole backup, comes last: who is asked is asked at once. After that,
+//! long, reading the whole backup, comes last: the admin's answers are asked for first. After that,
 //! the same command can be given again over whatever was left half done. (On another machine than
 //! the node was, an automatic one only until that is started anew: it could be a clone. Then
 //! `--erase` names its disks.)
