@@ -424,6 +424,13 @@ pub fn is_mount_root(dir: &Path) -> bool {
     stat.is_ok_and(|stat| stat.mount_root == Some(true))
 }
 
+/// What the modes of new files lack. It is not asked by setting it: other threads make files.
+pub fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok()).unwrap_or(0o022)
+}
+
 /// Lets this process open as many files as the system allows it.
 pub fn raise_open_files_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

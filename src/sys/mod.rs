@@ -17,6 +17,7 @@
 //! * [`mount`] mounting, mount guards, `/proc/self/mountinfo`
 //! * [`names`] the addresses of hosts
 //! * [`priority`] letting others go first
+//! * [`signals`] what is done when a signal ends this process
 //! * [`sync`] what threads share
 //! * [`udev`] waiting for and asking udev
 
@@ -34,6 +35,7 @@ pub mod names;
 pub mod priority;
 pub mod run;
 pub mod secret;
+pub mod signals;
 pub mod sync;
 pub mod tools;
 pub mod udev;
