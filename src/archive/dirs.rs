@@ -5,17 +5,22 @@
 //! filesystem. The descriptors of the last path are kept, so that going through a tree in its order
 //! opens each directory about once.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::entry::Kind;
 use super::ground::Ground;
+use super::pick::is_at_or_below;
 use super::view::View;
 use crate::sys::fs;
 
@@ -45,6 +50,40 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The path of `name` in `dir`.
 pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+/// Refuses to go through what is no directory, before anything is written: only what is at and below
+/// `tops` may take the place of what is there.
+pub fn check_way(root: &Path, tops: &[Vec<u8>]) -> Result<()> {
+    let opening = || format!("opening {}", root.display());
+    let mut dirs = Dirs::plain(root).with_context(opening)?;
+    for top in tops {
+        let slashes = top.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        for (end, _) in slashes {
+            let above = &top[..end];
+            if tops.iter().any(|top| is_at_or_below(above, top)) {
+                break; // the archive has it, and what is below
+            }
+            let Ok(stat) = dirs.stat(above) else { break };
+            if Kind::of_mode(stat.mode) != Some(Kind::Dir) {
+                let here = |path: &[u8]| root.join(OsStr::from_bytes(path)).display().to_string();
+                bail!(
+                    "{} is {} here, and {} would be behind it\nhint: restore to another --to DIR, or remove it",
+                    here(above),
+                    no_dir(stat.mode),
+                    here(top)
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn no_dir(mode: u32) -> &'static str {
+    match Kind::of_mode(mode) {
+        Some(Kind::Symlink) => "a symbolic link",
+        _ => "no directory",
+    }
 }
 
 fn flags() -> OFlag {
@@ -84,16 +123,21 @@ impl Dirs {
         self.reach(path, None)
     }
 
-    /// As [`Dirs::get`], but makes what is missing, and replaces what is no directory. What is
-    /// there becomes ground to put files into.
+    /// As [`Dirs::get`], but makes what is missing, and replaces what is no directory where the
+    /// archive has one. What is there becomes ground to put files into.
     pub fn get_or_make(&mut self, path: &[u8], ground: &Ground) -> io::Result<BorrowedFd<'_>> {
-        self.reach(path, Some(ground))
+        self.reach(path, Some((ground, false)))
     }
 
-    fn reach(&mut self, path: &[u8], ground: Option<&Ground>) -> io::Result<BorrowedFd<'_>> {
+    /// As [`Dirs::get_or_make`], of a directory that the archive itself has come to.
+    pub fn make(&mut self, path: &[u8], ground: &Ground) -> io::Result<BorrowedFd<'_>> {
+        self.reach(path, Some((ground, true)))
+    }
+
+    fn reach(&mut self, path: &[u8], made: Option<(&Ground, bool)>) -> io::Result<BorrowedFd<'_>> {
         if self.path != path {
             self.leave_to(path);
-            self.enter(path, ground)?;
+            self.enter(path, made)?;
         }
         // The last one is never let go: the gaps are further up.
         let last = self.open.last().and_then(Option::as_ref);
@@ -117,15 +161,19 @@ impl Dirs {
         }
     }
 
-    fn enter(&mut self, path: &[u8], ground: Option<&Ground>) -> io::Result<()> {
+    fn enter(&mut self, whole: &[u8], made: Option<(&Ground, bool)>) -> io::Result<()> {
         let from = self.open.len();
-        for part in parts(path).skip(from) {
+        for part in parts(whole).skip(from) {
             let path = join(&self.path, part);
+            let making = made.map(|(ground, is_entry)| {
+                let is_entry = is_entry && path.len() == whole.len();
+                Making { ground, is_brought: ground.is_brought(&path, is_entry) }
+            });
             let parent = self.open.last().and_then(Option::as_ref);
             let parent = parent.map_or(self.view.root(), AsFd::as_fd);
             let fd = match self.view.mount(&path) {
                 Some(mount) => mount.try_clone_to_owned()?,
-                None => open_part(parent, part, &path, ground)?,
+                None => open_part(parent, part, &path, making)?,
             };
             self.path = path;
             self.open.push(Some(fd));
@@ -141,31 +189,55 @@ fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty())
 }
 
+/// How a directory is made.
+#[derive(Clone, Copy)]
+struct Making<'a> {
+    ground: &'a Ground,
+    /// It comes with the archive, and is not only on the way to what does.
+    is_brought: bool,
+}
+
 fn open_part(
     parent: BorrowedFd<'_>,
     part: &[u8],
     path: &[u8],
-    ground: Option<&Ground>,
+    making: Option<Making<'_>>,
 ) -> io::Result<OwnedFd> {
     let mut made = false;
     loop {
         let errno = match openat(parent, part, flags(), Mode::empty()) {
             Ok(fd) => {
-                match ground {
-                    Some(ground) if made => ground.enter(path, fd.as_fd()),
-                    Some(ground) => ground.enter_old(path, fd.as_fd()),
+                match making {
+                    Some(making) if made => {
+                        making.ground.enter_new(path, fd.as_fd(), making.is_brought);
+                    }
+                    Some(making) => making.ground.enter_old(path, fd.as_fd()),
                     None => {}
                 }
                 return Ok(fd);
             }
             Err(errno) => errno,
         };
+        let Some(making) = making else { return Err(errno.into()) };
         match errno {
-            Errno::ENOENT if ground.is_some() => {}
-            Errno::ENOTDIR | Errno::ELOOP if ground.is_some() => {
-                unlinkat(parent, part, UnlinkatFlags::NoRemoveDir)?;
+            Errno::ENOENT => {}
+            Errno::ENOTDIR | Errno::ELOOP if making.is_brought => {
+                let target = readlinkat(parent, part).ok();
+                match unlinkat(parent, part, UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) => making.ground.has_replaced(path, target),
+                    // Another thread was faster.
+                    Err(Errno::ENOENT | Errno::EISDIR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                }
             }
-            _ => return Err(errno.into()),
+            Errno::ENOTDIR | Errno::ELOOP => {
+                let what = match readlinkat(parent, part) {
+                    Ok(_) => "a symbolic link",
+                    Err(_) => "no directory",
+                };
+                return Err(making.ground.in_the_way(path, what));
+            }
+            errno => return Err(errno.into()),
         }
         match mkdirat(parent, part, Mode::from_bits_truncate(0o700)) {
             Ok(()) => made = true,
@@ -177,14 +249,19 @@ fn open_part(
 
 #[cfg(test)]
 mod tests {
+    use super::super::ground::Brought;
     use super::*;
+
+    fn ground(root: &Path) -> Ground {
+        Ground::new(root, Brought::Members, false).unwrap()
+    }
 
     #[test]
     fn deep_paths_and_detours_are_reached() {
         let tmp = tempfile::tempdir().unwrap();
         let mut dirs = Dirs::plain(tmp.path()).unwrap();
         let deep = vec!["d".repeat(200); 100].join("/").into_bytes();
-        let ground = Ground::new(tmp.path()).unwrap();
+        let ground = ground(tmp.path());
         dirs.get_or_make(&deep, &ground).unwrap();
         dirs.get_or_make(&join(&deep, b"x"), &ground).unwrap();
         // Up to a directory whose descriptor was let go, then down again.
@@ -202,14 +279,20 @@ mod tests {
     }
 
     #[test]
-    fn symbolic_links_are_replaced_and_never_followed() {
+    fn symbolic_links_are_replaced_only_by_what_the_archive_has_and_never_followed() {
         let tmp = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(outside.path(), tmp.path().join("a")).unwrap();
+        let link = tmp.path().join("a");
+        std::os::unix::fs::symlink(outside.path(), &link).unwrap();
         let mut dirs = Dirs::plain(tmp.path()).unwrap();
+        let ground = ground(tmp.path());
         assert!(dirs.get(b"a").is_err());
-        dirs.get_or_make(b"a/b", &Ground::new(tmp.path()).unwrap()).unwrap();
-        assert!(tmp.path().join("a").symlink_metadata().unwrap().is_dir());
+        let error = dirs.make(b"a/b", &ground).unwrap_err().to_string();
+        assert!(error.contains("a is a symbolic link here"), "{error}");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        dirs.make(b"a", &ground).unwrap();
+        dirs.get_or_make(b"a/b", &ground).unwrap();
+        assert!(link.symlink_metadata().unwrap().is_dir());
         assert!(!outside.path().join("b").exists());
     }
 }

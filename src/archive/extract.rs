@@ -16,15 +16,18 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::{Uid, ftruncate};
 
+use super::dirs::check_way;
 use super::entry::{Entry, Extra, Kind, shown};
 use super::fetch::Unpacker;
-use super::ground::{Ground, LOCKING};
+use super::ground::{Brought, Ground, LOCKING};
 use super::index::Index;
-use super::pick::Pick;
+use super::pick::{Pick, is_at_or_below};
 use super::place::{Placer, is_fatal, prepare_file, signed};
+use super::select::relative;
 use super::stash::{Stash, StashWriter};
 use super::tar::{self, Head};
 use super::warnings::Warnings;
+use crate::layout::mount::unescape;
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
 use crate::sys::sync::lock;
@@ -38,6 +41,8 @@ const READ_BYTES: u64 = 2 << 20;
 pub struct ExtractOptions {
     /// Where the files go: what was `/` on the node.
     pub root: PathBuf,
+    /// The root was there before, and stays as it is unless `paths` name it.
+    pub keep_root: bool,
     /// Files and directories as the node names them; none: all.
     pub paths: Vec<PathBuf>,
     /// What is below these stays out, the directories themselves do not...
@@ -60,8 +65,9 @@ pub struct Extracted {
     pub not_restored: Option<String>,
 }
 
-/// Extracts a generation below `options.root`, which must be there. Directories that exist are used
-/// as they are; other files that exist are replaced.
+/// Extracts a generation below `options.root`, which must be there. Files that exist are replaced;
+/// directories that exist get the attributes that they had, but for those that are only on the way to
+/// what is extracted: these stay as they are.
 ///
 /// # Errors
 /// When something stored is damaged, or the filesystem is full or fails. What can't be kept of a
@@ -74,13 +80,16 @@ pub fn extract(
 ) -> Result<Extracted> {
     let index = Index::open(manifest, store)?;
     let pick = Pick::new((&manifest.generation, &index), store, options)?;
+    let tops = tops(manifest, options);
+    check_way(&options.root, &tops)?;
     let (stretches, total) = stretches(&index, &pick);
     let progress = ui.progress("extracting", total, Unit::Bytes);
     let warnings = Warnings::default();
     if !Uid::effective().is_root() {
         warnings.add("owners, devices and system attributes are not restored: this is not root");
     }
-    let ground = Ground::new(&options.root)?;
+    let keeps_root = options.keep_root && options.paths.is_empty();
+    let ground = Ground::new(&options.root, Brought::Below(tops), keeps_root)?;
     let shared = Shared {
         store,
         index: &index,
@@ -114,6 +123,30 @@ pub fn extract(
         ui.warn(warning);
     }
     Ok(Extracted { entries, bytes, warnings, not_restored })
+}
+
+/// What is extracted with all that is below it, as far as directories go: the trees of the generation,
+/// or what of them the paths name.
+fn tops(manifest: &Manifest, options: &ExtractOptions) -> Vec<Vec<u8>> {
+    let rel = |tree: Vec<u8>| tree.strip_prefix(b"/").map(<[u8]>::to_vec).unwrap_or(tree);
+    let trees: Vec<_> = manifest.tree.iter().filter_map(|tree| unescape(tree)).map(rel).collect();
+    let paths: Vec<_> = options.paths.iter().map(|path| relative(path)).collect();
+    match (trees.is_empty(), paths.is_empty()) {
+        (true, true) => return vec![Vec::new()],
+        (true, false) => return paths,
+        (false, true) => return trees,
+        (false, false) => {}
+    }
+    let deeper = |(path, tree): (&Vec<u8>, &Vec<u8>)| match () {
+        () if is_at_or_below(path, tree) => Some(path.clone()),
+        () if is_at_or_below(tree, path) => Some(tree.clone()),
+        () => None,
+    };
+    paths
+        .iter()
+        .flat_map(|path| trees.iter().map(move |tree| (path, tree)))
+        .filter_map(deeper)
+        .collect()
 }
 
 /// Chunks that lie behind each other in a pack and are read at once.

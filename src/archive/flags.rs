@@ -4,7 +4,7 @@
 const FLAGS: &[(u32, &str)] = &[
     (0x0000_0001, "secdel"),
     (0x0000_0002, "undel"),
-    (0x0000_0004, "compress"),
+    (COMPRESS, "compress"),
     (0x0000_0008, "sync"),
     (IMMUTABLE, "schg"),
     (APPEND, "sappnd"),
@@ -30,6 +30,11 @@ const NOT_KEPT: &[(u32, &str)] = &[
 pub const PROJECT: u32 = 0x2000_0000;
 pub const IMMUTABLE: u32 = 0x10;
 pub const APPEND: u32 = 0x20;
+/// What is made in a directory that has them has them, too (but [`PROJECT`], which is more than a
+/// flag): on ext4 as `EXT4_FL_INHERITED` says, fewer on others.
+pub const INHERITED: u32 = 0x0081_c0cb | COMPRESS;
+/// On btrfs an attribute says how.
+pub const COMPRESS: u32 = 0x4;
 /// On btrfs this can be set only while a file is empty.
 pub const NOCOW: u32 = 0x0080_0000;
 

@@ -154,12 +154,22 @@ impl<'a> Placer<'a> {
 
     /// Makes a directory; what else it has is set by [`Placer::finish_dir`].
     pub fn make_dir(&mut self, path: &[u8]) -> io::Result<()> {
-        self.dirs.get_or_make(path, self.ground).map(drop)
+        self.dirs.make(path, self.ground).map(drop)
     }
 
     pub fn finish_dir(&mut self, entry: &Entry, extra: &Extra) -> io::Result<()> {
+        if self.ground.keeps(&entry.path) {
+            return Ok(());
+        }
         let dir = open_dir(self.dirs.get(&entry.path)?)?;
-        // One that was there before may have attributes of its own.
+        // One that was there before may have flags and attributes of its own.
+        let flags = fs::inode_flags(dir.as_fd()).unwrap_or_default();
+        let stale = flags::settable(flags) & !PROJECT;
+        if stale != 0 {
+            let report = Report { entry, warnings: self.warnings, fd: dir.as_fd() };
+            let result = fs::set_inode_flags(dir.as_fd(), flags & !stale);
+            report.check("its inode flags", result)?;
+        }
         let of = XattrOf::Fd(dir.as_fd());
         for key in fs::list_xattrs(of)? {
             let stale = !extra.xattrs.iter().any(|(name, _)| name == key.to_bytes());

@@ -183,13 +183,19 @@ fn refresh_menu(guard: &LockGuard) -> Result<()> {
 
 pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Exit> {
     args.take_generation();
+    let keep_root = args.to.exists();
     let make_root = || {
         std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))
     };
     let restored = if let Some(file) = args.from_tar {
         make_root()?;
-        let options =
-            archive::TarOptions { file, root: args.to, paths: args.paths, sync: args.sync };
+        let options = archive::TarOptions {
+            file,
+            root: args.to,
+            keep_root,
+            paths: args.paths,
+            sync: args.sync,
+        };
         archive::restore_tar(&options, session.ui)?
     } else {
         let store = session.store(Access::Read)?;
@@ -197,6 +203,7 @@ pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Ex
         make_root()?;
         let options = archive::ExtractOptions {
             root: args.to,
+            keep_root,
             paths: args.paths,
             threads: session.config.backup.threads,
             sync: args.sync,

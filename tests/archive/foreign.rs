@@ -218,7 +218,7 @@ fn some_paths_of_an_archive_come_back_alone() {
         file,
         root: to.path().to_owned(),
         paths: vec!["/d/no".into(), "none".into()],
-        sync: false,
+        ..TarOptions::default()
     };
     let said = format!("{:#}", archive::restore_tar(&missing, &ui()).unwrap_err());
     assert!(said.contains("not in the archive: /d/no\n"), "{said}");

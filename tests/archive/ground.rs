@@ -86,8 +86,12 @@ fn directories_above_what_comes_from_a_tar_archive_stay_as_they_are() {
     let before = state(to.path());
     let restore = |file: &Path| {
         let paths = PATHS.map(PathBuf::from).to_vec();
-        let options =
-            TarOptions { file: file.to_owned(), root: to.path().to_owned(), paths, sync: true };
+        let options = TarOptions {
+            file: file.to_owned(),
+            root: to.path().to_owned(),
+            paths,
+            ..TarOptions::default()
+        };
         archive::restore_tar(&options, &ui())
     };
     restore(&cut).unwrap_err();
@@ -151,4 +155,234 @@ fn loop_what_a_disk_does_not_take_ends_a_restore() {
     extract(&target, &manifest, &mnt).unwrap();
     guard.close().unwrap();
     pool_guard.close().unwrap();
+}
+
+fn sh(dir: &Path, script: &str) -> String {
+    Cmd::new("sh").args(["-ec", script]).dir(dir).text().unwrap()
+}
+
+fn all_of(root: &Path) -> ExtractOptions {
+    ExtractOptions { root: root.to_owned(), threads: 3, ..ExtractOptions::default() }
+}
+
+fn tar_of(file: &Path, root: &Path, paths: &[&str]) -> TarOptions {
+    let paths = paths.iter().map(PathBuf::from).collect();
+    TarOptions { file: file.to_owned(), root: root.to_owned(), paths, ..TarOptions::default() }
+}
+
+/// On a live system `/srv` may lead to another disk by now: one file that comes back must not take
+/// that away, nor be written to where nobody said.
+#[test]
+fn a_link_above_what_is_restored_stays() {
+    if skipped() {
+        return;
+    }
+    let (source, target) = (source(), Target::new());
+    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
+    let dir = tempfile::tempdir().unwrap();
+    sh(dir.path(), "mkdir -p live/big; ln -s big live/srv; echo file > live/top");
+    let (live, file) = (dir.path().join("live"), dir.path().join("archive.tar"));
+    let before = "big\nlive/big\n";
+    let state = || sh(dir.path(), "readlink live/srv; find live/big");
+    let refused = |error: anyhow::Error, path: &str| {
+        let text = format!("{error:#}");
+        let link = live.join("srv");
+        assert!(
+            text.contains(&format!("{} is a symbolic link here, and ", link.display())),
+            "{text}"
+        );
+        let behind = format!("{} would be behind it\nhint: ", live.join(path).display());
+        assert!(text.contains(&behind), "{text}");
+        assert_eq!(state(), before, "{text}");
+    };
+
+    let paths = vec!["/top".into(), "/srv/share/file".into()];
+    let some = ExtractOptions { paths, ..all_of(&live) };
+    let store = target.store.as_ref();
+    let said = archive::extract(&manifest, store, &some, &ui()).unwrap_err();
+    refused(said, "srv/share/file");
+    assert_eq!(sh(&live, "cat top"), "file\n", "before anything is written");
+    let of_tree = Manifest { tree: vec!["/srv/share".into()], ..manifest.clone() };
+    let said = archive::extract(&of_tree, store, &all_of(&live), &ui()).unwrap_err();
+    refused(said, "srv/share");
+    let none = ExtractOptions { paths: vec!["/srv/none".into()], ..all_of(&live) };
+    let said = archive::extract(&manifest, store, &none, &ui()).unwrap_err().to_string();
+    assert!(said.starts_with("not in the backup: /srv/none"), "{said}");
+    let not_dir = ExtractOptions { paths: vec!["/srv/share/sub/inner".into()], ..all_of(&live) };
+    sh(&live, "rm srv; mkdir srv; echo file > srv/share");
+    let said = archive::extract(&manifest, store, &not_dir, &ui()).unwrap_err().to_string();
+    assert!(said.contains("/srv/share is no directory here, and "), "{said}");
+    sh(&live, "rm -r srv; ln -s big srv");
+
+    sh(source.path(), &format!("tar -cf {} .", file.display()));
+    let one = tar_of(&file, &live, &["srv/share/file"]);
+    refused(archive::restore_tar(&one, &ui()).unwrap_err(), "srv/share/file");
+    // Without directories, as an archive that was made of a list.
+    let list = dir.path().join("list.tar");
+    sh(source.path(), &format!("find . -type f | tar -cf {} -T -", list.display()));
+    let restored = archive::restore_tar(&tar_of(&list, &live, &[]), &ui()).unwrap();
+    assert!(restored.not_restored.is_some_and(|files| files.starts_with("3 (/srv/")));
+    let said = &restored.warnings;
+    assert!(
+        said.iter().all(|line| line.contains("/srv is a symbolic link here, and ")),
+        "{said:?}"
+    );
+    assert_eq!(state(), before);
+    assert_eq!(sh(&live, "cat top"), "top\n");
+
+    // What has the directory itself replaces the link, and says so.
+    let replaced =
+        ["/srv was a symbolic link to big: it is a directory now, as in the backup".to_owned()];
+    for whole in [true, false] {
+        let restored = match whole {
+            true => archive::extract(&manifest, store, &all_of(&live), &ui()),
+            false => archive::restore_tar(&tar_of(&file, &live, &[]), &ui()),
+        };
+        assert_eq!(restored.unwrap().warnings, replaced);
+        assert_eq!(sh(&live, "cat srv/share/file; find big"), "new\nbig\n");
+        sh(&live, "rm -r srv; ln -s big srv");
+    }
+}
+
+#[test]
+fn directories_that_no_archive_tells_of_are_for_everybody() {
+    if skipped() {
+        return;
+    }
+    let source = source();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, to) = (dir.path().join("list.tar"), dir.path().join("to"));
+    sh(dir.path(), "mkdir -p like-others to");
+    sh(
+        source.path(),
+        "chmod 700 srv/share/sub; tar -cf list.tar srv/share/sub/inner top srv/share/more",
+    );
+    sh(source.path(), &format!("mv list.tar {}", file.display()));
+    archive::restore_tar(&tar_of(&file, &to, &[]), &ui()).unwrap();
+    let modes = sh(dir.path(), "stat -c %a like-others to/srv to/srv/share to/srv/share/sub");
+    let modes: Vec<_> = modes.lines().collect();
+    assert!(modes.iter().all(|mode| *mode == modes[0]), "{modes:?}");
+}
+
+#[test]
+fn what_is_only_on_the_way_is_not_dressed() {
+    if skipped() {
+        return;
+    }
+    let (source, target) = (source(), Target::new());
+    let script = "chmod 755 .; chmod 750 srv; chmod 711 srv/share; setfattr -n user.a -v 1 srv .";
+    sh(source.path(), script);
+    let (_, whole) = target.create(&options(source.path(), FIRST), None);
+    let tree = Manifest { tree: vec!["/srv/share/more".into()], ..whole.clone() };
+    let dir = tempfile::tempdir().unwrap();
+    let restore = |manifest, keep_root| {
+        let options = ExtractOptions { keep_root, ..all_of(&dir.path().join("to")) };
+        archive::extract(manifest, target.store.as_ref(), &options, &ui()).unwrap();
+        sh(dir.path(), "stat -c %a to to/srv to/srv/share; getfattr -d --absolute-names to to/srv")
+    };
+    let fresh = "rm -rf to; mkdir -pm 700 to/srv; chmod 700 to; setfattr -n user.b -v 2 to to/srv";
+    sh(dir.path(), fresh);
+    let kept = "# file: to\nuser.b=\"2\"\n\n";
+    let (kept_srv, srv) = (kept.replace("to", "to/srv"), "# file: to/srv\nuser.a=\"1\"\n\n");
+    assert_eq!(restore(&tree, true), format!("700\n700\n711\n{kept}{kept_srv}"));
+    assert_eq!(restore(&whole, true), format!("700\n750\n711\n{kept}{srv}"));
+    let root = "# file: to\nuser.a=\"1\"\n\n";
+    assert_eq!(restore(&whole, false), format!("755\n750\n711\n{root}{srv}"));
+
+    // A directory that rr makes gets what the root had.
+    sh(source.path(), &format!("tar -cf {}/archive.tar .", dir.path().display()));
+    let script = "rm -rf to; mkdir -m 700 to
+        for dir in to made; do $0 restore --from-tar archive.tar --to $dir; done
+        stat -c %a to made to/srv";
+    let rr = env!("CARGO_BIN_EXE_rr");
+    let said = Cmd::new("sh").args(["-ec", script, rr]).dir(dir.path()).text().unwrap();
+    assert!(said.ends_with("700\n755\n750\n"), "{said}");
+}
+
+/// ext4 and others give what is made in a directory some of its flags.
+#[test]
+fn loop_no_file_inherits_the_flags_of_a_directory_that_was_there() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("mkfs.ext4 -q", &dir.path().join("image"), &mnt) else { return };
+    let _unlock = Unlock(&mnt);
+    let script = "mkdir -p source/srv/share/sub to/srv/share/sub; cd source
+        echo 1 > srv/share/file; echo 2 > srv/share/sub/inner; mkfifo srv/share/fifo
+        chattr +d srv/share/sub; cd ../to; chattr +AdS srv srv/share; chattr +Ti srv/share";
+    sh(&mnt, script);
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(&mnt.join("source"), FIRST), None);
+    let to = mnt.join("to");
+    let one = ExtractOptions { paths: vec!["/srv/share/file".into()], ..all_of(&to) };
+    let flags = || {
+        let dirs = "srv srv/share srv/share/file srv/share/sub";
+        let said = sh(&to, &format!("lsattr -d {dirs} | cut -d ' ' -f 1 | tr -d e-"));
+        said.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let extracted = archive::extract(&manifest, target.store.as_ref(), &one, &ui()).unwrap();
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    assert_eq!(flags(), ["SdA", "SidAT", "", ""]);
+    let extracted = archive::extract(&manifest, target.store.as_ref(), &all_of(&to), &ui());
+    assert_eq!(extracted.unwrap().warnings, Vec::<String>::new());
+    assert_eq!(flags(), ["", "", "", "d"]);
+    let verified = archive::verify_root(&manifest, target.store.as_ref(), &to, &ui()).unwrap();
+    assert_eq!(verified.differences, Vec::<String>::new());
+    drop(_unlock);
+    guard.close().unwrap();
+}
+
+/// The flag alone would say another compression.
+#[test]
+fn loop_a_directory_that_was_there_compresses_as_before() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("mkfs.btrfs -q", &dir.path().join("image"), &mnt) else { return };
+    let script = "mkdir -p source/srv to/srv to/new; echo 1 > source/srv/file
+        setfattr -n btrfs.compression -v zstd to/srv";
+    sh(&mnt, script);
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(&mnt.join("source"), FIRST), None);
+    let to = mnt.join("to");
+    let one = ExtractOptions { paths: vec!["/srv/file".into()], ..all_of(&to) };
+    let extracted = archive::extract(&manifest, target.store.as_ref(), &one, &ui()).unwrap();
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    let script = "getfattr -n btrfs.compression --only-values srv; echo
+        getfattr -d -m - srv/file; lsattr -d srv srv/file | cut -d ' ' -f 1 | tr -d -";
+    assert_eq!(sh(&to, script), "zstd\nc\n\n");
+    guard.close().unwrap();
+}
+
+/// systemd ends what it started by a signal, and people do by Ctrl-C.
+#[test]
+fn a_restore_that_is_ended_by_a_signal_puts_back_what_it_took() {
+    if skipped() {
+        return;
+    }
+    let source = source();
+    let dir = tempfile::tempdir().unwrap();
+    // Longer than what is read ahead.
+    sh(source.path(), "truncate -s 30M zeros");
+    sh(source.path(), &format!("tar -cf {}/archive.tar --sort=name .", dir.path().display()));
+    let to = lived_in();
+    let _unlock = Unlock(to.path());
+    sh(to.path(), "chattr +d srv");
+    let before = state(to.path());
+    // The archive comes slowly: its second half never does.
+    let script = "mkfifo pipe; exec 3<>pipe; $0 restore --from-tar - --to $1 3<&- <pipe &
+        head -c 20000000 archive.tar >&3; tries=0
+        until grep -q new $1/srv/share/file; do
+            sleep 0.1; tries=$((tries + 1)); test $tries -lt 300
+        done
+        lsattr -d $1/srv/share | cut -c 5
+        kill -TERM $!; status=0; wait $! || status=$?; echo $status";
+    let rr = env!("CARGO_BIN_EXE_rr");
+    let cmd = Cmd::new("sh").args(["-ec", script, rr]).arg(to.path()).dir(dir.path());
+    assert_eq!(cmd.text().unwrap(), "-\n143\n");
+    assert_eq!(state(to.path()), before);
 }

@@ -27,9 +27,10 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::unistd::{Uid, ftruncate};
 
+use super::dirs::check_way;
 use super::entry::{Entry, Extra, Kind, shown};
 use super::extract::Extracted;
-use super::ground::{Ground, LOCKING};
+use super::ground::{Brought, Ground, LOCKING};
 use super::late::DirTree;
 use super::pick::{is_at_or_below, missing_above};
 use super::place::{Placer, is_fatal, prepare_file, signed};
@@ -48,6 +49,8 @@ pub struct TarOptions {
     pub file: PathBuf,
     /// Where the files go, which must be there.
     pub root: PathBuf,
+    /// The root was there before, and stays as it is unless `paths` name it.
+    pub keep_root: bool,
     /// Only these and what is below them; none: all.
     pub paths: Vec<PathBuf>,
     /// Waits until the disks have everything, and fails where one did not take it.
@@ -70,7 +73,9 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
     };
     let warnings = Warnings::default();
     let wanted = Wanted::new(options)?;
-    let ground = Ground::new(&options.root)?;
+    check_way(&options.root, &wanted.paths)?;
+    let keeps_root = options.keep_root && options.paths.is_empty();
+    let ground = Ground::new(&options.root, Brought::Members, keeps_root)?;
     let placer = Placer::new(&options.root, &ground, &warnings)
         .with_context(|| format!("opening {}", options.root.display()))?;
     let late = Late::default();
