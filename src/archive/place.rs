@@ -1,15 +1,18 @@
 //! Puts one entry into a filesystem: created anew, then data, owner, mode, attributes, times, and
 //! flags, in this order, as each of them can undo what comes before it in a wrong one.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mknodat,
     utimensat,
@@ -20,11 +23,11 @@ use nix::unistd::{
 };
 
 use super::dirs::{Dirs, split};
-use super::entry::{Entry, Extra, Kind, Time};
+use super::entry::{Entry, Extra, Kind, Time, shown};
 use super::flags::{self, PROJECT};
 use super::ground::{Ground, LOCKING, open_dir};
-use super::project;
 use super::warnings::Warnings;
+use super::{project, read};
 use crate::sys::fs::{self, XattrOf};
 
 /// Creates entries below a root; one for each thread.
@@ -35,7 +38,15 @@ pub struct Placer<'a> {
     warnings: &'a Warnings,
     is_root: bool,
     given: Given,
+    /// The directory whose filesystem was looked at: does it keep fractions of seconds?
+    looked_at: RefCell<Option<Vec<u8>>>,
+    /// Of files whose names can't all be links here: the first name, and those that became files.
+    copies: HashMap<Vec<u8>, Vec<Vec<u8>>>,
 }
+
+const UNLINKED: &str = "hard links became files of their own, as there can be no link here to the name that they were links to";
+
+const COPY_BYTES: u64 = 256 << 10;
 
 /// What a new file has in the directory that files go to now: its owner, and the bits of its mode
 /// that are as asked for (a umask, an ACL, a filesystem can take some). The first files there tell,
@@ -75,8 +86,15 @@ const PRIVATE: u32 = 0o600;
 
 impl<'a> Placer<'a> {
     pub fn new(root: &Path, ground: &'a Ground, warnings: &'a Warnings) -> io::Result<Placer<'a>> {
-        let (dirs, given) = (Dirs::plain(root)?, Given::default());
-        Ok(Placer { dirs, ground, warnings, is_root: Uid::effective().is_root(), given })
+        Ok(Placer {
+            dirs: Dirs::plain(root)?,
+            ground,
+            warnings,
+            is_root: Uid::effective().is_root(),
+            given: Given::default(),
+            looked_at: RefCell::default(),
+            copies: HashMap::new(),
+        })
     }
 
     /// A new, empty, private file in place of whatever is there.
@@ -114,12 +132,29 @@ impl<'a> Placer<'a> {
                 }
             }
         }
-        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING, has)
+        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING, has)?;
+        self.look_at_fractions(&file, entry)
     }
 
     /// Everything after the data.
     pub fn finish_file(&self, file: &File, entry: &Entry, extra: &Extra) -> io::Result<()> {
-        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING, (false, false))
+        self.dress(file.as_fd(), entry, extra, extra.flags & !LOCKING, (false, false))?;
+        self.look_at_fractions(file, entry)
+    }
+
+    /// Says where a time has lost its fraction of a second. One file of a directory tells it of all.
+    fn look_at_fractions(&self, file: &File, entry: &Entry) -> io::Result<()> {
+        let (parent, _) = split(&entry.path).unwrap_or_default();
+        let mut looked_at = self.looked_at.borrow_mut();
+        if entry.mtime.nsec == 0 || looked_at.as_deref() == Some(parent) {
+            return Ok(());
+        }
+        *looked_at = Some(parent.to_vec());
+        let stat = fs::stat_at(file.as_fd(), c"")?;
+        if stat.mtime.1 == 0 {
+            self.ground.has_no_fractions(stat.dev, self.warnings);
+        }
+        Ok(())
     }
 
     /// Symbolic link, device or fifo.
@@ -198,13 +233,73 @@ impl<'a> Placer<'a> {
         if first == path {
             return Err(io::Error::other("it says that it is another name of itself"));
         }
+        match self.link(first, path) {
+            Err(error) if is_no_link(&error) => self.place_copy(first, path, error),
+            linked => linked,
+        }
+    }
+
+    fn link(&mut self, first: &[u8], path: &[u8]) -> io::Result<()> {
         let (parent, name) = split(first).unwrap_or((b"", b"."));
         let from = self.dirs.get(parent)?.try_clone_to_owned()?;
         self.create(path, |dir, new| linkat(&from, name, dir, new, LinkatFlags::empty()))
     }
 
+    /// As [`Placer::place_link`], where there can be no link to `first`: it has another filesystem,
+    /// or more names than this one allows.
+    fn place_copy(&mut self, first: &[u8], path: &[u8], why: io::Error) -> io::Result<()> {
+        let copies = self.copies.get(first).cloned().unwrap_or_default();
+        if !copies.iter().rev().any(|copy| self.link(copy, path).is_ok()) {
+            self.copy(first, path, why)?;
+            self.copies.entry(first.to_vec()).or_default().push(path.to_vec());
+        }
+        self.warnings.lose(UNLINKED, shown(path));
+        Ok(())
+    }
+
+    fn copy(&mut self, first: &[u8], path: &[u8], why: io::Error) -> io::Result<()> {
+        let stat = self.dirs.stat(first)?;
+        let Some(kind) = Kind::of_mode(stat.mode).filter(|kind| *kind != Kind::Dir) else {
+            return Err(why);
+        };
+        let mut entry = Entry::new(path.to_vec(), kind, &stat);
+        if kind != Kind::File {
+            let (parent, name) = split(first).unwrap_or((b"", b"."));
+            let dir = self.dirs.get(parent)?;
+            if kind == Kind::Symlink {
+                entry.link = readlinkat(dir, name)?.into_vec();
+            }
+            let extra = read::extra_of_special(dir, name, &mut entry, self.warnings)?;
+            return self.place_special(&entry, &extra);
+        }
+        let from = read::open(&mut self.dirs, first)?;
+        let mut extra = read::extra_of_file(&from, &mut entry, 0, self.warnings)?;
+        extra.project = fs::project(from.as_fd())?.id;
+        let to = self.create_file(path)?;
+        prepare_file(&to, &extra)?;
+        ftruncate(&to, signed(entry.size_bytes)?)?;
+        let whole = vec![(0, entry.size_bytes)];
+        let mut buffer = Vec::new();
+        for &(offset, len) in extra.sparse.as_ref().unwrap_or(&whole) {
+            let (mut at, end) = (offset, offset + len);
+            while at < end {
+                let most = usize::try_from((end - at).min(COPY_BYTES)).map_err(io::Error::other)?;
+                buffer.clear();
+                if fs::append_at(from.as_fd(), &mut buffer, most, at)? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                to.write_all_at(&buffer, at)?;
+                at += buffer.len() as u64;
+            }
+        }
+        self.finish_file(&to, &entry, &extra)
+    }
+
     /// Sets the flags that no change is possible after.
     pub fn lock(&mut self, path: &[u8], flags: u32) -> io::Result<()> {
+        for copy in self.copies.get(path).cloned().unwrap_or_default() {
+            self.lock(&copy, flags)?;
+        }
         let (parent, name) = split(path).unwrap_or((b"", b"."));
         let file = open_file(self.dirs.get(parent)?, name)?;
         fs::set_inode_flags(file.as_fd(), fs::inode_flags(file.as_fd())? | flags)
@@ -218,26 +313,33 @@ impl<'a> Placer<'a> {
     ) -> io::Result<T> {
         let (parent, name) = split(path).ok_or(io::ErrorKind::InvalidInput)?;
         let dir = self.dirs.get_or_make(parent, self.ground)?;
-        let mut unlocked = false;
-        loop {
+        let mut unlocked = None;
+        let made = loop {
             let errno = match make(dir, name) {
-                Ok(made) => return Ok(made),
+                Ok(made) => break Ok(made),
                 Err(Errno::EEXIST) => match remove(dir, name) {
                     Ok(()) => continue,
                     Err(errno) => errno,
                 },
                 Err(errno) => errno,
             };
-            if errno != Errno::EPERM || unlocked {
-                return Err(errno.into());
+            if errno != Errno::EPERM || unlocked.is_some() {
+                break Err(errno.into());
             }
             // What an earlier recovery finished may be immutable by now.
-            unlocked = true;
-            if let Ok(file) = open_file(dir, name) {
-                unlock(&file)?;
-            }
+            unlocked = Some(match open_file(dir, name) {
+                Ok(file) => unlock(&file)?.map(|flags| (file, flags)),
+                Err(_) => None,
+            });
             self.ground.unlock(parent, dir)?;
+        };
+        // It may have other names, and lives on by those; or it could not be replaced.
+        if let Some(Some((file, flags))) = unlocked
+            && fs::stat_at(file.as_fd(), c"")?.nlink > 0
+        {
+            fs::set_inode_flags(file.as_fd(), flags)?;
         }
+        made
     }
 
     fn dress(
@@ -346,13 +448,23 @@ fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     Ok(File::from(openat(dir, name, flags, Mode::empty())?))
 }
 
-/// Makes a file that refuses changes accept them.
-fn unlock(file: &File) -> io::Result<()> {
+/// Makes a file that refuses changes accept them. The flags that it had, if it did not.
+fn unlock(file: &File) -> io::Result<Option<u32>> {
     let flags = fs::inode_flags(file.as_fd())?;
-    if flags & LOCKING != 0 {
-        fs::set_inode_flags(file.as_fd(), flags & !LOCKING)?;
+    if flags & LOCKING == 0 {
+        return Ok(None);
     }
-    Ok(())
+    fs::set_inode_flags(file.as_fd(), flags & !LOCKING)?;
+    Ok(Some(flags))
+}
+
+/// Whether something is there that no link can be made to: on another filesystem, or with too many
+/// names; some filesystems know no links at all.
+fn is_no_link(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EXDEV | libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP)
+    )
 }
 
 fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {

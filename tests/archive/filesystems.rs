@@ -96,16 +96,17 @@ fn loop_what_a_smaller_filesystem_can_not_keep_is_said() {
     let Some(guard) = mount("mkfs.ext4 -q -I 128", &dir.path().join("image"), &mnt) else { return };
     let source = tempfile::tempdir().unwrap();
     let script = "touch -d @5000000000 future; touch -d @1234567890 now; mkdir d; touch -d @-9 old
-        touch -d @5000000001 d";
+        touch -d @5000000001 d; mkdir more; echo 1 > more/a; echo 2 > more/b";
     Cmd::new("sh").args(["-c", script]).dir(source.path()).run().unwrap();
     let target = Target::new();
     let (_, manifest) = target.create(&options(source.path(), FIRST), None);
     let to = ExtractOptions { root: mnt.clone(), ..ExtractOptions::default() };
     let extracted = archive::extract(&manifest, target.store.as_ref(), &to, &ui()).unwrap();
     let said = extracted.warnings;
-    assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].starts_with("/d: its time can't be set"), "{said:?}");
-    assert!(said[1].starts_with("/future: its time can't be set"), "{said:?}");
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].starts_with("/: this filesystem keeps no fractions of seconds"), "{said:?}");
+    assert!(said[1].starts_with("/d: its time can't be set"), "{said:?}");
+    assert!(said[2].starts_with("/future: its time can't be set"), "{said:?}");
     guard.close().unwrap();
 }
 

@@ -358,6 +358,45 @@ fn loop_a_directory_that_was_there_compresses_as_before() {
     guard.close().unwrap();
 }
 
+/// They are one file on the node, and two filesystems where they come to.
+#[test]
+fn loop_links_between_filesystems_become_files() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (source, to) = (dir.path().join("source"), dir.path().join("to"));
+    std::fs::create_dir_all(&source).unwrap();
+    let Some(guard) = mount("mkfs.ext4 -q", &dir.path().join("image"), &to.join("sub")) else {
+        return;
+    };
+    let (unlock, unlock_source) = (Unlock(&to), Unlock(&source));
+    let script = "mkdir sub; echo start > file; truncate -s 40M file; echo end >> file
+        setfattr -n user.note -v hello file; chown 7:8 file; chmod 4751 file
+        touch -d '2001-02-03 04:05:06.789' file; ln file sub/1; ln file sub/2; chattr +i file
+        ln -s nowhere link; ln link sub/link";
+    sh(&source, script);
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(&source, FIRST), None);
+    let extracted =
+        archive::extract(&manifest, target.store.as_ref(), &all_of(&to), &ui()).unwrap();
+    let [said] = extracted.warnings.as_slice() else { panic!("{:?}", extracted.warnings) };
+    assert!(said.starts_with("hard links became files of their own, "), "{said}");
+    assert!(said.ends_with(": 3 (/sub/1, /sub/2, /sub/link)"), "{said}");
+    assert_eq!(extracted.not_restored, None);
+    let script =
+        "cmp file sub/1; readlink sub/link; getfattr -n user.note --only-values sub/2; echo
+        stat -c '%a %u:%g %s %y %h' file sub/1; lsattr file sub/1 | cut -c 5; stat -c %b sub/1";
+    let (found, was) = (sh(&to, script), sh(&source, script));
+    let lines: Vec<_> = found.lines().collect();
+    assert_eq!(lines[2].strip_suffix(" 1"), lines[3].strip_suffix(" 2"), "{found}");
+    assert!(was.contains(lines[2].trim_end_matches(" 1")), "{was}");
+    assert_eq!((lines[0], lines[1], lines[4], lines[5]), ("nowhere", "hello", "i", "i"), "{found}");
+    assert!(lines[6].parse::<u64>().unwrap() < 100, "it has lost its hole: {found}");
+    drop((unlock, unlock_source));
+    guard.close().unwrap();
+}
+
 /// systemd ends what it started by a signal, and people do by Ctrl-C.
 #[test]
 fn a_restore_that_is_ended_by_a_signal_puts_back_what_it_took() {
@@ -385,4 +424,20 @@ fn a_restore_that_is_ended_by_a_signal_puts_back_what_it_took() {
     let cmd = Cmd::new("sh").args(["-ec", script, rr]).arg(to.path()).dir(dir.path());
     assert_eq!(cmd.text().unwrap(), "-\n143\n");
     assert_eq!(state(to.path()), before);
+}
+
+#[test]
+fn other_names_of_a_locked_file_stay_locked() {
+    if skipped() {
+        return;
+    }
+    let (source, target) = (source(), Target::new());
+    let (_, manifest) = target.create(&options(source.path(), FIRST), None);
+    let to = tempfile::tempdir().unwrap();
+    let _unlock = Unlock(to.path());
+    sh(to.path(), "echo old > top; ln top other; chattr +i top");
+    let one = ExtractOptions { paths: vec!["/top".into()], ..all_of(to.path()) };
+    archive::extract(&manifest, target.store.as_ref(), &one, &ui()).unwrap();
+    let said = sh(to.path(), "cat top other; lsattr top other | cut -c 5");
+    assert_eq!(said, "top\nold\n-\ni\n");
 }

@@ -348,7 +348,7 @@ fn loop_fat_takes_files_without_complaints() {
     let script = format!("truncate -s 64M {0} && mkfs.vfat {0}", image.display());
     let made = Cmd::new("sh").args(["-ec", &script]).run();
     Cmd::new("sh")
-        .args(["-c", "chown -R 7:7 esp; chmod -R 640 esp/EFI/debian/*"])
+        .args(["-c", "chown -R 7:7 esp; chmod -R 640 esp/EFI/debian/*; touch -d @1234567890 esp/EFI/debian/*"])
         .dir(&source)
         .run()
         .unwrap();
