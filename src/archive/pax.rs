@@ -46,7 +46,8 @@ pub fn append_head(out: &mut Vec<u8>, entry: &Entry, extra: &Extra) {
     let split = split_name(&name);
     let long_link = entry.link.len() > 100;
     let binary = |bytes: &[u8]| std::str::from_utf8(bytes).is_err();
-    if (split.is_none() && binary(&name)) || (long_link && binary(&entry.link)) {
+    let long_name = split.is_none() || map.is_some();
+    if (long_name && binary(&name)) || (long_link && binary(&entry.link)) {
         // Or else a reader may take the bytes below for UTF-8.
         records.add(b"hdrcharset", b"BINARY");
     }
@@ -291,5 +292,36 @@ mod tests {
         records.add(b"k", &[b'v'; 94]);
         assert!(records.0.starts_with(b"101 k="));
         assert_eq!(records.0.len(), 101);
+    }
+
+    #[test]
+    fn bsdtar_reads_a_sparse_file_whose_name_is_no_text() {
+        if crate::sys::tools::find("bsdtar".as_ref()).is_none() {
+            eprintln!("skipped: bsdtar is not installed (libarchive-tools)");
+            return;
+        }
+        let entry = Entry {
+            path: b"sparse-\xff\xfe".to_vec(),
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            size_bytes: 1 << 20,
+            link: Vec::new(),
+            rdev: (0, 0),
+            ctime: Time::default(),
+            ino: 0,
+        };
+        let extra = Extra { sparse: Some(vec![(4096, 512)]), ..Extra::default() };
+        let mut stream = Vec::new();
+        append_head(&mut stream, &entry, &extra);
+        stream.extend_from_slice(&[b'x'; BLOCK]);
+        stream.extend_from_slice(&END);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tar");
+        std::fs::write(&file, stream).unwrap();
+        let bsdtar = crate::sys::run::Cmd::new("bsdtar").args(["-x", "-f", "tar"]);
+        bsdtar.dir(dir.path()).run().unwrap();
     }
 }
