@@ -183,10 +183,11 @@ fn refresh_menu(guard: &LockGuard) -> Result<()> {
 
 pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Exit> {
     args.take_generation();
-    let keep_root = args.to.exists();
-    let make_root = || {
-        std::fs::create_dir_all(&args.to).with_context(|| format!("creating {}", args.to.display()))
-    };
+    let to = args.to.clone();
+    let made: Vec<_> = to.ancestors().take_while(|dir| !dir.exists()).collect();
+    let keep_root = made.is_empty();
+    let make_root =
+        || std::fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()));
     let restored = if let Some(file) = args.from_tar {
         make_root()?;
         let options = archive::TarOptions {
@@ -196,7 +197,7 @@ pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Ex
             paths: args.paths,
             sync: args.sync,
         };
-        archive::restore_tar(&options, session.ui)?
+        archive::restore_tar(&options, session.ui)
     } else {
         let store = session.store(Access::Read)?;
         let manifest = catalog::find(&*store, args.generation.as_deref())?;
@@ -209,8 +210,12 @@ pub(super) fn restore(session: &Session<'_>, mut args: RestoreArgs) -> Result<Ex
             sync: args.sync,
             ..archive::ExtractOptions::default()
         };
-        archive::extract(&manifest, &*store, &options, session.ui)?
+        archive::extract(&manifest, &*store, &options, session.ui)
     };
+    let restored = restored.inspect_err(|_| {
+        // Nothing was restored: the empty directory that was made for it would only mislead.
+        made.iter().all(|dir| std::fs::remove_dir(dir).is_ok());
+    })?;
     let done = format!(
         "{} restored, {}",
         counted(restored.entries, "entry", "entries"),
