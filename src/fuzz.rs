@@ -73,8 +73,8 @@ pub fn layout(bytes: &[u8]) {
 pub fn foreign(bytes: &[u8]) {
     let mut members = Members::new(Cursor::new(bytes));
     let mut buffer = [0; 4096];
-    while let Ok(Some(member)) = members.next() {
-        if let Ok(head) = head::read(&member) {
+    while let Ok(Some(mut member)) = members.next() {
+        if let Ok(head) = head::read(&mut member) {
             assert_inside(&head.entry.path);
         }
         while members.read_data(&mut buffer).is_ok_and(|got| got > 0) {}

@@ -38,7 +38,7 @@ pub fn read_head(chunk: &[u8], at: usize) -> Result<Option<Head>> {
         let len = usize::try_from(number(&header[124..136])?)?;
         let end = next.checked_add(len).filter(|end| *end <= chunk.len());
         let end = end.context("a pax header is longer than its chunk")?;
-        records = read_records(&chunk[next..end])?;
+        records = Records(&chunk[next..end]).collect::<Result<_>>()?;
         let after = end + padding(len as u64);
         (header, next) = block(chunk, after)?.context("a pax header stands alone")?;
     }
@@ -138,19 +138,36 @@ fn number(field: &[u8]) -> Result<u64> {
 }
 
 /// `LEN KEY=VALUE\n`, any number of times. Values hold any bytes; only LEN says where they end.
-pub fn read_records(mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
-    let mut records = Vec::new();
-    while !bytes.is_empty() {
+#[derive(Debug)]
+pub struct Records<'a>(pub &'a [u8]);
+
+impl<'a> Records<'a> {
+    fn read(&mut self) -> Result<(&'a [u8], &'a [u8])> {
+        let bytes = self.0;
         let space = bytes.iter().take(20).position(|&b| b == b' ').context("a pax record lies")?;
         let len: usize = std::str::from_utf8(&bytes[..space])?.parse()?;
         ensure!(len > space + 2 && len <= bytes.len(), "a pax record has a wrong length");
         let (record, rest) = bytes.split_at(len);
         let record = record[space + 1..].strip_suffix(b"\n").context("a pax record has no end")?;
         let equals = record.iter().position(|&b| b == b'=').context("a pax record has no value")?;
-        records.push((&record[..equals], &record[equals + 1..]));
-        bytes = rest;
+        self.0 = rest;
+        Ok((&record[..equals], &record[equals + 1..]))
     }
-    Ok(records)
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<(&'a [u8], &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let record = self.read();
+        if record.is_err() {
+            self.0 = &[];
+        }
+        Some(record)
+    }
 }
 
 /// What records tell about the data behind a head.
@@ -201,7 +218,8 @@ pub fn apply(
     Ok(())
 }
 
-fn xattr_name(key: &[u8]) -> Vec<u8> {
+/// As pax headers have it, where a keyword ends at the first `=`.
+pub fn xattr_name(key: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
     while let Some((&byte, tail)) = rest.split_first() {

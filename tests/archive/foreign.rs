@@ -10,6 +10,17 @@ use super::{FIRST, Target, Unlock, assert_same, differences, nasty, options, ski
 
 const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/archive/hostile.py");
 
+const ODD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/archive/odd.py");
+
+/// What [`ODD`] makes.
+fn odd(name: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("archive");
+    let script = "python3 \"$1\" \"$2\" | zstd -q > \"$3\"";
+    Cmd::new("sh").args(["-ec", script, "sh", ODD, name]).arg(&file).run().unwrap();
+    (dir, file)
+}
+
 /// A tree that every format can hold: short names, small numbers, whole seconds.
 fn modest() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -213,6 +224,7 @@ fn some_paths_of_an_archive_come_back_alone() {
     // d/linked is another name of d/big.
     let (_to, warnings) = restore(&file, &["d/linked"]);
     assert!(warnings[0].contains("another name of /d/big"), "{warnings:?}");
+    assert!(warnings[0].ends_with("hint: name /d/big as well"), "{warnings:?}");
 
     let missing = TarOptions {
         file,
@@ -296,5 +308,173 @@ fn no_archive_leaves_its_root() {
             Err(error) => assert!(name.starts_with("broken"), "{name}: {error:#}"),
         }
         Cmd::new("rm").arg("-rf").arg(&root).run().unwrap();
+    }
+}
+
+/// The archives are some KiB; what they unpack to is as big as a pax header may be, many times.
+#[test]
+fn no_archive_takes_all_memory() {
+    if skipped() {
+        return;
+    }
+    // ru_maxrss of the one child is the highest VmHWM.
+    let measure = "import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+    for name in [
+        "huge_attributes",
+        "many_attributes",
+        "many_names",
+        "many_records",
+        "many_parts",
+        "deep_names",
+    ] {
+        let (dir, file) = odd(name);
+        let to = dir.path().join("to");
+        let _unlock = Unlock(dir.path());
+        assert!(file.metadata().unwrap().len() < 2 << 20, "{name} is big");
+        let rr = env!("CARGO_BIN_EXE_rr");
+        let measured = Cmd::new("python3")
+            .args(["-c", measure, rr, "restore", "--from-tar"])
+            .arg(&file)
+            .arg("--to")
+            .arg(&to)
+            .text()
+            .unwrap();
+        let (code, kib) = measured.trim().split_once(' ').unwrap();
+        assert_eq!(code, "0", "{name}");
+        assert_eq!(std::fs::read(to.join("good")).unwrap(), b"good", "{name}");
+        let mib = kib.parse::<u64>().unwrap() >> 10;
+        eprintln!("{name}: {mib} MiB");
+        assert!(mib < 160, "{name} took {mib} MiB");
+    }
+}
+
+#[test]
+fn of_members_with_the_same_name_the_last_one_counts_in_everything() {
+    if skipped() {
+        return;
+    }
+    let (_dir, file) = odd("last_counts");
+    let (to, warnings) = restore(&file, &[]);
+    let _unlock = Unlock(to.path());
+    assert_eq!(warnings, Vec::<String>::new());
+    let read = |path: &str| std::fs::read_to_string(to.path().join(path)).unwrap();
+    let found = [read("f"), read("d"), read("up/below"), read("link"), read("locked")];
+    assert_eq!(found, ["second", "file", "below", "second", "second"]);
+    let flags = Cmd::new("lsattr").args(["-d", "f", "d", "up", "locked"]).dir(to.path()).text();
+    let flags = flags.unwrap();
+    let locked: Vec<_> =
+        flags.lines().map(|line| line.split(' ').next().unwrap().contains('i')).collect();
+    assert_eq!(locked, [false, false, false, true], "{flags}");
+    let acls = Cmd::new("getfacl").args(["f", "up", "locked"]).dir(to.path()).text().unwrap();
+    assert_eq!(acls.matches("user:daemon").count(), 1, "{acls}");
+}
+
+#[test]
+fn a_hard_link_changes_nothing_of_its_file() {
+    if skipped() {
+        return;
+    }
+    let (_dir, file) = odd("link_with_acl");
+    let (to, warnings) = restore(&file, &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let acl = Cmd::new("getfacl").arg("a").dir(to.path()).text().unwrap();
+    assert!(!acl.contains("daemon"), "{acl}");
+}
+
+#[test]
+fn no_hard_link_is_made_to_what_was_there_before() {
+    if skipped() {
+        return;
+    }
+    let (_dir, file) = odd("links");
+    let to = tempfile::tempdir().unwrap();
+    let restore = |paths: &[&str]| {
+        let options = TarOptions {
+            file: file.clone(),
+            root: to.path().to_owned(),
+            paths: paths.iter().map(PathBuf::from).collect(),
+            ..TarOptions::default()
+        };
+        let restored = archive::restore_tar(&options, &ui()).unwrap();
+        (restored.not_restored.unwrap_or_default(), restored.warnings)
+    };
+    let read = |name: &str| std::fs::read_to_string(to.path().join(name)).ok();
+    for name in ["a", "nowhere"] {
+        std::fs::write(to.path().join(name), "mine").unwrap();
+    }
+    let (failed, said) = restore(&["b"]);
+    assert_eq!(failed, "1 (/b)");
+    assert!(said[0].ends_with("another name of /a, which is not restored\nhint: name /a as well"));
+    assert_eq!((read("a").as_deref(), read("b")), (Some("mine"), None));
+    let (failed, said) = restore(&[]);
+    assert_eq!(failed, "1 (/ghost)");
+    assert!(said[0].ends_with("another name of /nowhere, which is not restored"), "{said:?}");
+    assert_eq!([read("b"), read("c")], [Some("theirs".into()), Some("theirs".into())]);
+    assert_eq!((read("nowhere").as_deref(), read("ghost")), (Some("mine"), None));
+}
+
+#[test]
+fn records_without_a_value_tell_nothing() {
+    if skipped() {
+        return;
+    }
+    let (_dir, file) = odd("no_values");
+    let (to, warnings) = restore(&file, &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let found = Cmd::new("stat").args(["-c", "%s %u %Y", "f", "g", "good"]).dir(to.path()).text();
+    assert_eq!(found.unwrap(), "4 0 0\n4 77 0\n4 77 0\n");
+}
+
+#[test]
+fn what_follows_the_end_is_told_and_how_to_get_it() {
+    if skipped() {
+        return;
+    }
+    let tree = tempfile::tempdir().unwrap();
+    let script =
+        "echo 1 > a; echo 2 > b; tar -cf a.tar a; tar -cf b.tar b; cat a.tar b.tar > ab.tar
+        zstd -q ab.tar";
+    Cmd::new("sh").args(["-ec", script]).dir(tree.path()).run().unwrap();
+    for name in ["ab.tar", "ab.tar.zst"] {
+        let (to, warnings) = restore(&tree.path().join(name), &[]);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(to.path().join("a").exists() && !to.path().join("b").exists());
+        let (_, hint) = warnings[0].split_once("tail -c ").unwrap();
+        let from = hint.split(' ').next().unwrap();
+        let script = "tail -c \"$1\" ab.tar | \"$2\" restore --from-tar - --to \"$3\"";
+        let rr = env!("CARGO_BIN_EXE_rr");
+        let to = to.path().join("rest");
+        let sh = Cmd::new("sh").args(["-ec", script, "sh", from, rr]).arg(&to).dir(tree.path());
+        sh.run().unwrap();
+        assert_eq!(std::fs::read(to.join("b")).unwrap(), b"2\n");
+    }
+}
+
+#[test]
+fn what_is_no_archive_is_an_error_and_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = "
+        : > empty; truncate -s 1M zeros; echo 'no archive, some text of one line' > text
+        echo > file; tar -cf good.tar file; zip -q file.zip file || printf 'PK\\3\\4and so on' > file.zip";
+    Cmd::new("sh").args(["-ec", script]).dir(dir.path()).run().unwrap();
+    for (words, expected) in [
+        (&["missing"][..], "opening missing"),
+        (&["empty"], "there is no archive in it: it is empty"),
+        (&["zeros"], "there is no archive in it: it begins with zeros"),
+        (&["text"], "ends in the middle of a header"),
+        (&["file.zip"], "hint: bsdtar -cf - @FILE | rr restore"),
+        (&["good.tar", "nofile"], "not in the archive: /nofile"),
+    ] {
+        let rr = Cmd::new(env!("CARGO_BIN_EXE_rr"));
+        let rr = rr.args(["restore", "--to", "made/for/it", "--from-tar"]).args(words);
+        let done = rr.dir(dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && said.contains(expected), "{words:?}: {said}");
+        assert!(!dir.path().join("made").exists(), "{words:?} left a directory");
     }
 }

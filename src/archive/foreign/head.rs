@@ -6,24 +6,22 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::super::acl;
 use super::super::entry::{Entry, Extra, Kind, PATH_LIMIT_BYTES, Time, shown};
+use super::super::late::NamedAcls;
 use super::super::tar::{Numbers, apply};
 use super::members::{Member, number};
-
-/// What GNU tar calls the label that the kernel calls `security.selinux`.
-const SELINUX: (&[u8], &[u8]) = (b"RHT.security.selinux", b"security.selinux");
+use super::records::{KNOWN, SELINUX};
 
 /// An entry, what it has besides, and what can be told only when all files are there.
 #[derive(Debug)]
 pub struct ForeignHead {
     pub entry: Entry,
     pub extra: Extra,
-    /// Attribute and text of ACLs that name users or groups.
-    pub named_acls: Vec<(&'static [u8], String)>,
+    pub named_acls: NamedAcls,
 }
 
 /// # Errors
 /// What the member says can't be, or must not be. The archive can be read on.
-pub fn read(member: &Member) -> Result<ForeignHead> {
+pub fn read(member: &mut Member) -> Result<ForeignHead> {
     let header = &member.header;
     let old = header.as_old();
     let path = member.long_name.clone().unwrap_or_else(|| header.path_bytes().into_owned());
@@ -61,9 +59,9 @@ pub fn read(member: &Member) -> Result<ForeignHead> {
     let mut extra = extra;
     if entry.kind == Kind::File {
         entry.size_bytes = member.data_bytes;
-        if let Some((map, size)) = &member.sparse {
-            entry.size_bytes = *size;
-            extra.sparse = Some(map.clone());
+        if let Some((map, size)) = member.sparse.take() {
+            entry.size_bytes = size;
+            extra.sparse = Some(map);
         }
     }
     Ok(ForeignHead { entry, extra, named_acls })
@@ -89,7 +87,7 @@ fn device(member: &Member) -> Result<(u32, u32)> {
     Ok((part(329, member.header.device_major())?, part(337, member.header.device_minor())?))
 }
 
-type Told = (Extra, Vec<(&'static [u8], String)>);
+type Told = (Extra, NamedAcls);
 
 fn read_records(member: &Member, entry: &mut Entry) -> Result<Told> {
     let mut extra = Extra::default();
@@ -97,7 +95,8 @@ fn read_records(member: &Member, entry: &mut Entry) -> Result<Told> {
     let mut attributes = BTreeMap::new();
     let mut acls = BTreeMap::new();
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    for (key, value) in &member.records {
+    for key in KNOWN {
+        let Some(value) = member.record(key) else { continue };
         let acl = acl::KEYS.iter().find(|(_, keyword)| keyword.as_bytes() == key);
         if let Some(&(attribute, _)) = acl {
             acls.insert(attribute, text(value));
@@ -109,17 +108,16 @@ fn read_records(member: &Member, entry: &mut Entry) -> Result<Told> {
                 .with_context(|| format!("reading its record {}", shown(key)))?;
         }
     }
-    attributes.extend(std::mem::take(&mut extra.xattrs));
+    attributes.extend(member.xattrs().map(|(name, value)| (name.clone(), value.clone())));
     let mut named = Vec::new();
     for (attribute, text) in acls {
         match acl::from_text(&text) {
             Some(binary) => {
                 attributes.insert(attribute.to_vec(), binary);
             }
-            None => named.push((attribute, text)),
+            None => named.push((attribute.to_vec(), text)),
         }
     }
-    // Libarchive's own form of what SCHILY.xattr says as well.
     extra.xattrs = attributes.into_iter().collect();
     Ok((extra, named))
 }

@@ -5,27 +5,28 @@
 //! header claims is never believed: memory grows only with bytes that are really there, up to
 //! [`META_LIMIT_BYTES`] for one member.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
+use std::rc::Rc;
 
 use ::tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::super::pax::{BLOCK, padding};
-use super::super::tar::{check_map, read_records};
+use super::super::tar::check_map;
+use super::records::{Records, decimal, push_range};
 
 /// For all that is told about one member: pax records, names, maps.
 const META_LIMIT_BYTES: u64 = 32 << 20;
 /// A path or a link's target.
 const NAME_LIMIT_BYTES: u64 = 1 << 20;
 
-/// A key and a value of a pax header.
-pub type Record = (Vec<u8>, Vec<u8>);
-
 /// One member without its data.
 pub struct Member {
     pub header: Header,
-    /// Those of global headers first.
-    pub records: Vec<Record>,
+    /// What its own pax header tells, and what the global ones do.
+    pub own: Records,
+    global: Rc<Records>,
     /// From GNU's `././@LongLink`.
     pub long_name: Option<Vec<u8>>,
     pub long_link: Option<Vec<u8>>,
@@ -46,9 +47,15 @@ impl Member {
         self.header.as_old().linkflag[0]
     }
 
-    /// The last record of that name.
+    /// What a record says. In POSIX one without a value says that there is none.
     pub fn record(&self, key: &[u8]) -> Option<&[u8]> {
-        self.records.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_slice())
+        let value = self.own.get(key).or_else(|| self.global.get(key));
+        value.filter(|value| !value.is_empty())
+    }
+
+    /// Extended attributes; of those with the same name the last one counts.
+    pub fn xattrs(&self) -> impl Iterator<Item = (&Vec<u8>, &Vec<u8>)> {
+        self.global.xattrs().chain(self.own.xattrs())
     }
 }
 
@@ -57,10 +64,12 @@ pub struct Members<R> {
     source: R,
     /// Where in the archive, for who must look there.
     at: u64,
-    global: Vec<Record>,
+    global: Rc<Records>,
     /// What is left of the last member: data, and zeros behind it.
     left: u64,
     pad: u64,
+    /// Whether there was any header.
+    started: bool,
     /// Whether two blocks of zeros ended it, as they should.
     pub ended_well: bool,
 }
@@ -73,7 +82,8 @@ impl<R> std::fmt::Debug for Members<R> {
 
 impl<R: Read> Members<R> {
     pub fn new(source: R) -> Members<R> {
-        Members { source, at: 0, global: Vec::new(), left: 0, pad: 0, ended_well: false }
+        let (global, started, ended_well) = Default::default();
+        Members { source, at: 0, global, left: 0, pad: 0, started, ended_well }
     }
 
     /// The next member; None at the end of the archive.
@@ -87,24 +97,25 @@ impl<R: Read> Members<R> {
     }
 
     fn read_next(&mut self) -> Result<Option<Member>> {
-        let mut own = Vec::new();
+        let mut own = None;
+        let mut lost = BTreeSet::new();
         let (mut long_name, mut long_link) = (None, None);
         loop {
             let Some(header) = self.header()? else {
-                ensure!(own.is_empty() && long_name.is_none(), "a header has no member");
+                ensure!(own.is_none() && long_name.is_none(), "a header has no member");
                 return Ok(None);
             };
             let size = number(&header.as_old().size, header.entry_size())?;
             // No sum with it overflows then.
             ensure!(i64::try_from(size).is_ok(), "a header says that it is too big");
             match header.as_old().linkflag[0] {
-                b'x' | b'X' => own = records(&self.meta(size, META_LIMIT_BYTES)?)?,
+                b'x' | b'X' => own = Some(Records::read(&self.meta(size, META_LIMIT_BYTES)?)?),
                 b'g' => {
-                    let new = records(&self.meta(size, META_LIMIT_BYTES)?)?;
-                    self.global.retain(|(key, _)| new.iter().all(|(k, _)| k != key));
-                    self.global.extend(new);
-                    let all: usize = self.global.iter().map(|(k, v)| k.len() + v.len()).sum();
-                    ensure!(all as u64 <= META_LIMIT_BYTES, "global pax headers are too big");
+                    let new = Records::read(&self.meta(size, META_LIMIT_BYTES)?)?;
+                    let global = Rc::make_mut(&mut self.global);
+                    global.update(new);
+                    // Said of the next file only.
+                    lost.append(&mut global.lost);
                 }
                 b'L' => long_name = Some(c_string(self.meta(size, NAME_LIMIT_BYTES)?)),
                 b'K' => long_link = Some(c_string(self.meta(size, NAME_LIMIT_BYTES)?)),
@@ -114,10 +125,12 @@ impl<R: Read> Members<R> {
                     "it goes on with a file that began in another volume\nhint: join the volumes with GNU tar first"
                 ),
                 _ => {
-                    let records = [self.global.as_slice(), &own].concat();
+                    let mut own = own.unwrap_or_default();
+                    own.lost.append(&mut lost);
                     let mut member = Member {
                         header,
-                        records,
+                        own,
+                        global: Rc::clone(&self.global),
                         long_name,
                         long_link,
                         sparse: None,
@@ -155,14 +168,14 @@ impl<R: Read> Members<R> {
             member.sparse = Some((self.map_1_0()?, size));
             member.data_bytes = self.left;
         } else if let Some(size) = member.record(b"GNU.sparse.size") {
+            let size = decimal(size)?;
             let map = match member.record(b"GNU.sparse.map") {
                 Some(map) => map_0_1(map)?,
-                None => map_0_0(&member.records)?,
+                None => std::mem::take(&mut member.own.map),
             };
-            member.sparse = Some((map, decimal(size)?));
+            member.sparse = Some((map, size));
         }
-        if let Some((map, size)) = &mut member.sparse {
-            map.retain(|(_, len)| *len > 0);
+        if let Some((map, size)) = &member.sparse {
             check_map(map, *size)?;
             let stored: u64 = map.iter().map(|(_, len)| len).sum();
             ensure!(stored == member.data_bytes, "the map of a sparse file does not fit its data");
@@ -188,13 +201,14 @@ impl<R: Read> Members<R> {
             if !checksum_fits(&header) {
                 bail!(
                     "{}",
-                    if self.at == BLOCK as u64 {
+                    if !self.started {
                         "this is no tar archive"
                     } else {
                         "a header has a wrong checksum: the archive is damaged"
                     }
                 );
             }
+            self.started = true;
             return Ok(Some(header));
         }
     }
@@ -259,9 +273,35 @@ impl<R: Read> Members<R> {
         Ok(have)
     }
 
-    /// Reads to the end of the source: only there a compressed archive's checksum is.
-    pub fn drain(&mut self) -> io::Result<()> {
-        io::copy(&mut self.source, &mut io::sink()).map(drop)
+    /// Reads to the end of the source: only there a compressed archive's checksum is. Tells from
+    /// which byte on there is more behind the end of the archive than zeros.
+    ///
+    /// # Errors
+    /// The rest can't be read, or there was nothing at all.
+    pub fn drain(&mut self) -> Result<Option<u64>> {
+        if !self.started {
+            bail!(
+                "there is no archive in it: {}",
+                if self.at == 0 { "it is empty" } else { "it begins with zeros" }
+            );
+        }
+        let mut more = None;
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            let got = match self.source.read(&mut piece) {
+                Ok(0) => return Ok(more),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).context("reading the archive to its end"),
+            };
+            if more.is_none()
+                && let Some(first) = piece[..got].iter().position(|&b| b != 0)
+            {
+                let at = self.at + first as u64;
+                more = Some(at - at % BLOCK as u64);
+            }
+            self.at += got as u64;
+        }
     }
 
     /// In the header and in blocks behind it, which the member's size does not count.
@@ -288,7 +328,7 @@ impl<R: Read> Members<R> {
         let count = text.number()?;
         let mut map = Vec::new();
         for _ in 0..count {
-            map.push((text.number()?, text.number()?));
+            push_range(&mut map, text.number()?, text.number()?)?;
         }
         Ok(map)
     }
@@ -327,54 +367,26 @@ impl<R: Read> Lines<'_, R> {
 
 fn add_ranges(map: &mut Vec<(u64, u64)>, ranges: &[GnuSparseHeader]) -> Result<()> {
     for range in ranges.iter().filter(|range| !range.is_empty()) {
-        map.push((range.offset()?, range.length()?));
+        push_range(map, range.offset()?, range.length()?)?;
     }
     Ok(())
 }
 
 /// `OFFSET,LENGTH,OFFSET,LENGTH`
 fn map_0_1(text: &[u8]) -> Result<Vec<(u64, u64)>> {
-    let numbers: Vec<u64> = match text {
-        b"" => Vec::new(),
-        text => text.split(|&b| b == b',').map(decimal).collect::<Result<_>>()?,
-    };
-    let pairs = numbers.chunks_exact(2);
-    ensure!(pairs.remainder().is_empty(), "the map of a sparse file has half a part");
-    Ok(pairs.map(|pair| (pair[0], pair[1])).collect())
-}
-
-/// Records that are there again and again, whose order matters.
-fn map_0_0(records: &[Record]) -> Result<Vec<(u64, u64)>> {
     let mut map = Vec::new();
-    let mut offset = None;
-    for (key, value) in records {
-        match key.as_slice() {
-            b"GNU.sparse.offset" => offset = Some(decimal(value)?),
-            b"GNU.sparse.numbytes" => {
-                let offset = offset.take().context("a part of a sparse file has no place")?;
-                map.push((offset, decimal(value)?));
-            }
-            _ => {}
-        }
+    let mut numbers = text.split(|&b| b == b',');
+    while let Some(offset) = numbers.next() {
+        let len = numbers.next().context("the map of a sparse file has half a part")?;
+        push_range(&mut map, decimal(offset)?, decimal(len)?)?;
     }
     Ok(map)
-}
-
-/// Keys that repeat stay: an old sparse map is made of such.
-fn records(bytes: &[u8]) -> Result<Vec<Record>> {
-    let records = read_records(bytes).context("reading a pax header")?;
-    Ok(records.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
 }
 
 fn c_string(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     bytes.truncate(end);
     bytes
-}
-
-fn decimal(text: &[u8]) -> Result<u64> {
-    let text = std::str::from_utf8(text).ok().map(str::trim);
-    text.and_then(|text| text.parse().ok()).context("a number in a header can't be read")
 }
 
 /// What the crate made of a numeric field; it does not take an empty one, which old tars wrote.
@@ -386,7 +398,7 @@ pub fn number(field: &[u8], parsed: io::Result<u64>) -> Result<u64> {
 }
 
 /// Old tars added up signed bytes.
-fn checksum_fits(header: &Header) -> bool {
+pub fn checksum_fits(header: &Header) -> bool {
     let Ok(told) = header.cksum() else { return false };
     let bytes = header.as_bytes();
     let counted =

@@ -10,15 +10,20 @@
 //! root gets devices and the suid bits that the archive tells of: an archive that is not trusted is
 //! for a directory of its own, on a filesystem mounted `nodev,nosuid`.
 //!
-//! Of members with the same name the last one counts.
+//! Of members with the same name the last one counts, with what waits until all files are there.
+//! A hard link is made only to what this run has put there: the file that happens to have that name
+//! may be another one.
 
 pub mod head;
 pub mod members;
 mod names;
+mod records;
 mod source;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -31,7 +36,7 @@ use super::dirs::check_way;
 use super::entry::{Entry, Extra, Kind, shown};
 use super::extract::Extracted;
 use super::ground::{Brought, Ground, LOCKING};
-use super::late::DirTree;
+use super::late::Late;
 use super::pick::{is_at_or_below, missing_above};
 use super::place::{Placer, is_fatal, prepare_file, signed};
 use super::select::relative;
@@ -78,9 +83,10 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
     let ground = Ground::new(&options.root, Brought::Members, keeps_root)?;
     let placer = Placer::new(&options.root, &ground, &warnings)
         .with_context(|| format!("opening {}", options.root.display()))?;
-    let late = Late::default();
+    let late = Late::new(options.root.clone());
+    let (placed, counts) = Default::default();
     let restorer =
-        Restorer { placer, warnings: &warnings, progress: &progress, wanted, late, counts: (0, 0) };
+        Restorer { placer, warnings: &warnings, progress: &progress, wanted, late, placed, counts };
     let extracted = restorer.restore(Members::new(source.reader), tick);
     let mut extracted = ground.leave(extracted, &warnings);
     if options.sync {
@@ -112,7 +118,12 @@ impl Wanted {
         Ok(Wanted { found: vec![false; paths.len()], paths, above })
     }
 
-    fn selects(&mut self, path: &[u8]) -> bool {
+    fn selects(&self, path: &[u8]) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|wanted| is_at_or_below(path, wanted))
+    }
+
+    /// As [`Wanted::selects`], of what is in the archive.
+    fn finds(&mut self, path: &[u8]) -> bool {
         let mut selected = self.paths.is_empty();
         for (wanted, found) in self.paths.iter().zip(&mut self.found) {
             if is_at_or_below(path, wanted) {
@@ -133,12 +144,26 @@ impl Wanted {
     }
 }
 
-/// What is done when all files are there.
+/// The paths that something was put at, which is no directory. Only hashes: there may be millions.
 #[derive(Default)]
-struct Late {
-    dirs: DirTree,
-    acls: Vec<(Entry, &'static [u8], String)>,
-    locks: Vec<(Vec<u8>, u32)>,
+struct Placed {
+    hasher: RandomState,
+    paths: HashSet<u64>,
+}
+
+impl Placed {
+    fn set(&mut self, path: &[u8], is_there: bool) {
+        let hash = self.hasher.hash_one(path);
+        if is_there {
+            self.paths.insert(hash);
+        } else {
+            self.paths.remove(&hash);
+        }
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        self.paths.contains(&self.hasher.hash_one(path))
+    }
 }
 
 struct Restorer<'a> {
@@ -147,6 +172,7 @@ struct Restorer<'a> {
     progress: &'a Progress,
     wanted: Wanted,
     late: Late,
+    placed: Placed,
     /// Entries, and bytes of data.
     counts: (u64, u64),
 }
@@ -161,19 +187,24 @@ impl Restorer<'_> {
             self.warnings
                 .add("owners, devices and system attributes are not restored: this is not root");
         }
-        while let Some(member) = members.next()? {
-            self.take(&member, &mut members)?;
+        while let Some(mut member) = members.next()? {
+            self.take(&mut member, &mut members)?;
             tick(self.progress);
         }
         if !members.ended_well {
             self.warnings.add("the archive has no end mark: it may be cut off");
         }
         // What was restored is known to be right only when the checksums at the end are read.
-        members.drain().context("reading the archive to its end")?;
+        if let Some(at) = members.drain()? {
+            let from = at + 1;
+            self.warnings.add(format!(
+                "more follows the end of the archive, and is not restored (where it is another archive: tail -c +{from} FILE | rr restore --from-tar - --to DIR, FILE without compression)"
+            ));
+        }
         self.finish()
     }
 
-    fn take<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<()> {
+    fn take<R: Read>(&mut self, member: &mut Member, members: &mut Members<R>) -> Result<()> {
         let head = match head::read(member) {
             Ok(head) => head,
             Err(error) => {
@@ -184,12 +215,20 @@ impl Restorer<'_> {
         };
         let entry = &head.entry;
         let above = entry.kind == Kind::Dir && self.wanted.above.contains(&entry.path);
-        if !self.wanted.selects(&entry.path) && !above {
+        if !self.wanted.finds(&entry.path) && !above {
             return Ok(());
         }
         let path = entry.path.clone();
         self.progress.at(|| shown(&path));
-        match self.place(head, members)? {
+        for what in &member.own.lost {
+            self.warnings.lose(what, shown(&path));
+        }
+        let is_dir = entry.kind == Kind::Dir;
+        let placed = self.place(head, members)?;
+        if !is_dir {
+            self.placed.set(&path, placed.is_ok());
+        }
+        match placed {
             Ok(()) => self.counts.0 += 1,
             Err(error) if is_fatal(&error) => bail!("extracting {}: {error}", shown(&path)),
             Err(error) => self.warnings.fail(&shown(&path), error),
@@ -217,30 +256,31 @@ impl Restorer<'_> {
         if placed.is_err() {
             return Ok(placed);
         }
-        for (attribute, text) in named_acls {
-            self.late.acls.push((entry.clone(), attribute, text));
-        }
+        let locks = extra.flags & LOCKING != 0;
         match entry.kind {
-            Kind::Dir => self.late.dirs.add(entry, extra),
-            Kind::HardLink => {}
-            _ if extra.flags & LOCKING != 0 => {
-                self.late.locks.push((entry.path, extra.flags & LOCKING));
+            Kind::Dir => self.late.add(entry, extra, named_acls)?,
+            // The file has what its first name told.
+            Kind::HardLink => self.late.forget(&entry.path),
+            _ if locks || !named_acls.is_empty() => {
+                let extra = Extra { flags: extra.flags & LOCKING, ..Extra::default() };
+                self.late.add(entry, extra, named_acls)?;
             }
-            _ => {}
+            _ => self.late.forget(&entry.path),
         }
         Ok(placed)
     }
 
     fn place_link(&mut self, entry: &Entry) -> io::Result<()> {
-        self.placer.place_link(&entry.link, &entry.path).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                let first = shown(&entry.link);
-                return io::Error::other(format!(
-                    "it is another name of {first}, which is not there"
-                ));
-            }
-            error
-        })
+        if !self.placed.has(&entry.link) {
+            let first = shown(&entry.link);
+            let hint = match self.wanted.selects(&entry.link) {
+                true => String::new(),
+                false => format!("\nhint: name {first} as well"),
+            };
+            let why = format!("it is another name of {first}, which is not restored{hint}");
+            return Err(io::Error::other(why));
+        }
+        self.placer.place_link(&entry.link, &entry.path)
     }
 
     fn fill<R: Read>(
@@ -280,7 +320,7 @@ impl Restorer<'_> {
 
     /// ACLs with names, directories (the deepest first) and locks.
     fn finish(mut self) -> Result<(u64, u64)> {
-        let late = std::mem::take(&mut self.late);
+        let late = self.late;
         let warnings = self.warnings;
         let told = |path: &[u8], result: io::Result<()>| match result {
             Err(error) if is_fatal(&error) => Err(anyhow!("finishing {}: {error}", shown(path))),
@@ -290,31 +330,25 @@ impl Restorer<'_> {
             }
             Ok(()) => Ok(()),
         };
-        // Directories get them with all else that they have: what is not among that is taken away.
-        let mut of_dirs = HashMap::<&[u8], Vec<_>>::new();
-        if !late.acls.is_empty() {
-            let names = names::Names::read(self.placer.dirs());
-            for (entry, attribute, text) in &late.acls {
-                match names.acl(text) {
-                    Ok(binary) if entry.kind == Kind::Dir => {
-                        let acls = of_dirs.entry(&entry.path).or_default();
-                        acls.push((attribute.to_vec(), binary));
-                    }
+        let names = late.has_acls.then(|| names::Names::read(self.placer.dirs()));
+        late.for_each_deepest_first(|entry, mut extra, acls| {
+            for (attribute, text) in acls {
+                match names.as_ref().map_or(Err(String::new()), |names| names.acl(&text)) {
+                    // With all else that it has: what is not among that is taken away.
+                    Ok(binary) if entry.kind == Kind::Dir => extra.xattrs.push((attribute, binary)),
                     Ok(binary) => {
-                        let set = self.placer.set_attribute(entry, attribute, &binary);
+                        let set = self.placer.set_attribute(entry, &attribute, &binary);
                         told(&entry.path, set)?;
                     }
                     Err(why) => told(&entry.path, Err(io::Error::other(why)))?,
                 }
             }
-        }
-        for (path, flags) in &late.locks {
-            told(path, self.placer.lock(path, *flags))?;
-        }
-        late.dirs.for_each_deepest_first(|entry, extra| {
-            let mut extra = extra.clone();
-            extra.xattrs.extend(of_dirs.remove(entry.path.as_slice()).unwrap_or_default());
-            told(&entry.path, self.placer.finish_dir(entry, &extra))
+            let done = match entry.kind {
+                Kind::Dir => self.placer.finish_dir(entry, &extra),
+                _ if extra.flags != 0 => self.placer.lock(&entry.path, extra.flags),
+                _ => Ok(()),
+            };
+            told(&entry.path, done)
         })?;
         self.wanted.check_found()?;
         Ok(self.counts)

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use ::tar::Header;
 use anyhow::{Context, Result, bail};
 use flate2::bufread::GzDecoder;
+
+use super::super::pax::BLOCK;
+use super::members::checksum_fits;
 
 const PIECE_BYTES: usize = 1 << 20;
 /// How many pieces are read ahead.
@@ -23,13 +27,21 @@ const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 /// Frames to be passed over, which may come first; the first byte's lower half is any.
 const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
 const XZ: &[u8] = b"\xfd7zXZ\0";
-/// What we don't read, and the program that makes plain bytes of it.
-const OTHERS: [(&[u8], &str); 4] = [
-    (b"BZh", "bzip2 -dc"),
-    (b"\x04\x22\x4d\x18", "lz4 -dc"),
-    (b"\x89LZO", "lzop -dc"),
-    (b"LZIP", "lzip -dc"),
+/// What we don't read, and what makes a plain archive of it.
+const OTHERS: [(&[u8], &str); 7] = [
+    (b"BZh", "bzip2 -dc FILE"),
+    (b"\x04\x22\x4d\x18", "lz4 -dc FILE"),
+    (b"\x89LZO", "lzop -dc FILE"),
+    (b"LZIP", "lzip -dc FILE"),
+    (b"\x1f\x9d", "gzip -dc FILE"), // compress, .Z
+    (b"PK\x03\x04", "bsdtar -cf - @FILE"),
+    (b"7z\xbc\xaf\x27\x1c", "bsdtar -cf - @FILE"),
 ];
+
+/// `.lzma` has no magic: usual properties, and a dictionary of whole 64 KiB below 4 GiB.
+fn is_lzma(first: &[u8]) -> bool {
+    matches!(first, [0x5d, 0, 0, a, b, ..] if (*a, *b) != (0, 0))
+}
 
 /// An archive that is being read.
 pub struct Source {
@@ -63,15 +75,20 @@ pub fn open(path: &Path) -> Result<Source> {
 /// Tells by the first bytes what compresses `inner`, and undoes it.
 pub fn decompressed(mut inner: impl Read + Send + 'static) -> Result<Box<dyn Read + Send>> {
     let mut first = Vec::new();
-    inner.by_ref().take(8).read_to_end(&mut first)?;
-    let is = |magic: &[u8]| first.starts_with(magic);
-    if let Some((_, program)) = OTHERS.iter().find(|(magic, _)| is(magic)) {
+    inner.by_ref().take(BLOCK as u64).read_to_end(&mut first)?;
+    // The name of a first file may begin as anything.
+    let plain = first.len() == BLOCK && checksum_fits(Header::from_byte_slice(&first));
+    let is = |magic: &[u8]| !plain && first.starts_with(magic);
+    let lzma = (!plain && is_lzma(&first)).then_some("xz -dc FILE");
+    let other = OTHERS.iter().find(|(magic, _)| is(magic)).map(|(_, command)| *command);
+    if let Some(command) = other.or(lzma) {
         bail!(
-            "it is compressed in a way that rr does not read\nhint: {program} FILE | rr restore --from-tar - --to DIR"
+            "it is compressed in a way that rr does not read\nhint: {command} | rr restore --from-tar - --to DIR"
         );
     }
     let (gzip, zstd, xz) = (is(GZIP), is(ZSTD), is(XZ));
-    let skippable = first.first().is_some_and(|b| b & 0xf0 == 0x50)
+    let skippable = !plain
+        && first.first().is_some_and(|b| b & 0xf0 == 0x50)
         && first.get(1..).is_some_and(|rest| rest.starts_with(ZSTD_SKIPPABLE));
     let whole = BufReader::with_capacity(PIECE_BYTES, Cursor::new(first).chain(inner));
     Ok(if gzip {
@@ -222,7 +239,27 @@ mod tests {
 
     #[test]
     fn what_is_not_read_is_told_how_to() {
-        let Err(error) = decompressed(Cursor::new(b"BZh91AY".to_vec())) else { panic!() };
-        assert!(format!("{error:#}").contains("bzip2 -dc"), "{error:#}");
+        for (first, command) in [
+            (&b"BZh91AY"[..], "bzip2 -dc FILE"),
+            (b"\x1f\x9d\x90abc", "gzip -dc FILE"),
+            (b"PK\x03\x04\x14\0\0\0", "bsdtar -cf - @FILE"),
+            (b"\x5d\0\0\x80\0\xff\xff\xff", "xz -dc FILE"),
+            (b"\x5d\0\0\x04\0\x12\0\0", "xz -dc FILE"),
+        ] {
+            let Err(error) = decompressed(Cursor::new(first.to_vec())) else { panic!() };
+            assert!(format!("{error:#}").contains(command), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn a_first_file_may_have_any_name() {
+        for name in ["BZhang", "LZIP.c", "]"] {
+            let mut header = Header::new_old();
+            header.set_path(name).unwrap();
+            header.set_size(0);
+            header.set_cksum();
+            let bytes = [header.as_bytes().to_vec(), vec![0; 1024]].concat();
+            assert_eq!(plain(bytes.clone()).unwrap(), bytes, "{name}");
+        }
     }
 }
