@@ -396,7 +396,15 @@ fn set_xattrs(
         }
         let name: CString = fs::c_name(key)?;
         let what = format!("its attribute {}", crate::layout::mount::escape(key));
-        report.check(&what, fs::set_xattr(of, &name, value))?;
+        let set = fs::set_xattr(of, &name, value);
+        // ext4 says this of one that is more than fits beside an inode: the disk may have room.
+        let set = set.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOSPC) => {
+                io::Error::other("it is too big for this filesystem, or that is full")
+            }
+            _ => error,
+        });
+        report.check(&what, set)?;
     }
     Ok(())
 }
