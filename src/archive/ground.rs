@@ -38,8 +38,9 @@ use crate::ui::Ui;
 pub const LOCKING: u32 = flags::IMMUTABLE | flags::APPEND;
 
 const DEFAULT_ACL: &std::ffi::CStr = c"system.posix_acl_default";
-/// How btrfs compresses what is made in a directory. Its flag alone does not say that.
-const COMPRESSION: &std::ffi::CStr = c"btrfs.compression";
+/// How btrfs compresses a file, or what is made in a directory. Its flag alone does not say that, and
+/// to set the flag sets this to what it is for most.
+pub const COMPRESSION: &std::ffi::CStr = c"btrfs.compression";
 
 /// The longest path of a directory on the way that is noted; the kernel takes no longer ones at once.
 const NOTED_BYTES: usize = 4096;
@@ -206,7 +207,8 @@ impl Ground {
         }
         let Ok(project) = fs::project(dir) else { return };
         if project.inherits {
-            self.taken().entry(path.to_vec()).or_default().hands_project_on = true;
+            let mut taken = self.taken();
+            taken.entry(path.to_vec()).or_default().hands_project_on = true;
             // Who may not do it lives with what is inherited.
             let _ = fs::set_project(dir, Project { inherits: false, ..project });
         }

@@ -25,7 +25,7 @@ use nix::unistd::{
 use super::dirs::{Dirs, split};
 use super::entry::{Entry, Extra, Kind, Time, shown};
 use super::flags::{self, PROJECT};
-use super::ground::{Ground, LOCKING, open_dir};
+use super::ground::{COMPRESSION, Ground, LOCKING, open_dir};
 use super::warnings::Warnings;
 use super::{project, read};
 use crate::sys::fs::{self, XattrOf};
@@ -331,7 +331,9 @@ impl<'a> Placer<'a> {
                 Ok(file) => unlock(&file)?.map(|flags| (file, flags)),
                 Err(_) => None,
             });
-            self.ground.unlock(parent, dir)?;
+            if let Err(error) = self.ground.unlock(parent, dir) {
+                break Err(error);
+            }
         };
         // It may have other names, and lives on by those; or it could not be replaced.
         if let Some(Some((file, flags))) = unlocked
@@ -371,7 +373,23 @@ impl<'a> Placer<'a> {
                 fs::inode_flags(fd).and_then(|old| fs::set_inode_flags(fd, old & others | flags));
             report.check("its inode flags", result)?;
         }
+        if flags & flags::COMPRESS != 0 {
+            keep_compression(fd, extra, &report)?;
+        }
         Ok(())
+    }
+}
+
+/// The flag that a file is compressed set how to what it is for most.
+fn keep_compression(fd: BorrowedFd<'_>, extra: &Extra, report: &Report<'_>) -> io::Result<()> {
+    let name = COMPRESSION.to_bytes();
+    let Some((_, how)) = extra.xattrs.iter().find(|(key, _)| key == name) else { return Ok(()) };
+    let of = XattrOf::Fd(fd);
+    match fs::get_xattr(of, COMPRESSION) {
+        Ok(Some(now)) if now != *how => {
+            report.check("its compression", fs::set_xattr(of, COMPRESSION, how))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use super::secret::Secret;
@@ -349,6 +349,9 @@ impl Cmd {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
+        if SigSet::thread_get_mask().is_ok_and(|blocked| blocked.iter().next().is_some()) {
+            block_nothing(&mut command);
+        }
         Ok(command)
     }
 
@@ -480,6 +483,17 @@ fn own_terminal(command: &mut Command) {
     }
 }
 
+/// Signals that this thread has blocked would be dead keys in a shell that it starts.
+#[allow(unsafe_code)]
+fn block_nothing(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let nothing = SigSet::empty();
+    // SAFETY: between fork and exec only one async-signal-safe call is made: sigprocmask(2).
+    unsafe {
+        command.pre_exec(move || Ok(nothing.thread_set_mask()?));
+    }
+}
+
 fn tail(text: &str) -> &str {
     let mut start = text.len().saturating_sub(ERROR_TAIL_BYTES);
     while !text.is_char_boundary(start) {
@@ -500,6 +514,21 @@ pub fn shell_quote(word: &OsStr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_we_have_blocked_ends_what_we_start() {
+        let mut keys = SigSet::empty();
+        keys.add(Signal::SIGINT);
+        std::thread::spawn(move || {
+            keys.thread_block().unwrap();
+            let ended = Cmd::new("sh").args(["-c", "kill -INT $$; echo lives"]).output();
+            let text = ended.map(|output| output.text()).unwrap_or_default();
+            assert!(!text.contains("lives"), "{text}");
+            assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT));
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn output_is_captured_and_the_environment_is_fixed() {

@@ -15,6 +15,9 @@ use super::sync::lock;
 
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
+/// How a shell tells that a signal ended a program, with its number added.
+const ENDED_BY: i32 = 128;
+
 type Work = Box<dyn FnOnce() + Send>;
 
 static WAITING: Mutex<Vec<(u64, Work)>> = Mutex::new(Vec::new());
@@ -83,15 +86,28 @@ fn wait(pipe: &mut File) {
     if pipe.read_exact(&mut byte).is_err() {
         return;
     }
+    // The work may hang, on a dead server for example: the next signal ends this process at once.
+    SIGNALS.into_iter().for_each(give_back);
     let waiting = std::mem::take(&mut *lock(&WAITING));
     for (_, work) in waiting {
         // What can't be done keeps nobody from ending.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     }
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let signal = Signal::try_from(i32::from(byte[0])).unwrap_or(Signal::SIGTERM);
-    // SAFETY: the default is no code of ours.
-    #[allow(unsafe_code)]
-    let _ = unsafe { sigaction(signal, &default) };
     let _ = raise(signal);
+    // PID 1 of a container is not ended by a signal of its own.
+    std::process::exit(ENDED_BY + i32::from(byte[0]));
+}
+
+/// Makes a signal that is ours do what it does to others.
+fn give_back(signal: Signal) {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default is no code of ours, and neither is what was there before.
+    #[allow(unsafe_code)]
+    let _ = unsafe {
+        sigaction(signal, &default).and_then(|old| match old.handler() {
+            SigHandler::Handler(_) => Ok(old),
+            _ => sigaction(signal, &old),
+        })
+    };
 }

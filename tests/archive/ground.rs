@@ -358,6 +358,29 @@ fn loop_a_directory_that_was_there_compresses_as_before() {
     guard.close().unwrap();
 }
 
+#[test]
+fn loop_files_are_compressed_as_they_were() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mnt = dir.path().join("mnt");
+    let Some(guard) = mount("mkfs.btrfs -q", &dir.path().join("image"), &mnt) else { return };
+    let script = "mkdir -p source/dir to; echo 1 > source/file; touch source/plain
+        setfattr -n btrfs.compression -v zstd source/file source/dir";
+    sh(&mnt, script);
+    let target = Target::new();
+    let (_, manifest) = target.create(&options(&mnt.join("source"), FIRST), None);
+    let to = mnt.join("to");
+    let extracted =
+        archive::extract(&manifest, target.store.as_ref(), &all_of(&to), &ui()).unwrap();
+    assert_eq!(extracted.warnings, Vec::<String>::new());
+    let script = "getfattr -n btrfs.compression --only-values file dir; echo
+        getfattr -d -m - plain; lsattr -d file dir plain | cut -d ' ' -f 1 | tr -d -";
+    assert_eq!(sh(&to, script), "zstdzstd\nc\nc\n\n");
+    guard.close().unwrap();
+}
+
 /// They are one file on the node, and two filesystems where they come to.
 #[test]
 fn loop_links_between_filesystems_become_files() {
