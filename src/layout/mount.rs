@@ -41,6 +41,11 @@ impl BytesPath {
     pub fn as_path(&self) -> &Path {
         &self.0
     }
+
+    /// What its text form says. None where a backslash starts no `\xNN`.
+    pub fn parse(text: &str) -> Option<BytesPath> {
+        unescape(text).map(|bytes| BytesPath(OsString::from_vec(bytes).into()))
+    }
 }
 
 impl<T: Into<PathBuf>> From<T> for BytesPath {
@@ -110,9 +115,8 @@ impl Serialize for BytesPath {
 impl<'de> Deserialize<'de> for BytesPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bytes = unescape(&text)
-            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} has a stray backslash")))?;
-        Ok(BytesPath(PathBuf::from(OsString::from_vec(bytes))))
+        BytesPath::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} has a stray backslash")))
     }
 }
 

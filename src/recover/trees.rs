@@ -4,7 +4,6 @@
 //! pool, a mounted image. Where nothing is mounted at their place they would fill the root filesystem,
 //! and lie hidden below what is mounted there later.
 
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -43,9 +42,9 @@ impl Trees {
         places.extend(planned.mount.iter().filter(|m| made(&m.fs)).map(|m| m.path.0.clone()));
         let mut trees = Trees::default();
         for name in names {
-            let bytes = crate::layout::mount::unescape(name);
-            let path = bytes.with_context(|| format!("{name} in the manifest is no path"))?;
-            let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+            let path = BytesPath::parse(name)
+                .with_context(|| format!("{name} in the manifest is no path"))?
+                .0;
             let comes = path == Path::new("/") || places.contains(&path) || mounted(&path);
             if comes { &mut trees.come } else { &mut trees.left }.push(path);
         }
