@@ -231,11 +231,8 @@ fn open_part(
                 }
             }
             Errno::ENOTDIR | Errno::ELOOP => {
-                let what = match readlinkat(parent, part) {
-                    Ok(_) => "a symbolic link",
-                    Err(_) => "no directory",
-                };
-                return Err(making.ground.in_the_way(path, what));
+                let there = fs::stat_at(parent, &fs::c_name(part)?)?;
+                return Err(making.ground.in_the_way(path, no_dir(there.mode)));
             }
             errno => return Err(errno.into()),
         }

@@ -146,3 +146,11 @@ pub struct Extra {
     /// Where a sparse file has data, as (offset, length); None for a file without holes.
     pub sparse: Option<Vec<(u64, u64)>>,
 }
+
+impl Extra {
+    /// Where a file of this size has data: offset and length.
+    pub fn data_ranges(&self, size_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+        let whole = self.sparse.is_none().then_some((0, size_bytes));
+        self.sparse.iter().flatten().copied().chain(whole)
+    }
+}

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
-use nix::unistd::{Uid, ftruncate};
+use nix::unistd::Uid;
 
 use super::dirs::check_way;
 use super::entry::{Entry, Extra, Kind, shown};
@@ -22,12 +22,12 @@ use super::fetch::Unpacker;
 use super::ground::{Brought, Ground, LOCKING};
 use super::index::Index;
 use super::pick::{Pick, is_at_or_below};
-use super::place::{Placer, is_fatal, prepare_file, signed};
+use super::place::{Placer, is_fatal};
 use super::select::relative;
 use super::stash::{Stash, StashWriter};
 use super::tar::{self, Head};
 use super::warnings::Warnings;
-use crate::layout::mount::unescape;
+use crate::layout::BytesPath;
 use crate::store::{Manifest, Store};
 use crate::sys::fs;
 use crate::sys::sync::lock;
@@ -128,8 +128,8 @@ pub fn extract(
 /// What is extracted with all that is below it, as far as directories go: the trees of the generation,
 /// or what of them the paths name.
 fn tops(manifest: &Manifest, options: &ExtractOptions) -> Vec<Vec<u8>> {
-    let rel = |tree: Vec<u8>| tree.strip_prefix(b"/").map(<[u8]>::to_vec).unwrap_or(tree);
-    let trees: Vec<_> = manifest.tree.iter().filter_map(|tree| unescape(tree)).map(rel).collect();
+    let trees = manifest.tree.iter().filter_map(|tree| BytesPath::parse(tree));
+    let trees: Vec<_> = trees.map(|tree| relative(tree.as_path())).collect();
     let paths: Vec<_> = options.paths.iter().map(|path| relative(path)).collect();
     match (trees.is_empty(), paths.is_empty()) {
         (true, true) => return vec![Vec::new()],
@@ -474,12 +474,9 @@ impl Shared<'_> {
 }
 
 fn start_big(head: &Head, placer: &mut Placer<'_>) -> io::Result<Arc<Big>> {
-    let file = placer.create_file(&head.entry.path)?;
-    prepare_file(&file, &head.extra)?;
-    ftruncate(&file, signed(head.entry.size_bytes)?)?;
-    let whole = vec![(0, head.entry.size_bytes)];
+    let file = placer.create_sized(&head.entry, &head.extra)?;
     let mut stored = 0;
-    let ranges = head.extra.sparse.as_ref().unwrap_or(&whole).iter().map(|&(offset, len)| {
+    let ranges = head.extra.data_ranges(head.entry.size_bytes).map(|(offset, len)| {
         let start = stored;
         stored += len;
         (start, offset, len)

@@ -8,8 +8,7 @@ use anyhow::Result;
 use super::codec::Id;
 use super::entry::{Entry, Kind};
 use super::index::Index;
-use super::pick::{check_found, is_at_or_below};
-use super::select::relative;
+use super::pick::{Wanted, check_found};
 use super::table::{Row, path_order};
 use crate::store::{Manifest, Store};
 
@@ -22,23 +21,15 @@ pub fn list(
     mut each: impl FnMut(&Entry) -> Result<()>,
 ) -> Result<()> {
     let index = Index::open(manifest, store)?;
-    let paths: Vec<Vec<u8>> = paths.iter().map(|path| relative(path)).collect();
-    let mut found = vec![false; paths.len()];
+    let mut wanted = Wanted::new(paths);
     for run in index.runs(store) {
         for row in run?.1 {
-            let mut wanted = paths.is_empty();
-            for (path, found) in paths.iter().zip(&mut found) {
-                if is_at_or_below(&row.entry.path, path) {
-                    *found = true;
-                    wanted = true;
-                }
-            }
-            if wanted {
+            if wanted.finds(&row.entry.path) {
                 each(&row.entry)?;
             }
         }
     }
-    check_found(&paths, &found, &manifest.generation)
+    check_found(&wanted, &manifest.generation)
 }
 
 /// What became of a path between two generations.

@@ -17,12 +17,12 @@ use crate::store::Store;
 #[derive(Debug)]
 pub enum Pick {
     All,
-    Some(Chosen),
+    Some(Box<Chosen>),
 }
 
 #[derive(Debug, Default)]
 pub struct Chosen {
-    paths: Vec<Vec<u8>>,
+    wanted: Wanted,
     /// What is below `without` stays out, but for what is at and below a longer one of `but`.
     without: Vec<Vec<u8>>,
     but: Vec<Vec<u8>>,
@@ -45,21 +45,18 @@ impl Pick {
             return Ok(Pick::All);
         }
         let relative = |paths: &[PathBuf]| paths.iter().map(|path| relative(path)).collect();
-        let all = [PathBuf::from("/")];
-        let paths = if options.paths.is_empty() { &all[..] } else { &options.paths };
         let mut some = Chosen {
-            paths: relative(paths),
+            wanted: Wanted::new(&options.paths),
             without: relative(&options.without),
             but: relative(&options.but),
             chunks: vec![false; index.chunks.len()],
             ..Chosen::default()
         };
-        some.above = missing_above(&some.paths, &options.root)?;
-        let mut found = vec![false; some.paths.len()];
+        some.above = missing_above(some.wanted.paths(), &options.root)?;
         for run in index.runs(store) {
             let (number, rows) = run?;
             for row in &rows {
-                some.take(number, row, &mut found);
+                some.take(number, row);
             }
         }
         // Files whose first name lies outside of the paths came before; a second look finds them.
@@ -73,8 +70,8 @@ impl Pick {
                 }
             }
         }
-        check_found(&some.paths, &found, generation)?;
-        Ok(Pick::Some(some))
+        check_found(&some.wanted, generation)?;
+        Ok(Pick::Some(Box::new(some)))
     }
 
     pub fn wants_chunk(&self, number: usize) -> bool {
@@ -112,7 +109,7 @@ impl Pick {
 
 impl Chosen {
     fn selects(&self, path: &[u8]) -> bool {
-        self.paths.iter().any(|wanted| is_at_or_below(path, wanted)) && !self.leaves_out(path)
+        self.wanted.selects(path) && !self.leaves_out(path)
     }
 
     fn leaves_out(&self, path: &[u8]) -> bool {
@@ -123,16 +120,9 @@ impl Chosen {
             && above(&self.without) > above(&self.but)
     }
 
-    fn take(&mut self, number: usize, row: &Row, found: &mut [bool]) {
+    fn take(&mut self, number: usize, row: &Row) {
         let path = &row.entry.path;
-        let mut selected = false;
-        for (wanted, found) in self.paths.iter().zip(found) {
-            if is_at_or_below(path, wanted) {
-                *found = true;
-                selected = true;
-            }
-        }
-        selected &= !self.leaves_out(path);
+        let selected = self.wanted.finds(path) && !self.leaves_out(path);
         if selected || self.above.contains(path) {
             self.want(number, row.slices);
         }
@@ -147,18 +137,56 @@ impl Chosen {
     }
 }
 
-/// # Errors
-/// Nothing was found of one of the paths.
-pub fn check_found(paths: &[Vec<u8>], found: &[bool], generation: &str) -> Result<()> {
-    let missing = paths.iter().zip(found).filter(|(_, found)| !**found);
-    let missing: Vec<_> = missing.map(|(path, _)| shown(path)).collect();
-    if !missing.is_empty() {
-        bail!(
-            "not in the backup: {}\nhint: rr list {generation} lists what is",
-            missing.join(", ")
-        );
+/// The paths that are asked for, all where there are none; and which of them are there.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    paths: Vec<Vec<u8>>,
+    found: Vec<bool>,
+}
+
+impl Wanted {
+    pub fn new(paths: &[PathBuf]) -> Wanted {
+        let paths: Vec<_> = paths.iter().map(|path| relative(path)).collect();
+        Wanted { found: vec![false; paths.len()], paths }
     }
-    Ok(())
+
+    pub fn paths(&self) -> &[Vec<u8>] {
+        &self.paths
+    }
+
+    pub fn selects(&self, path: &[u8]) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|wanted| is_at_or_below(path, wanted))
+    }
+
+    /// As [`Wanted::selects`], of what is there.
+    pub fn finds(&mut self, path: &[u8]) -> bool {
+        let mut selected = self.paths.is_empty();
+        for (wanted, found) in self.paths.iter().zip(&mut self.found) {
+            if is_at_or_below(path, wanted) {
+                *found = true;
+                selected = true;
+            }
+        }
+        selected
+    }
+
+    /// Those of which nothing was there.
+    pub fn missing(&self) -> Option<String> {
+        let missing = self.paths.iter().zip(&self.found).filter(|(_, found)| !**found);
+        let missing: Vec<_> = missing.map(|(path, _)| shown(path)).collect();
+        (!missing.is_empty()).then(|| missing.join(", "))
+    }
+}
+
+/// # Errors
+/// The generation has nothing of one of the paths.
+pub fn check_found(wanted: &Wanted, generation: &str) -> Result<()> {
+    match wanted.missing() {
+        Some(missing) => {
+            bail!("not in the backup: {missing}\nhint: rr list {generation} lists what is")
+        }
+        None => Ok(()),
+    }
 }
 
 pub fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {

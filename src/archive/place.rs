@@ -102,6 +102,14 @@ impl<'a> Placer<'a> {
         self.create_file_as(path, PRIVATE)
     }
 
+    /// As [`Placer::create_file`], all of it a hole where its data will be.
+    pub fn create_sized(&mut self, entry: &Entry, extra: &Extra) -> io::Result<File> {
+        let file = self.create_file(&entry.path)?;
+        prepare_file(&file, extra)?;
+        ftruncate(&file, signed(entry.size_bytes)?)?;
+        Ok(file)
+    }
+
     fn create_file_as(&mut self, path: &[u8], mode: u32) -> io::Result<File> {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
         let mode = Mode::from_bits_truncate(mode);
@@ -275,12 +283,9 @@ impl<'a> Placer<'a> {
         let from = read::open(&mut self.dirs, first)?;
         let mut extra = read::extra_of_file(&from, &mut entry, 0, self.warnings)?;
         extra.project = fs::project(from.as_fd())?.id;
-        let to = self.create_file(path)?;
-        prepare_file(&to, &extra)?;
-        ftruncate(&to, signed(entry.size_bytes)?)?;
-        let whole = vec![(0, entry.size_bytes)];
+        let to = self.create_sized(&entry, &extra)?;
         let mut buffer = Vec::new();
-        for &(offset, len) in extra.sparse.as_ref().unwrap_or(&whole) {
+        for (offset, len) in extra.data_ranges(entry.size_bytes) {
             let (mut at, end) = (offset, offset + len);
             while at < end {
                 let most = usize::try_from((end - at).min(COPY_BYTES)).map_err(io::Error::other)?;

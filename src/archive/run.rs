@@ -143,8 +143,7 @@ fn append_file(
     pax::append_head(plain, entry, &extra);
     let data = plain.len();
     row.head_bytes = (data - start) as u64;
-    let whole = [(0, entry.size_bytes)];
-    for &range in extra.sparse.as_deref().unwrap_or(&whole) {
+    for range in extra.data_ranges(entry.size_bytes) {
         if !read::append_data(file, || entry.shown(), range, plain, warnings)? {
             row.entry.forget();
         }

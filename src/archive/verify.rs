@@ -201,8 +201,7 @@ impl Verifier {
             self.differ(was, what);
         }
         let same_size = was.size_bytes == is.size_bytes;
-        let whole = vec![(0, was.size_bytes)];
-        let ranges = head.extra.sparse.clone().unwrap_or(whole).into();
+        let ranges = head.extra.data_ranges(was.size_bytes).collect();
         let compared = was.kind == Kind::File && same_size && !self.swaps.contains(&was.path);
         Ok(file.filter(|_| compared).map(|file| {
             self.compare_holes(&file, head);

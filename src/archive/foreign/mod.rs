@@ -37,9 +37,8 @@ use super::entry::{Entry, Extra, Kind, shown};
 use super::extract::Extracted;
 use super::ground::{Brought, Ground, LOCKING};
 use super::late::Late;
-use super::pick::{is_at_or_below, missing_above};
+use super::pick::{Wanted, missing_above};
 use super::place::{Placer, is_fatal, prepare_file, signed};
-use super::select::relative;
 use super::warnings::Warnings;
 use crate::ui::Ui;
 use crate::ui::progress::{Progress, Unit};
@@ -77,16 +76,25 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
         progress.add(now - std::mem::replace(&mut told, now));
     };
     let warnings = Warnings::default();
-    let wanted = Wanted::new(options)?;
-    check_way(&options.root, &wanted.paths)?;
+    let wanted = Wanted::new(&options.paths);
+    let above = missing_above(wanted.paths(), &options.root)?;
+    check_way(&options.root, wanted.paths())?;
     let keeps_root = options.keep_root && options.paths.is_empty();
     let ground = Ground::new(&options.root, Brought::Members, keeps_root)?;
     let placer = Placer::new(&options.root, &ground, &warnings)
         .with_context(|| format!("opening {}", options.root.display()))?;
     let late = Late::new(options.root.clone());
     let (placed, counts) = Default::default();
-    let restorer =
-        Restorer { placer, warnings: &warnings, progress: &progress, wanted, late, placed, counts };
+    let restorer = Restorer {
+        placer,
+        warnings: &warnings,
+        progress: &progress,
+        wanted,
+        above,
+        late,
+        placed,
+        counts,
+    };
     let extracted = restorer.restore(Members::new(source.reader), tick);
     let mut extracted = ground.leave(extracted, &warnings);
     if options.sync {
@@ -101,47 +109,6 @@ pub fn restore_tar(options: &TarOptions, ui: &Ui) -> Result<Extracted> {
         ui.warn(warning);
     }
     Ok(Extracted { entries, bytes, warnings, not_restored })
-}
-
-/// What is to be restored.
-struct Wanted {
-    paths: Vec<Vec<u8>>,
-    found: Vec<bool>,
-    /// Directories above the paths that are not there yet.
-    above: HashSet<Vec<u8>>,
-}
-
-impl Wanted {
-    fn new(options: &TarOptions) -> Result<Wanted> {
-        let paths: Vec<_> = options.paths.iter().map(|path| relative(path)).collect();
-        let above = missing_above(&paths, &options.root)?;
-        Ok(Wanted { found: vec![false; paths.len()], paths, above })
-    }
-
-    fn selects(&self, path: &[u8]) -> bool {
-        self.paths.is_empty() || self.paths.iter().any(|wanted| is_at_or_below(path, wanted))
-    }
-
-    /// As [`Wanted::selects`], of what is in the archive.
-    fn finds(&mut self, path: &[u8]) -> bool {
-        let mut selected = self.paths.is_empty();
-        for (wanted, found) in self.paths.iter().zip(&mut self.found) {
-            if is_at_or_below(path, wanted) {
-                selected = true;
-                *found = true;
-            }
-        }
-        selected
-    }
-
-    fn check_found(&self) -> Result<()> {
-        let missing = self.paths.iter().zip(&self.found).filter(|(_, found)| !**found);
-        let missing: Vec<_> = missing.map(|(path, _)| shown(path)).collect();
-        if !missing.is_empty() {
-            bail!("not in the archive: {}\nhint: tar -tf lists what is", missing.join(", "));
-        }
-        Ok(())
-    }
 }
 
 /// The paths that something was put at, which is no directory. Only hashes: there may be millions.
@@ -171,6 +138,8 @@ struct Restorer<'a> {
     warnings: &'a Warnings,
     progress: &'a Progress,
     wanted: Wanted,
+    /// Directories above what is wanted that are not there yet.
+    above: HashSet<Vec<u8>>,
     late: Late,
     placed: Placed,
     /// Entries, and bytes of data.
@@ -214,7 +183,7 @@ impl Restorer<'_> {
             }
         };
         let entry = &head.entry;
-        let above = entry.kind == Kind::Dir && self.wanted.above.contains(&entry.path);
+        let above = entry.kind == Kind::Dir && self.above.contains(&entry.path);
         if !self.wanted.finds(&entry.path) && !above {
             return Ok(());
         }
@@ -293,7 +262,6 @@ impl Restorer<'_> {
         if let Err(error) = prepare_file(file, extra) {
             return Ok(Err(error));
         }
-        let whole = [(0, entry.size_bytes)];
         if extra.sparse.is_some() {
             let made = signed(entry.size_bytes).and_then(|size| Ok(ftruncate(file, size)?));
             if let Err(error) = made {
@@ -301,7 +269,7 @@ impl Restorer<'_> {
             }
         }
         let mut buffer = vec![0; COPY_BYTES];
-        for &(start, len) in extra.sparse.as_deref().unwrap_or(&whole) {
+        for (start, len) in extra.data_ranges(entry.size_bytes) {
             let (mut at, end) = (start, start + len);
             while at < end {
                 let most = usize::try_from(end - at).map_or(COPY_BYTES, |n| n.min(COPY_BYTES));
@@ -350,7 +318,9 @@ impl Restorer<'_> {
             };
             told(&entry.path, done)
         })?;
-        self.wanted.check_found()?;
+        if let Some(missing) = self.wanted.missing() {
+            bail!("not in the archive: {missing}\nhint: tar -tf lists what is");
+        }
         Ok(self.counts)
     }
 }
