@@ -381,10 +381,9 @@ fn put_recorded(store: &dyn Store, record: &FileRecord, bytes: Vec<u8>) -> Resul
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::store::{Object, Pieces, lock, test_store};
+    use crate::store::testing::{Beside, BesideStore};
+    use crate::store::{lock, test_store};
     use crate::ui::{Style, Ui};
 
     pub fn example(generation: &str) -> Manifest {
@@ -482,64 +481,17 @@ pub(crate) mod tests {
         assert!(text.contains("generations/20261121T013500Z/recipe of file://"), "{text}");
     }
 
-    /// Another run takes the lock over while the manifest is on its way, and may sweep.
-    #[derive(Debug)]
-    struct Slow(Arc<dyn Store>, bool);
-
-    impl Store for Slow {
-        fn url(&self) -> String {
-            self.0.url()
-        }
-        fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
-            self.0.put_pieces(name, pieces)
-        }
-        fn put_file(&self, name: &str, path: &std::path::Path) -> Result<(), StoreError> {
-            self.0.put_file(name, path)
-        }
-        fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-            if name.ends_with("manifest.json") {
-                if self.1 {
-                    self.0.put("lock-2.json", b"{}")?;
-                } else {
-                    self.0.delete("packs/a")?;
-                }
-            }
-            self.0.put_new(name, bytes)
-        }
-        fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-            self.0.get(name)
-        }
-        fn get_range_into(
-            &self,
-            name: &str,
-            at: u64,
-            len: usize,
-            room: Vec<u8>,
-        ) -> Result<Vec<u8>, StoreError> {
-            self.0.get_range_into(name, at, len, room)
-        }
-        fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
-            self.0.size_bytes(name)
-        }
-        fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
-            self.0.list(prefix)
-        }
-        fn delete(&self, name: &str) -> Result<(), StoreError> {
-            self.0.delete(name)
-        }
-        fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-            self.0.free_bytes()
-        }
-    }
-
     #[test]
     fn what_was_taken_over_while_it_was_published_is_unpublished() {
         let ui = Ui::new(Style::Plain);
-        for (locks, expected) in [(true, "has taken over the lock"), (false, "packs/a is gone")] {
+        for (beside, expected) in [
+            (Beside::TakenOverWhilePublishing, "has taken over the lock"),
+            (Beside::SweptWhilePublishing, "packs/a is gone"),
+        ] {
             let (_dir, store) = test_store();
             let old = published(&*store, "20261120T013500Z", &[]);
-            let slow: Arc<dyn Store> = Arc::new(Slow(Arc::clone(&store), locks));
-            let guard = lock::lock(&slow, &ui).unwrap();
+            let theirs = BesideStore::shared(&store, beside);
+            let guard = lock::lock(&theirs, &ui).unwrap();
             let mut next = example("20261121T013500Z");
             guard.store().put("packs/a", b"12345").unwrap();
             next.pack.push(FileRecord { name: "packs/a".into(), ..record("x", "a", b"12345") });

@@ -1,7 +1,7 @@
 //! One writer at a time in a node's tree.
 //!
-//! A lock is an object `lock-<n>.json`, made by [`Store::put_new`]; the highest number holds. It
-//! names its owner and carries a beat that the owner raises every [`BEAT`]. Who finds a lock:
+//! A lock is an object `lock-<n>.json`, made by [`Store::claim`]; the highest number holds. It
+//! names its [`Owner`] and carries a beat that the owner raises every [`BEAT`]. Who finds a lock:
 //!
 //! * of a process of this boot: waits for nothing; it holds if the process lives (same start time,
 //!   so that a number given again does not count), else it is dead. Where its number was given in
@@ -19,7 +19,6 @@
 //! server was away, is in doubt: somebody may be about to take over. It goes on when it has shown life
 //! again, others have had the time of another beat to see that, and the lock is still its own.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,9 +26,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
 
 use super::held::HeldStore;
+use super::owner::{Life, Owner};
 use super::{Store, StoreError};
 use crate::ui::Ui;
 
@@ -41,79 +40,6 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(360);
 const REBOOTED_BEATS: u32 = 3;
 /// How long a beat on its way may take when the lock is released.
 const LET_GO: Duration = Duration::from_secs(5);
-
-/// Who holds a lock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    pub host: String,
-    /// As in `/etc/machine-id`; empty in a rescue system.
-    pub machine: String,
-    /// As in `/proc/sys/kernel/random/boot_id`.
-    pub boot: String,
-    /// The inode of `/proc/self/ns/pid`: containers share the boot, and each gives numbers of its own.
-    /// None in a lock of an older rr, which reads it by passing it over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid_ns: Option<u64>,
-    pub pid: u32,
-    /// In clock ticks since boot, field 22 of `/proc/PID/stat`.
-    pub pid_start: u64,
-    /// RFC 3339.
-    pub since: String,
-    pub beat: u64,
-}
-
-/// What is known about a lock at first sight.
-#[derive(Debug, PartialEq, Eq)]
-enum Life {
-    Alive,
-    Dead,
-    /// It has the name and the id of this machine, and is of another boot.
-    Rebooted,
-    Unknown,
-}
-
-impl Owner {
-    fn me() -> Owner {
-        let read = |path: &str| {
-            std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
-        };
-        Owner {
-            host: nix::unistd::gethostname()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            machine: read("/etc/machine-id"),
-            boot: read("/proc/sys/kernel/random/boot_id"),
-            pid_ns: pid_namespace(),
-            pid: std::process::id(),
-            pid_start: start_of(std::process::id()).unwrap_or(0),
-            since: jiff::Timestamp::now().to_string(),
-            beat: 0,
-        }
-    }
-
-    /// Whether it is the same run, however often it has shown life.
-    fn is(&self, other: &Owner) -> bool {
-        *self == Owner { beat: self.beat, ..other.clone() }
-    }
-
-    fn life_seen_by(&self, me: &Owner) -> Life {
-        if self.boot == me.boot {
-            if self.pid_ns.is_some() && self.pid_ns != me.pid_ns {
-                return Life::Unknown;
-            }
-            let lives = start_of(self.pid) == Some(self.pid_start);
-            return if lives { Life::Alive } else { Life::Dead };
-        }
-        let here = !me.machine.is_empty() && (&self.machine, &self.host) == (&me.machine, &me.host);
-        if here { Life::Rebooted } else { Life::Unknown }
-    }
-}
-
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "process {} on {} since {}", self.pid, self.host, self.since)
-    }
-}
 
 /// Holds the lock until it is dropped.
 #[derive(Debug)]
@@ -174,7 +100,7 @@ fn lock_as(
             continue;
         }
         let beaten = uptime_ms();
-        match store.put_new(&name(number), &render(&me)?) {
+        match store.claim(&name(number), &render(&me)?) {
             Err(StoreError::Exists { .. }) => continue,
             other => other?,
         }
@@ -327,7 +253,7 @@ impl Shared {
     }
 
     /// The highest number must be ours, and what is there under it as well: where the store has no
-    /// atomic [`Store::put_new`], two may have thought that they made it.
+    /// atomic [`Store::claim`], two may have thought that they made it.
     fn still_ours(&self) -> Result<()> {
         let ours = numbers(&*self.store)?.last() == Some(&self.number)
             && read(&*self.store, self.number)?
@@ -443,18 +369,6 @@ fn render(owner: &Owner) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(owner).context("writing a lock as JSON")
 }
 
-/// Which numbers of processes are meant.
-pub(super) fn pid_namespace() -> Option<u64> {
-    std::fs::metadata("/proc/self/ns/pid").ok().map(|found| found.ino())
-}
-
-/// When a process started, in ticks since boot. None: there is no such process.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is a name in brackets that may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -515,17 +429,6 @@ mod tests {
             store.put("lock-3.json", &render(&other).unwrap()).unwrap();
             drop(lock_as(&store, me.clone(), times(400), &ui()).unwrap());
         }
-    }
-
-    #[test]
-    fn the_lock_of_an_older_rr_is_judged_as_it_did() {
-        let me = Owner { pid_ns: None, ..Owner::me() };
-        let text = String::from_utf8(render(&me).unwrap()).unwrap();
-        assert!(!text.contains("pid_ns"), "{text}");
-        let old: Owner = serde_json::from_str(&text).unwrap();
-        assert_eq!(old.life_seen_by(&Owner::me()), Life::Alive);
-        let dead = Owner { pid: 4_194_305, ..old };
-        assert_eq!(dead.life_seen_by(&Owner::me()), Life::Dead);
     }
 
     /// Two runs find the highest number dead; the other was quicker, and its lock has the first.

@@ -9,7 +9,7 @@
 //! * [`object`] objects on a server: S3, WebDAV, plain HTTP
 //! * [`name`] what objects and unfinished files are called; [`pieces`] what is put into them
 //! * [`catalog`] generations; [`manifest`] what each consists of; [`lock`] one writer at a time,
-//!   [`held`] while it is
+//!   [`owner`] which it is, [`held`] while it is
 //! * [`keep`] which generations stay; [`retain`] what is deleted; [`room`] what is left free
 
 pub mod catalog;
@@ -22,10 +22,13 @@ pub mod manifest;
 pub mod name;
 pub mod nfs;
 pub mod object;
+mod owner;
 pub mod patient;
 pub mod pieces;
 pub mod retain;
 mod room;
+#[cfg(test)]
+mod testing;
 pub mod usb;
 
 use std::os::fd::OwnedFd;
@@ -41,6 +44,8 @@ use crate::config::TargetOptions;
 pub use crate::config::TargetUrl;
 pub use catalog::Manifest;
 pub use pieces::Pieces;
+#[cfg(test)]
+pub(crate) use testing::test_store;
 
 /// Whether the caller will write. A store opened for reading never creates or changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,9 +99,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
     /// As [`Store::put_pieces`], from a file of any size.
     fn put_file(&self, name: &str, path: &Path) -> Result<(), StoreError>;
-    /// As [`Store::put`], but fails with [`StoreError::Exists`] where the name is taken, decided
-    /// atomically.
+    /// As [`Store::put`], but fails with [`StoreError::Exists`] where the name is taken. Two who do so
+    /// at once may both succeed on servers that look first: see [`Store::claim`].
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
+    /// As [`Store::put_new`], decided atomically, or as near to it as the server allows. That may mean
+    /// to wait for others: it is for what nothing else guards.
+    fn claim(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.put_new(name, bytes)
+    }
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError>;
     /// Exactly `len` bytes from `offset`; an object that ends before is an error. They are given in
     /// the memory of `room`, whatever was in it.
@@ -237,13 +247,4 @@ fn open_dir(dir: &Path) -> Result<OwnedFd> {
             other => anyhow!("opening the target directory {dir}: {}", other.desc()),
         }
     })
-}
-
-/// An empty tree in a directory that goes away when the first value is dropped.
-#[cfg(test)]
-pub(crate) fn test_store() -> (tempfile::TempDir, std::sync::Arc<dyn Store>) {
-    let dir = tempfile::tempdir().unwrap();
-    let url = TargetUrl::File { dir: dir.path().to_owned() };
-    let store = open(&url, "node001", Access::Write, &TargetOptions::default()).unwrap();
-    (dir, store.into())
 }

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use super::lock;
+use super::owner;
 
 /// What ends the name of a file that is not an object yet.
 const PART: &str = ".part";
@@ -45,7 +45,7 @@ impl Tag {
     /// The tag of this process.
     pub fn own() -> Tag {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Tag { boot: boot_of(&boot, lock::pid_namespace()), pid: std::process::id() }
+        Tag { boot: boot_of(&boot, owner::pid_namespace()), pid: std::process::id() }
     }
 
     /// A new name to write the object `leaf` under.

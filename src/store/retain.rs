@@ -291,7 +291,8 @@ mod tests {
 
     use super::*;
     use crate::store::catalog::FileRecord;
-    use crate::store::{Pieces, StoreError, lock, test_store};
+    use crate::store::testing::{Beside, BesideStore};
+    use crate::store::{lock, test_store};
     use crate::ui::Style;
 
     const DAYS: [&str; 4] =
@@ -422,7 +423,7 @@ mod tests {
         // Also when the run ends in the middle, and then none that is there is forgotten.
         let (_dir, store) = test_store();
         four_generations(&store);
-        let bad: Arc<dyn Store> = Arc::new(Bad(Arc::clone(&store), Day::TakenOver));
+        let bad = BesideStore::shared(&store, Beside::TakenOverWhileDeleting);
         let guard = lock::lock(&bad, &ui).unwrap();
         drop_generations(&guard, &[DAYS[2].to_owned(), DAYS[3].to_owned()], &ui).unwrap_err();
         assert_eq!(newest_named(&store), DAYS[1]);
@@ -430,69 +431,13 @@ mod tests {
         assert!(named.contains(&DAYS[3].to_owned()), "{named:?}");
     }
 
-    /// Two bad days.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Day {
-        /// It lists what was there before the newest generation was published, as a cache does.
-        Stale,
-        /// Another machine takes the lock over when the first object is deleted.
-        TakenOver,
-    }
-
-    #[derive(Debug)]
-    struct Bad(Arc<dyn Store>, Day);
-
-    impl Store for Bad {
-        fn url(&self) -> String {
-            self.0.url()
-        }
-        fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
-            self.0.put_pieces(name, pieces)
-        }
-        fn put_file(&self, name: &str, path: &std::path::Path) -> Result<(), StoreError> {
-            self.0.put_file(name, path)
-        }
-        fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-            self.0.put_new(name, bytes)
-        }
-        fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-            self.0.get(name)
-        }
-        fn get_range_into(
-            &self,
-            name: &str,
-            at: u64,
-            len: usize,
-            room: Vec<u8>,
-        ) -> Result<Vec<u8>, StoreError> {
-            self.0.get_range_into(name, at, len, room)
-        }
-        fn size_bytes(&self, name: &str) -> Result<u64, StoreError> {
-            self.0.size_bytes(name)
-        }
-        fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
-            let mut found = self.0.list(prefix)?;
-            let newest = format!("{}/manifest.json", DAYS[3]);
-            found.retain(|object| self.1 != Day::Stale || !object.name.ends_with(&newest));
-            Ok(found)
-        }
-        fn delete(&self, name: &str) -> Result<(), StoreError> {
-            if self.1 == Day::TakenOver {
-                self.0.put("lock-2.json", b"{}")?;
-            }
-            self.0.delete(name)
-        }
-        fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-            self.0.free_bytes()
-        }
-    }
-
     #[test]
     fn a_list_that_is_older_costs_no_newer_generation() {
         let (_dir, store) = test_store();
         let ui = Ui::new(Style::Plain);
         four_generations(&store);
-        let stale: Arc<dyn Store> = Arc::new(Bad(Arc::clone(&store), Day::Stale));
+        let newest = "generations/20261104T000000Z/manifest.json";
+        let stale = BesideStore::shared(&store, Beside::ListedWithout(newest));
         let guard = lock::lock(&stale, &ui).unwrap();
         assert_eq!(sweep(&guard, &ui).unwrap().objects, 0);
         prune(&guard, &last(1), &ui).unwrap();
@@ -517,7 +462,7 @@ mod tests {
         for nr in 0..3 * CHECKED_TOGETHER {
             store.put(&format!("packs/20261105T000000Z-{nr}-abc.tar.zst"), b"x").unwrap();
         }
-        let bad: Arc<dyn Store> = Arc::new(Bad(Arc::clone(&store), Day::TakenOver));
+        let bad = BesideStore::shared(&store, Beside::TakenOverWhileDeleting);
         let guard = lock::lock(&bad, &ui).unwrap();
         let error = sweep(&guard, &ui).unwrap_err().to_string();
         assert!(error.contains("has taken over the lock"), "{error}");

@@ -124,7 +124,7 @@ fn objects_come_and_go(url: &str, options: &TargetOptions) {
 fn one_of_many_has_a_name(url: &str, options: &TargetOptions) {
     let store = &*open(url, Access::Write, options).unwrap();
     let wins: Vec<u8> = std::thread::scope(|scope| {
-        let put = |nr: u8| move || store.put_new("packs/one", &[nr]).is_ok();
+        let put = |nr: u8| move || store.claim("packs/one", &[nr]).is_ok();
         let tries: Vec<_> = (0..8).map(|nr| (nr, scope.spawn(put(nr)))).collect();
         tries.into_iter().filter_map(|(nr, t)| t.join().unwrap().then_some(nr)).collect()
     });

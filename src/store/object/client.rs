@@ -258,7 +258,7 @@ impl Client {
 
     fn given_up(&self, why: &str, waited: Duration) -> StoreError {
         let hint = if why.contains(NO_TLS) {
-            "does it speak TLS on that port? If it does not, the URL is one of http://"
+            "does it speak TLS on that port? http:// is for one that does not."
         } else {
             "is the server up, is its name right?"
         };

@@ -6,10 +6,10 @@
 //! * How it puts an object only where none is, see [`Claim`]: by `If-None-Match: *`, as S3, Minio and
 //!   Apache do, or by a MOVE that replaces nothing, as nginx with WebDAV does. Where it can do
 //!   neither, [`Store::put_new`] looks before it puts. Of these only S3 looks and takes in one step.
-//!   With the others it waits then, and looks whether the object is still the one: of two who do so
-//!   at once, the one whose bytes stay has it. That is as good as the server's answers are quick;
-//!   that a lock stays its owner's is looked at again before anything is published or deleted (see
-//!   [`super::lock`]).
+//!   With the others [`Store::claim`] waits then, and looks whether the object is still the one: of
+//!   two who do so at once, the one whose bytes stay has it. That is as good as the server's answers
+//!   are quick; that a lock stays its owner's is looked at again before anything is published or
+//!   deleted (see [`super::lock`]).
 //! * Whether it can list. Where it can't: see [`plain`].
 //!
 //! * [`client`] requests and their repetition, [`refusal`] what other answers mean, [`ranges`] objects
@@ -478,6 +478,12 @@ impl Store for ObjectStore {
                 self.put_content(name, Content::Bytes(bytes), false)?;
             }
         }
+        self.note(|known| known.put(name, bytes.len() as u64));
+        Ok(())
+    }
+
+    fn claim(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.put_new(name, bytes)?;
         let settle = match (self.claim, &self.server) {
             (Claim::Conditional, Server::S3(_)) => None,
             (Claim::Conditional | Claim::Move, _) => Some(SERVER_SETTLES),
@@ -486,10 +492,10 @@ impl Store for ObjectStore {
         if let Some(settle) = settle {
             std::thread::sleep(settle);
             if self.get(name)? != bytes {
-                return Err(exists());
+                let name = name.to_owned();
+                return Err(StoreError::Exists { store: self.url(), name });
             }
         }
-        self.note(|known| known.put(name, bytes.len() as u64));
         Ok(())
     }
 
