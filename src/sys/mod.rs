@@ -2,7 +2,7 @@
 //!
 //! No other module starts a process or holds `unsafe`.
 //!
-//! * [`run`] external programs
+//! * [`run`] external programs; [`child`] one that was started
 //! * [`at_end`] programs that run whatever happens to this one
 //! * [`blkid`] what is on which device
 //! * [`secret`] what is given to programs and never shown
@@ -24,6 +24,7 @@
 pub mod at_end;
 pub mod blkid;
 pub mod direct;
+mod child;
 pub mod fs;
 pub mod inside;
 pub mod ioctl;

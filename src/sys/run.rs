@@ -5,19 +5,17 @@
 //! that can be pasted into a shell, and the end of what it said.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::SigSet;
 
+use super::child::{LINGER, Reader, block_nothing, own_terminal, wait};
 use super::secret::Secret;
-use super::sync::lock;
 use super::tools;
 
 /// Where programs are looked for; the caller's `PATH` is not trusted.
@@ -30,10 +28,6 @@ const CODE_BEGINS: [&[u8]; 2] = [b"LD_", b"BASH"];
 
 /// How much of a failing program's output goes into the error.
 const ERROR_TAIL_BYTES: usize = 2048;
-
-/// How long after its end a program's output is waited for: something that it left running may hold
-/// it open.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// A command that is not started yet.
 #[derive(Debug, Clone)]
@@ -381,119 +375,6 @@ impl Cmd {
     }
 }
 
-/// Reads what a program writes, as it comes.
-struct Reader {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    ended: mpsc::Receiver<std::io::Result<()>>,
-}
-
-impl Reader {
-    fn of(mut pipe: impl Read + Send + 'static) -> Reader {
-        let bytes = Arc::<Mutex<Vec<u8>>>::default();
-        let shared = Arc::clone(&bytes);
-        let (end, ended) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 64 << 10];
-            let result = loop {
-                match pipe.read(&mut buffer) {
-                    Ok(0) => break Ok(()),
-                    Ok(count) => lock(&shared).extend_from_slice(&buffer[..count]),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => break Err(error),
-                }
-            };
-            // Nobody listens when the program has left something running that has the pipe.
-            let _ = end.send(result);
-        });
-        Reader { bytes, ended }
-    }
-
-    /// All that the program wrote; it has ended. What it left running is not waited for.
-    fn finish(self) -> Result<Vec<u8>> {
-        match self.ended.recv_timeout(LINGER) {
-            Ok(result) => result.context("reading what a program says")?,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                log::warn!("a program has ended and left another one running that may still write");
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("a reader of output panicked"),
-        }
-        Ok(std::mem::take(&mut *lock(&self.bytes)))
-    }
-}
-
-/// Kills a process and all that it has started, as far as they have not been left to PID 1.
-fn kill_tree(pid: i32) {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children: Vec<i32> = tasks
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|pids| pids.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>())
-        .collect();
-    // First, or it would see its children die and go on.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    children.into_iter().for_each(kill_tree);
-}
-
-/// None when the time ran out and the child was killed, with what it had started.
-fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
-    let Some(timeout) = timeout else {
-        return Ok(Some(child.wait()?));
-    };
-    let deadline = Instant::now() + timeout;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            kill_tree(child.id().cast_signed());
-            reap(child)?;
-            return Ok(None);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-/// Waits for the end of a child that was killed. One that waits for a server which is gone can't be
-/// killed, and is left behind: nobody else shall wait with it.
-fn reap(child: &mut Child) -> Result<()> {
-    let killed = Instant::now();
-    while child.try_wait()?.is_none() {
-        if killed.elapsed() > LINGER {
-            log::warn!("process {} can't be killed: it is left behind", child.id());
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// Makes the child lead a session with its standard input as the controlling terminal, so that
-/// job control and Ctrl-C work in a shell.
-#[allow(unsafe_code)]
-fn own_terminal(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid(2), ioctl(2).
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            libc::ioctl(0, libc::TIOCSCTTY, 1);
-            Ok(())
-        });
-    }
-}
-
-/// Signals that this thread has blocked would be dead keys in a shell that it starts.
-#[allow(unsafe_code)]
-fn block_nothing(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    let nothing = SigSet::empty();
-    // SAFETY: between fork and exec only one async-signal-safe call is made: sigprocmask(2).
-    unsafe {
-        command.pre_exec(move || Ok(nothing.thread_set_mask()?));
-    }
-}
-
 fn tail(text: &str) -> &str {
     let mut start = text.len().saturating_sub(ERROR_TAIL_BYTES);
     while !text.is_char_boundary(start) {
@@ -513,6 +394,10 @@ pub fn shell_quote(word: &OsStr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use nix::sys::signal::Signal;
+
     use super::*;
 
     #[test]
