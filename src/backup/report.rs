@@ -8,7 +8,7 @@ use super::preflight::Job;
 use crate::layout::Unprotected;
 use crate::layout::units::size;
 use crate::store::catalog::Manifest;
-use crate::ui::{Ui, counted};
+use crate::ui::{Ui, counted, hanging};
 
 /// One half of a backup: the archive or the rescue media.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -194,8 +194,7 @@ impl Report {
 
 /// One marked item each, with its further lines below the first.
 pub(super) fn listed(items: &[String]) -> String {
-    let item = |item: &String| format!("* {}", item.replace('\n', "\n  "));
-    items.iter().map(item).collect::<Vec<_>>().join("\n")
+    items.iter().map(|item| format!("* {}", hanging(item))).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

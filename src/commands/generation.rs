@@ -18,7 +18,7 @@ use crate::store::keep::{Keep, Verdict};
 use crate::store::lock::LockGuard;
 use crate::store::{Access, Manifest, Store, StoreError, catalog, lock, retain};
 
-use crate::ui::counted;
+use crate::ui::{counted, hanging};
 
 use super::{Exit, Session, answer, print, print_json, usage};
 
@@ -100,17 +100,12 @@ fn describe(m: &Manifest) -> String {
         text += &format!("NOT protected: {}: {}\n", lost.what, lost.why);
     }
     for problem in m.problems() {
-        text += &format!("problem: {}\n", indented(problem));
+        text += &format!("problem: {}\n", hanging(problem));
     }
     for warning in m.warnings() {
-        text += &format!("warning: {}\n", indented(warning));
+        text += &format!("warning: {}\n", hanging(warning));
     }
     text
-}
-
-/// With its further lines below the first.
-fn indented(text: &str) -> String {
-    text.replace('\n', "\n  ")
 }
 
 pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use super::step::{Argv, KeepUuids, MakeSubvolumes, MountFs, Release, Step, Wipe, WriteTable};
 use super::{Plan, Problem, consent, fscmd, hybrid, stackcmd};
 use crate::layout::Table;
+use crate::ui::hanging;
 
 pub(super) fn refusal(problems: &[Problem]) -> String {
     let mut out = String::from("the disks can't be rebuilt as they were; nothing was touched");
     for problem in problems {
-        let _ = write!(out, "\n* {}", problem.what.replace('\n', "\n  "));
+        let _ = write!(out, "\n* {}", hanging(&problem.what));
         if !problem.hint.is_empty() {
             let _ = write!(out, "\n  hint: {}", problem.hint);
         }

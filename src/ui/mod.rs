@@ -220,6 +220,11 @@ fn indented(text: &str, depth: usize) -> String {
     format!("{indent}{}", text.replace('\n', &format!("\n{indent}")))
 }
 
+/// An item of a list: its further lines stand below its first.
+pub fn hanging(text: &str) -> String {
+    text.replace('\n', "\n  ")
+}
+
 /// Something was written to the terminal.
 fn wrote() {
     WRITTEN.fetch_add(1, Ordering::Relaxed);
