@@ -1,13 +1,11 @@
 //! The admin's own commands around the reading of files: `pre` brings a database to rest, `post`
 //! wakes it up again, whatever happened in between.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use crate::config::schema::BackupConfig;
 use crate::sys::at_end::AtEnd;
-use crate::sys::run::Cmd;
+use crate::sys::hook::{self, Hook};
 use crate::ui::Ui;
 
 /// What has to be run when the files are read.
@@ -22,32 +20,16 @@ impl Hooks {
     /// # Errors
     /// One of its commands failed. `post` has run by then.
     pub fn start(config: &BackupConfig, node: &str, generation: &str, ui: &Ui) -> Result<Hooks> {
-        let timeout = match config.hook_timeout_seconds {
-            0 => None,
-            seconds => Some(Duration::from_secs(seconds)),
-        };
+        let timeout = hook::timeout(config.hook_timeout_seconds);
+        let env = [("RR_NODE", node.as_ref()), ("RR_GENERATION", generation.as_ref())];
         // Before `pre`: what half of it did has to be undone, too.
-        let post = (!config.post.is_empty()).then(|| {
-            let env = [("RR_NODE", node.as_ref()), ("RR_GENERATION", generation.as_ref())];
-            AtEnd::new("backup.post", &config.post, &env, timeout)
-        });
+        let post = (!config.post.is_empty())
+            .then(|| AtEnd::new("backup.post", &config.post, &env, timeout));
         let hooks = Hooks { post: post.transpose().context("preparing backup.post")? };
-        for (at, command) in config.pre.iter().enumerate() {
-            let name = format!("backup.pre ({} of {})", at + 1, config.pre.len());
-            ui.info(format!("Running {name}"));
-            let mut shell = Cmd::new("sh")
-                .args(["-c", command])
-                .shown_as(name)
-                .env("RR_NODE", node)
-                .env("RR_GENERATION", generation);
-            if let Some(timeout) = timeout {
-                shell = shell.timeout(timeout);
-            }
-            if let Err(error) = shell.run() {
-                hooks.finish(false, ui);
-                return Err(anyhow!("{error:#}\nhint: backup.pre in rr.toml says to run it")
-                    .context("running what must be done before the backup"));
-            }
+        let pre = Hook { key: "backup.pre", commands: &config.pre, env: &env, timeout };
+        if let Err(error) = pre.run(|name| ui.info(format!("Running {name}"))) {
+            hooks.finish(false, ui);
+            return Err(error.context("running what must be done before the backup"));
         }
         Ok(hooks)
     }

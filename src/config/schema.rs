@@ -34,13 +34,34 @@ pub struct PxeConfig {
     pub http: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+/// What a recovery goes by, in the rescue system.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecoverConfig {
     /// A file in the rescue system that holds the passphrase of the node's LUKS volumes. It is not
     /// put into the image.
     pub luks_passphrase_file: Option<PathBuf>,
+    /// Shell commands that run before the machine is looked at: what makes its disks appear.
+    pub pre: Vec<String>,
+    /// Shell commands that run when the recovered system is mounted and bootable, before that is
+    /// checked.
+    pub post: Vec<String>,
+    /// How long each of them may take. 0: for ever.
+    pub hook_timeout_seconds: u64,
 }
+
+impl Default for RecoverConfig {
+    fn default() -> Self {
+        RecoverConfig {
+            luks_passphrase_file: None,
+            pre: Vec::new(),
+            post: Vec::new(),
+            hook_timeout_seconds: HOOK_TIMEOUT_SECONDS,
+        }
+    }
+}
+
+const HOOK_TIMEOUT_SECONDS: u64 = 600;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -99,7 +120,7 @@ impl Default for BackupConfig {
             exclude_caches: false,
             pre: Vec::new(),
             post: Vec::new(),
-            hook_timeout_seconds: 600,
+            hook_timeout_seconds: HOOK_TIMEOUT_SECONDS,
             luks_header_recipients: Vec::new(),
             snapshot: SnapshotMode::None,
             shared_node: false,

@@ -21,6 +21,7 @@ use crate::layout::{Firmware, Layout, units};
 use crate::plan::{self, Answers, KeptDisk, Plan, Refusal};
 use crate::rescue::info::RescueInfo;
 use crate::store::{StoreError, usb};
+use crate::sys::hook::{self, Hook};
 use crate::sys::secret::Secret;
 use crate::sys::tools;
 use crate::ui::{self, Ui};
@@ -92,6 +93,9 @@ impl<'a> Run<'a> {
         }
         let backup = ui.step("Fetching the backup", || self.fetch())?;
         verdict.say("fetched");
+        if self.erases() {
+            self.make_ready()?;
+        }
         let (plan, present) = ui.step("Planning", || self.plan(&backup))?;
         self.describe(&plan, &present);
         self.check_firmware(&backup.layout)?;
@@ -162,6 +166,31 @@ impl<'a> Run<'a> {
         self.ui.step("Checking every part of the backup", || {
             archive::check(&backup.manifest, backup.store.as_ref(), self.ui)
         })
+    }
+
+    /// What has to be done before the machine is looked at.
+    fn make_ready(&self) -> Result<()> {
+        let commands = &self.config.recover.pre;
+        if self.options.dry_run {
+            if !commands.is_empty() {
+                self.ui.info("recover.pre is not run for this");
+            }
+            return Ok(());
+        }
+        self.run_hook("recover.pre", commands)
+            .context("making the machine ready; rr itself has touched nothing")
+    }
+
+    /// The admin's own commands in the rescue system.
+    fn run_hook(&self, key: &str, commands: &[String]) -> Result<()> {
+        let env = [
+            ("RR_NODE", self.report.node.as_ref()),
+            ("RR_GENERATION", self.report.generation.as_ref()),
+            ("RR_ROOT", self.options.root.as_os_str()),
+        ];
+        let timeout = hook::timeout(self.config.recover.hook_timeout_seconds);
+        let hook = Hook { key, commands, env: &env, timeout };
+        hook.run(|name| self.ui.info(format!("Running {name}")))
     }
 
     /// The plan for the machine as it is now: since the one that was shown, hours may have gone by.
@@ -420,6 +449,13 @@ impl<'a> Run<'a> {
         let fixed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
         self.report.changed = fixed.changed;
         self.options.verdict.say("fixed");
+        // Before the check, which finds what they have broken.
+        self.run_hook("recover.post", &self.config.recover.post).with_context(|| {
+            format!(
+                "running what must be done in the recovered system, which is mounted at {} (rr finalizeonly goes on from there)",
+                root.display()
+            )
+        })?;
         ui.step("Checking that it boots", || self.check(&tree, fixed.checks))?;
         self.options.verdict.say("checked");
         let kept = self.leave(plan)?;

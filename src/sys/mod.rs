@@ -9,6 +9,7 @@
 //! * [`tools`] the table of the programs that rr uses, and the packages they come in
 //! * [`direct`] big files past the page cache
 //! * [`fs`] files: attributes, flags, holes
+//! * [`hook`] commands that the admin named
 //! * [`inside`] paths in the tree of another system
 //! * [`ioctl`] what block devices are asked
 //! * [`kexec`] loading another kernel
@@ -23,9 +24,10 @@
 
 pub mod at_end;
 pub mod blkid;
-pub mod direct;
 mod child;
+pub mod direct;
 pub mod fs;
+pub mod hook;
 pub mod inside;
 pub mod ioctl;
 pub mod kexec;

@@ -230,22 +230,23 @@ fn options(dir: &Path) -> Options {
 
 /// Without the passphrase nothing is touched; with it all comes back, and it is told to nobody.
 fn encrypted(dir: &Path) -> Result<()> {
-    let outcome = recover::recover(&Config::default(), None, &options(dir), &Ui::detect(false));
-    let Err(Failure { touched, error, .. }) = outcome else {
-        bail!("it went on without a passphrase")
-    };
-    ensure!(!touched, "a disk was touched: {error:#}");
-    ensure!(format!("{error:#}").contains("luks_passphrase_file"), "{error:#}");
+    let text = failure(&Config::default(), &options(dir), false)?;
+    ensure!(text.contains("luks_passphrase_file"), "{text}");
+    let file = Path::new("/tmp/passphrase");
+    let mut config = Config::default();
+    config.recover.luks_passphrase_file = Some(file.to_owned());
+    config.recover.pre = vec!["echo no key >&2; exit 3".to_owned()];
+    let text = failure(&config, &options(dir), false)?;
+    ensure!(text.contains("recover.pre (1 of 1) failed (exit status: 3)\nno key"), "{text}");
     for disk in ["/dev/ubdb", "/dev/ubdc"] {
         ensure!(fs::read(disk)?.iter().all(|byte| *byte == 0), "{disk} was written to");
     }
-    let file = Path::new("/tmp/passphrase");
-    fs::write(file, format!("{PASSPHRASE}\n"))?;
-    let mut config = Config::default();
-    config.recover.luks_passphrase_file = Some(file.to_owned());
+    config.recover.pre = vec![format!("echo '{PASSPHRASE}' >{}", file.display())];
+    config.recover.post = vec!["echo $RR_NODE $RR_GENERATION >$RR_ROOT/var/log/post".to_owned()];
     twice(dir, &config)?;
     script(
         "mount /dev/vg0/root /node
+         grep '^node001 20.*Z$' /node/var/log/post
          cryptsetup open --test-passphrase --key-file /node/etc/keys/crypt.key /dev/md1
          umount /node",
     )?;
@@ -258,7 +259,26 @@ fn encrypted(dir: &Path) -> Result<()> {
     header_is_there(dir)?;
     let told = Cmd::new("grep").args(["-rl", PASSPHRASE]).arg(dir.join("backups")).output()?.text();
     ensure!(told.is_empty(), "the passphrase is in {told}");
+    // What is restored and boots is no success while something that was asked for is not done.
+    config.recover.post = vec!["exit 4".to_owned()];
+    let mounted = Options { phase: Phase::Mount, ..options(dir) };
+    recover::recover(&config, None, &mounted, &Ui::detect(false)).map_err(|f| f.error)?;
+    let last = Options { phase: Phase::Finalize, ..options(dir) };
+    let text = failure(&config, &last, true)?;
+    ensure!(text.contains("recover.post (1 of 1) failed (exit status: 4)"), "{text}");
     Ok(())
+}
+
+/// What is said of a recovery that must fail.
+fn failure(config: &Config, options: &Options, touches: bool) -> Result<String> {
+    match recover::recover(config, None, options, &Ui::detect(false)) {
+        Ok(other) => bail!("it went on: {other:?}"),
+        Err(Failure { touched, error, .. }) => {
+            let text = format!("{error:#}");
+            ensure!(touched == touches, "touched {touched}: {text}");
+            Ok(text)
+        }
+    }
 }
 
 /// The copy of the header opens to its key alone, and the report names it.
