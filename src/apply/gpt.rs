@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail};
 use flate2::Crc;
 use uuid::Uuid;
 
-use super::mbr::{put, raw_entry};
-use super::table::Pieces;
+use super::mbr::{Pieces, put, raw_entry};
 use crate::layout::{Partition, Table};
 use crate::plan::hybrid;
 use crate::plan::step::WriteTable;

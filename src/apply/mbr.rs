@@ -5,10 +5,12 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::table::Pieces;
 use crate::layout::{Partition, PartitionKind, Table};
 use crate::plan::step::WriteTable;
 use crate::plan::validate::mbr_type;
+
+/// Bytes and where they go.
+pub type Pieces = Vec<(u64, Vec<u8>)>;
 
 const ENTRIES_AT: usize = 446;
 /// The link from one EBR to the next has this type.

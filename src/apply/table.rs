@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::gpt;
+use super::mbr::{self, Pieces};
 use super::release::sys_block;
-use super::{gpt, mbr};
 use crate::layout::{PartitionKind, Table};
 use crate::plan::step::WriteTable;
 use crate::sys::{ioctl, udev};
-
-/// Bytes and where they go.
-pub type Pieces = Vec<(u64, Vec<u8>)>;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -11,10 +11,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use anyhow::{Result, bail};
 
 use super::dirs::join;
-use super::lister::Lister;
-use super::select::Way;
+use super::lister::{Lister, Seen, Task};
 use super::table::path_order;
-use crate::sys::fs::Stat;
 
 /// How many files are known before the walk comes to them.
 const SEEN: usize = 8192;
@@ -48,25 +46,6 @@ impl PartialOrd for Key {
     fn partial_cmp(&self, other: &Key) -> Option<Ordering> {
         Some(self.cmp(other))
     }
-}
-
-/// A directory to be read.
-#[derive(Debug)]
-pub struct Task {
-    pub path: Vec<u8>,
-    pub way: Way,
-    pub dev: (u32, u32),
-    /// Those that are left, where the names are known already.
-    pub names: Option<Vec<Vec<u8>>>,
-}
-
-/// A file in a directory.
-#[derive(Debug)]
-pub struct Seen {
-    pub name: Vec<u8>,
-    pub stat: Stat,
-    /// A directory that the walk goes into.
-    pub enter: Option<Way>,
 }
 
 /// What was read: files in order, and where there are more of the same directory.

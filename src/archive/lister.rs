@@ -7,7 +7,6 @@ use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::ahead::{Seen, Task};
 use super::dirs::{Dirs, join};
 use super::entry::{PATH_LIMIT_BYTES, shown};
 use super::select::{Select, Way};
@@ -16,6 +15,25 @@ use crate::sys::fs::Stat;
 
 const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
 const CACHE_SIGNATURE: [u8; 43] = *b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// A directory to be read.
+#[derive(Debug)]
+pub struct Task {
+    pub path: Vec<u8>,
+    pub way: Way,
+    pub dev: (u32, u32),
+    /// Those that are left, where the names are known already.
+    pub names: Option<Vec<Vec<u8>>>,
+}
+
+/// A file in a directory.
+#[derive(Debug)]
+pub struct Seen {
+    pub name: Vec<u8>,
+    pub stat: Stat,
+    /// A directory that the walk goes into.
+    pub enter: Option<Way>,
+}
 
 /// One for each thread.
 #[derive(Debug)]

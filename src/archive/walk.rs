@@ -10,9 +10,9 @@
 
 use anyhow::{Context, Result};
 
-use super::ahead::{Ahead, Key, Listing, Seen, Task};
+use super::ahead::{Ahead, Key, Listing};
 use super::dirs::Dirs;
-use super::lister::Lister;
+use super::lister::{Lister, Seen, Task};
 use super::select::{Select, Way};
 use super::warnings::Warnings;
 use crate::sys::fs::Stat;

@@ -6,29 +6,14 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use super::devices::Devices;
 use super::fixup::efi::Esp;
 use super::fixup::{Tree, crypttab, efi, fstab, initramfs};
+use super::report::Check;
 use crate::layout::Boot;
 use crate::probe::boot::{has_boot_code, has_grub};
 use crate::probe::kernels::kernels;
 use crate::sys::inside;
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    pub what: String,
-    /// Why it does not hold; none where it does.
-    pub problem: Option<String>,
-}
-
-impl Check {
-    pub fn new(what: impl Into<String>, problem: Option<String>) -> Check {
-        Check { what: what.into(), problem }
-    }
-}
 
 /// Kernel, initramfs and root device of what boots by default.
 pub fn check_kernel(root: &Path, devices: &Devices) -> Vec<Check> {

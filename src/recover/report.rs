@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::check::Check;
 use crate::plan::IdentityChange;
 use crate::store::Store;
 
@@ -116,6 +115,20 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
             file.sync_all()
         })
         .with_context(|| format!("writing {}", path.display()))
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub what: String,
+    /// Why it does not hold; none where it does.
+    pub problem: Option<String>,
+}
+
+impl Check {
+    pub fn new(what: impl Into<String>, problem: Option<String>) -> Check {
+        Check { what: what.into(), problem }
+    }
 }
 
 #[cfg(test)]

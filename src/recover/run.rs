@@ -6,11 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::check::Check;
 use super::devices::Devices;
 use super::fetch::{self, Backup};
 use super::fixup::{self, Tree};
-use super::report::{self, DiskTaken, Report};
+use super::report::{self, Check, DiskTaken, Report};
 use super::sysfs::{Sysfs, kernel_name};
 use super::target::Target;
 use super::trees::Trees;

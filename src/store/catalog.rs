@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::lock::LockGuard;
 pub use super::manifest::{
-    ArchiveStats, FileRecord, LUKS_HEADER, MANIFEST_VERSION, Manifest, Subject, UNREAD,
+    ArchiveStats, FileRecord, LUKS_HEADER, MANIFEST_VERSION, Manifest, Subject, UNREAD, object,
 };
 pub(crate) use super::manifest::{parse, render, sealed};
 use super::{Store, StoreError};
@@ -26,11 +26,6 @@ pub const MENDED_BY: &str = "hint: rr list shows other generations, rr verify re
 
 /// The name of a generation.
 const NAME: &str = "%Y%m%dT%H%M%SZ";
-
-/// The object `file` of a generation.
-pub fn object(generation: &str, file: &str) -> String {
-    format!("generations/{generation}/{file}")
-}
 
 /// A name for a generation that starts now.
 pub fn new_generation(store: &dyn Store) -> Result<String> {

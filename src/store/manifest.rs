@@ -6,8 +6,6 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::catalog::object;
-
 /// The file of a generation that says what could not be read; there is none where all could be.
 pub const UNREAD: &str = "unread.txt";
 
@@ -192,6 +190,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest> {
         );
     }
     serde_json::from_str(&json).context("parsing it")
+}
+
+/// The object `file` of a generation.
+pub fn object(generation: &str, file: &str) -> String {
+    format!("generations/{generation}/{file}")
 }
 
 #[cfg(test)]

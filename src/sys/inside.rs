@@ -48,7 +48,7 @@ pub fn read(root: &Path, path: impl AsRef<Path>) -> Option<String> {
 /// Where a program is in the tree, as a path that is true in a chroot.
 pub fn program(root: &Path, names: &[&str]) -> Option<PathBuf> {
     names.iter().find_map(|name| {
-        crate::sys::run::PATH
+        crate::sys::tools::PATH
             .split(':')
             .map(|dir| Path::new(dir).join(name))
             .find(|path| find(root, path).is_some_and(|file| file.is_file()))

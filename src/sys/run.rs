@@ -16,10 +16,7 @@ use nix::sys::signal::SigSet;
 
 use super::child::{LINGER, Reader, block_nothing, own_terminal, wait};
 use super::secret::Secret;
-use super::tools;
-
-/// Where programs are looked for; the caller's `PATH` is not trusted.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::tools::{self, PATH};
 
 /// Variables that change what the loader and the shell do, and how the names of others begin. With
 /// SHELLOPTS a shell may tell all that it is given, secrets too.

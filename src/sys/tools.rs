@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::run::PATH;
+/// Where programs are looked for; the caller's `PATH` is not trusted.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An external program.
 #[derive(Debug, Clone, Copy)]

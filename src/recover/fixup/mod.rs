@@ -28,9 +28,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 use efi::Esp;
 
-use super::check::Check;
 use super::chroot::Chroot;
 use super::devices::Devices;
+use super::report::Check;
 use super::sysfs::Sysfs;
 use crate::layout::{Disk, Firmware, Id, Layout, Mount};
 use crate::plan::{Plan, leave};

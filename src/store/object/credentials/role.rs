@@ -9,8 +9,9 @@ use ureq::typestate::WithoutBody;
 use ureq::{Agent, RequestBuilder};
 
 use super::{Keys, Origin, PAUSE, TRIES, asking, profile, variable};
-use crate::sys::run::{Cmd, PATH};
+use crate::sys::run::Cmd;
 use crate::sys::secret::Secret;
+use crate::sys::tools::PATH;
 
 /// Nobody is there on most networks.
 const ROLE_ANSWER: Duration = Duration::from_secs(2);
