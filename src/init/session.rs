@@ -269,14 +269,16 @@ impl Rescue {
 
     /// A shell, with the failure as the last thing above its prompt.
     fn shell_after_failure(&self, code: i32) {
-        let disks = match code {
-            1 | 2 => "Nothing on the disks was changed.",
-            3 => {
-                "Disks were changed: mend what is said above and run rr recover again before you boot from them."
-            }
-            _ => "It ended unexpectedly: disks may have been changed.",
+        let (end, disks) = match code {
+            // What the admin answered no to has not failed.
+            1 | 2 => ("did not begin", "Nothing on the disks was changed."),
+            3 => (
+                "FAILED",
+                "Disks were changed: mend what is said above and run rr recover again before you boot from them.",
+            ),
+            _ => ("FAILED", "It ended unexpectedly: disks may have been changed."),
         };
-        let error = anyhow::anyhow!("the recovery FAILED (exit code {code}). {disks}");
+        let error = anyhow::anyhow!("the recovery {end} (exit code {code}). {disks}");
         println!("\n{}\n", self.motd());
         self.ui.error(&error);
         self.verdict.failed(&error);

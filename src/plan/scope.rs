@@ -30,13 +30,19 @@ pub fn narrow(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         recorded.disk.iter().filter(|d| is_used(recorded, d)).map(|d| d.id.clone()).collect();
     for disk in recorded.disk.iter().filter(|d| !d.unused && !used.contains(&d.id)) {
         let on_it = |m: &&Mount| recorded.disks_below(&m.fs).contains(&disk.id);
-        let mounts = recorded.mount.iter().filter(on_it).map(|m| m.path.to_string());
-        notes.push(format!(
-            "{} is left alone: the files of {} on it are not in the backup. Where that disk is gone, \
-             they do NOT come back, nor do their filesystems.",
-            disk.name,
-            mounts.collect::<Vec<_>>().join(", ")
-        ));
+        let (target, data): (Vec<_>, Vec<_>) =
+            recorded.mount.iter().filter(on_it).partition(|mount| mount.target);
+        let data: Vec<_> = data.into_iter().map(|mount| mount.path.to_string()).collect();
+        notes.push(if data.is_empty() && !target.is_empty() {
+            format!("{} holds backups only and is left alone.", disk.name)
+        } else {
+            format!(
+                "{} is left alone: the files of {} on it are not in the backup. Where that disk is \
+                 gone, they do NOT come back, nor do their filesystems.",
+                disk.name,
+                data.join(", ")
+            )
+        });
     }
     if used.is_empty() {
         problems.push(Problem::of_layout(

@@ -306,6 +306,14 @@ fn a_place_that_is_not_here_is_told_with_those_that_are() {
 }
 
 #[test]
+fn a_disk_of_backups_is_not_told_as_a_loss() {
+    let recorded = raid_node();
+    let text = plan(&recorded, &recorded, &auto()).unwrap().render_text();
+    assert!(text.contains("sdc holds backups only and is left alone."), "{text}");
+    assert!(!text.contains("do NOT come back"), "{text}");
+}
+
+#[test]
 fn a_machine_without_a_root_is_refused() {
     let mut recorded = raid_node();
     recorded.mount.retain(|m| m.path.as_path() != std::path::Path::new("/"));
