@@ -90,6 +90,21 @@ fn extract(target: &Path, generation: &str, tree: &Path) -> Vec<u8> {
 }
 
 #[test]
+fn what_lies_in_the_directory_of_the_target_is_not_lost_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let error = format!("{:#}", run(dir.path(), &include(&tree)).unwrap_err());
+    assert!(
+        error.contains(&format!("{} can't be included: the target is", tree.display())),
+        "{error}"
+    );
+    // Nothing else is said of it.
+    let error = format!("{:#}", run(dir.path(), &include(Path::new("/none"))).unwrap_err());
+    assert_eq!(error, "/none can't be included: No such file or directory (os error 2)");
+}
+
+#[test]
 fn a_tree_is_backed_up_and_comes_back() {
     let (target, tree) = small_tree(3);
     let first = run(target.path(), &include(tree.path())).unwrap();
@@ -211,7 +226,7 @@ fn a_tree_behind_a_link_is_found_and_a_link_is_refused() {
         assert_eq!(report.trees, [tree.join("real").to_str().unwrap()]);
     }
     let error = format!("{:#}", run(target.path(), &include(&tree.join("link"))).unwrap_err());
-    assert!(error.contains("is a symbolic link\n  hint: --include"), "{error}");
+    assert!(error.contains("is a symbolic link\nhint: --include"), "{error}");
 }
 
 /// A fifo that is opened waits for who writes to it, for ever and with the lock.

@@ -190,7 +190,7 @@ pub fn excludes_for(include: &[PathBuf], exclude: &[String]) -> Vec<String> {
 }
 
 /// Directories without whose content a machine does not start, or not as what it was.
-const ESSENTIAL: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/etc", "/usr", "/var"];
+pub const ESSENTIAL: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/etc", "/usr", "/var"];
 
 /// The patterns, ready to be matched. One that can't be read is told when files are selected.
 fn matchers(exclude: &[String]) -> Vec<(&String, GlobMatcher)> {

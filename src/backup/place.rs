@@ -14,6 +14,7 @@ use nix::sys::stat::{major, minor};
 use crate::layout::{BytesPath, Disk, Id, Layout, Unprotected};
 use crate::probe::mounts::MountInfo;
 use crate::rescue::TargetDevice;
+use crate::rescue::pxe::tree::AT_TARGET;
 use crate::store::usb;
 
 /// A target directory on this machine.
@@ -189,7 +190,30 @@ impl Place {
         let pattern = |dir: &PathBuf| {
             Some(format!("{}/*", globset::escape(dir.to_str()?).trim_end_matches('/')))
         };
-        [&self.dir].into_iter().chain(&self.also).filter_map(pattern).collect()
+        self.dirs().filter_map(pattern).collect()
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.dir).chain(&self.also)
+    }
+
+    /// Whether [`Place::exclude`] leaves nothing of what is at `path`.
+    pub fn holds(&self, path: &Path) -> bool {
+        self.dirs().any(|dir| path.starts_with(dir))
+    }
+
+    /// Some of what is in the directory and is no backup: it is left out all the same.
+    pub fn others(&self, node: &str) -> Vec<String> {
+        const NAMED: usize = 5;
+        let is_ours = |name: &str| {
+            let dir = self.dir.join(name);
+            [node, AT_TARGET, "lost+found"].contains(&name)
+                || ["generations", "machine.json"].iter().any(|file| dir.join(file).exists())
+        };
+        let found = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = found.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let others: BTreeSet<String> = names.filter(|name| !is_ours(name)).collect();
+        others.into_iter().take(NAMED).collect()
     }
 }
 
@@ -268,6 +292,18 @@ mod tests {
     fn the_backup_is_kept_out_of_itself() {
         let place = find(Path::new("/back[1]up"), &mounts(), None).unwrap();
         assert_eq!(place.exclude(), ["/back[[]1[]]up/*"]);
+    }
+
+    #[test]
+    fn what_is_no_backup_is_known_in_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for made in ["node001", "node002/generations", "pxe", "www", "mail"] {
+            std::fs::create_dir_all(dir.path().join(made)).unwrap();
+        }
+        let place = find(dir.path(), &mounts(), None).unwrap();
+        assert_eq!(place.others("node001"), ["mail", "www"]);
+        assert!(place.holds(&dir.path().join("www/a")) && place.holds(dir.path()));
+        assert!(!place.holds(dir.path().parent().unwrap()));
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     } else {
         coverage::of_trees(&include, &mounts)
     };
+    job.check_place(&include, &mut fatal);
     let mut unwanted = options.exclude.clone();
     unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
     let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
@@ -138,7 +139,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         fatal.push(format!("{error:#}"));
     }
     job.check_room(&mut fatal, ui)?;
-    if options.archive && job.coverage.trees.is_empty() {
+    if options.archive && options.include.is_empty() && job.coverage.trees.is_empty() {
         fatal.push("there is no local filesystem to archive".to_owned());
     }
     if options.rescue && !options.archive {
@@ -352,6 +353,34 @@ impl Job<'_> {
             place.mark(layout);
         }
         self.place = Some(place);
+    }
+
+    /// Nothing in the directory of the target is archived, whatever it is.
+    fn check_place(&mut self, include: &[PathBuf], fatal: &mut Vec<String>) {
+        let Some(place) = &self.place else { return };
+        let dir = place.dir.display();
+        for tree in include.iter().filter(|tree| place.holds(tree)) {
+            fatal.push(format!(
+                "{} can't be included: the target is {dir}, and what is in there is left out\nhint: another target, a directory for backups alone",
+                tree.display()
+            ));
+        }
+        let is_shared = matches!(place.kind, PlaceKind::Shared { .. });
+        if !is_shared || !include.is_empty() || !self.options.archive {
+            return;
+        }
+        let why = format!("the target is {dir}, and what is in there is left out");
+        if let Some(lost) = coverage::ESSENTIAL.iter().find(|dir| place.holds(dir.as_ref())) {
+            self.problems.push(format!(
+                "{lost} is not in the backup: {why}; a machine that is recovered without it does not start\nhint: another target, a directory for backups alone"
+            ));
+        }
+        let others = place.others(&self.node);
+        if !others.is_empty() {
+            let what = BytesPath(place.dir.clone()).to_string();
+            let why = format!("{why}, also what is no backup: {}", others.join(", "));
+            self.coverage.unprotected.push(Unprotected { what, why });
+        }
     }
 
     /// The dry run of a recovery onto these very disks, and what the image needs.

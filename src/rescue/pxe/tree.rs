@@ -17,7 +17,7 @@ const MARK: &str = "rr-pxe.toml";
 const MARK_TEXT: &str = "# The boot menus and rescue systems of rr. All files here are made by it.\n\
     version = 1\n";
 /// Below the target, where no tree is configured.
-const AT_TARGET: &str = "pxe";
+pub const AT_TARGET: &str = "pxe";
 /// Servers run as users of their own.
 const FILE_MODE: u32 = 0o644;
 const DIR_MODE: u32 = 0o755;
