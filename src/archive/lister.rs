@@ -54,7 +54,8 @@ impl<'a> Lister<'a> {
 
     /// What is selected of the first `most` names of a directory, and the names that are left.
     pub fn list(&mut self, task: &mut Task, most: usize) -> (Vec<Seen>, Vec<Vec<u8>>) {
-        let names = task.names.take().map_or_else(|| self.names(&task.path), Ok);
+        let known = task.names.take();
+        let names = known.map_or_else(|| self.names(&task.path, &mut task.way), Ok);
         let mut names = match names {
             Ok(names) => names,
             Err(error) => {
@@ -79,9 +80,6 @@ impl<'a> Lister<'a> {
             self.warnings.add(format!("{} is not archived: its path is too long", shown(&path)));
             return None;
         }
-        if task.way == Way::Towards && !select.is_tree(&path) && !select.leads_to_tree(&path) {
-            return None;
-        }
         let stat = match self.dirs.stat(&path) {
             Ok(stat) => stat,
             Err(error) => {
@@ -91,18 +89,23 @@ impl<'a> Lister<'a> {
                 return None;
             }
         };
-        if select.leaves_nodump && stat.nodump && !select.is_tree(&path) {
-            log::info!("{} has the nodump flag: not archived", shown(&path));
-            return None;
-        }
         let is_dir = stat.mode & libc::S_IFMT == libc::S_IFDIR;
+        let mut parent = task.way;
+        if select.leaves_nodump && stat.nodump && !select.is_tree(&path) {
+            if !(is_dir && select.leads_to_tree(&path)) {
+                log::info!("{} has the nodump flag: not archived", shown(&path));
+                return None;
+            }
+            parent = Way::Towards;
+        }
         let is_mount = is_dir && self.dirs.is_mount(&path, &stat, task.dev);
-        let way = select.way(&path, task.way, is_mount);
+        let way = select.way(&path, parent, is_mount);
         Some(Seen { name, stat, enter: (is_dir && way != Way::Out).then_some(way) })
     }
 
-    /// The names in a directory, sorted by their bytes; of a cache only its tag, if so selected.
-    pub fn names(&mut self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    /// The names in a directory that may be selected, sorted by their bytes. One that is a cache is
+    /// only on the way to trees, if so selected, and has its tag.
+    pub fn names(&mut self, path: &[u8], way: &mut Way) -> io::Result<Vec<Vec<u8>>> {
         let parent = self.dirs.get(path)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = openat(parent, c".", flags | OFlag::O_NOATIME, Mode::empty())
@@ -116,9 +119,19 @@ impl<'a> Lister<'a> {
             }
         }
         names.sort_unstable();
-        if self.select.leaves_caches && !path.is_empty() && self.is_cache(path, &names) {
+        let select = self.select;
+        let is_left = select.leaves_caches && *way == Way::In && !select.is_tree(path);
+        let is_cache = is_left && self.is_cache(path, &names);
+        if is_cache {
             log::info!("{} is a cache: what is in it is not archived", shown(path));
-            names = vec![CACHE_TAG.to_vec()];
+            *way = Way::Towards;
+        }
+        if *way == Way::Towards {
+            names.retain(|name| {
+                let path = join(path, name);
+                let is_tag = is_cache && name == CACHE_TAG;
+                is_tag || select.is_tree(&path) || select.leads_to_tree(&path)
+            });
         }
         Ok(names)
     }

@@ -20,9 +20,9 @@ pub struct Select {
     /// Relative to the root, as in [`super::entry::Entry::path`].
     trees: Vec<Vec<u8>>,
     exclude: GlobSet,
-    /// Leave out what has the `nodump` inode flag, and all below it.
+    /// Leave out what has the `nodump` inode flag, and all below it but for trees.
     pub leaves_nodump: bool,
-    /// Leave out what is in a directory with a CACHEDIR.TAG, but for the tag.
+    /// Leave out what is in a directory with a CACHEDIR.TAG, but for the tag and trees.
     pub leaves_caches: bool,
 }
 

@@ -52,8 +52,8 @@ pub fn walk(
 ) -> Result<()> {
     let mut lister = Lister::new(dirs(), select, warnings);
     let stat = lister.stat(b"").context("reading the root")?;
-    let names = lister.names(b"").context("reading the root")?;
-    let way = if select.is_tree(b"") { Way::In } else { Way::Towards };
+    let mut way = if select.is_tree(b"") { Way::In } else { Way::Towards };
+    let names = lister.names(b"", &mut way).context("reading the root")?;
     if !each(Found { path: Vec::new(), stat }) {
         return Ok(());
     }

@@ -410,6 +410,30 @@ fn caches_and_what_needs_no_dump_are_left_out_on_request() {
         "/not-a-cache/file",
     ];
     assert_eq!(listed(&options), expected);
+    // A tree below is there all the same, without what is beside it.
+    let trees = ["/cache/sub/in", "/no-dump/sub/in"].map(PathBuf::from);
+    let script = "mkdir -p cache/sub/in no-dump/sub/in; echo 1 | tee cache/sub/in/f no-dump/sub/in/f; chattr -R -d no-dump/sub";
+    Cmd::new("sh").args(["-ec", script]).dir(source.path()).run().unwrap();
+    let below =
+        |top: &str| ["", "/sub", "/sub/in", "/sub/in/f"].map(|path| format!("/{top}{path}"));
+    let expected: Vec<String> =
+        [vec!["/".to_owned()], below("cache").into(), below("no-dump").into()].concat();
+    let again = |hour: &str, trees: Vec<PathBuf>| CreateOptions {
+        generation: format!("20261121T{hour}3500Z"),
+        trees,
+        ..options.clone()
+    };
+    let named = again("03", trees.to_vec());
+    assert_eq!(listed(&named), expected);
+    let whole = again("04", [vec!["/".into()], trees.to_vec()].concat());
+    let found: Vec<String> =
+        listed(&whole).into_iter().filter(|path| !path.contains("a-cache")).collect();
+    assert_eq!(
+        found,
+        [&expected[..2], &["/cache/CACHEDIR.TAG".to_owned()], &expected[2..]].concat()
+    );
+    // Who names a cache wants it.
+    assert_eq!(listed(&again("05", vec!["/cache".into()])).len(), 7);
 }
 
 #[test]
