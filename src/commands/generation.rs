@@ -132,7 +132,7 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
     let pruned = if args.dry_run {
         retain::forecast(&*session.store(Access::Read)?, &keep, session.ui)?
     } else {
-        let store: Arc<dyn Store> = session.store(Access::Write)?.into();
+        let store: Arc<dyn Store> = session.store(Access::Change)?.into();
         let guard = lock::lock(&store, session.ui)?;
         let pruned = match args.drop.as_slice() {
             [] => retain::prune(&guard, &keep, session.ui)?,

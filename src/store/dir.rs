@@ -75,8 +75,7 @@ pub struct DirStore {
 }
 
 impl DirStore {
-    /// Opens the tree of `node` in the directory `base`, which `url` names. For writing, the tree
-    /// is made where it is missing, and it is tried out whether a file can be written.
+    /// Opens the tree of `node` in the directory `base`, which `url` names, as [`super::open`] does.
     pub fn open(base: &OwnedFd, url: &str, node: &str, access: Access) -> Result<Self, StoreError> {
         let label = format!("{url}/{node}");
         let fail = |doing: &str, errno| failure(&label, doing, node, errno);
@@ -106,7 +105,7 @@ impl DirStore {
         let device = fstat(&node_dir).map_err(|e| fail("looking at", e))?.st_dev;
         let store =
             DirStore { node_dir, device, label, tag: Tag::own(), writing: Mutex::default() };
-        if access == Access::Write {
+        if access != Access::Read {
             store.write_part(&store.node_dir, "try", &mut |file| file.write_all(b"rr\n"))?;
         }
         Ok(store)

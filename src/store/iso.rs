@@ -161,7 +161,7 @@ pub fn open(iso: &Iso, access: Access) -> Result<OwnedFd> {
             }
             super::open_dir(dir)
         }
-        (Source::Image(path) | Source::Device(path), _) if access == Access::Write => {
+        (Source::Image(path) | Source::Device(path), _) if access != Access::Read => {
             Err(denied(&path.display().to_string()).into())
         }
         (Source::Image(path) | Source::Device(path), args) => {

@@ -51,6 +51,8 @@ pub(crate) use testing::test_store;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
+    /// For writing, where the node has a tree: a name that is mistyped makes none.
+    Change,
     Write,
 }
 
@@ -155,8 +157,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 /// How many nodes are named where one is not there.
 const NAMED: usize = 10;
 
-/// Opens the tree of `node` at the target. For writing it is made where it is missing, and a file
-/// is written to see that one can be.
+/// Opens the tree of `node` at the target. To [`Access::Write`] it is made where it is missing, and to
+/// change anything a file is written to see that one can be.
 ///
 /// # Errors
 /// A tree that is not there fails with a [`StoreError::NotFound`] in the chain.

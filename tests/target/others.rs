@@ -117,6 +117,20 @@ fn a_reader_of_what_is_deleted_is_told_so() {
 }
 
 #[test]
+fn a_node_that_is_not_there_is_not_made_by_a_prune() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target");
+    Node::new(dir.path(), &target, "node001", "").backed_up();
+    let node = Node::new(dir.path(), &target, "node100", "");
+    for args in [&["prune"][..], &["prune", "--drop", "20261121T013500Z"]] {
+        let output = node.rr(args).output().unwrap();
+        assert_eq!(output.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("there is no backup of node100"), "{}", said(&output));
+    }
+    assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1);
+}
+
+#[test]
 fn nodes_that_publish_at_once_do_not_harm_each_other() {
     const NODES: usize = 254;
     let dir = tempfile::tempdir().unwrap();

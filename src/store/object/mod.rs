@@ -188,7 +188,7 @@ impl ObjectStore {
     }
 
     fn find_out(&mut self, access: Access) -> Result<()> {
-        let write = access == Access::Write;
+        let write = access != Access::Read;
         let lists = match &self.server {
             Server::S3(_) => true,
             Server::Http(dav, _) => {
