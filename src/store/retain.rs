@@ -42,7 +42,7 @@ pub struct Pruned {
 
 /// Deletes the generations that `keep` does not keep, and what no generation needs.
 pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
-    let survey = Survey::of(guard.store(), ui)?;
+    let survey = Survey::of(guard.store(), &[], ui)?;
     let (pruned, left) = survey.judge(keep);
     delete(guard, pruned, &left)
 }
@@ -52,10 +52,10 @@ pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// # Errors
 /// One is not there, or is the last whole one of the machine, or of all; nothing is deleted then.
 pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<Pruned> {
-    let mut survey = Survey::of(guard.store(), ui)?;
     let mut generations = names.to_vec();
     generations.sort();
     generations.dedup();
+    let mut survey = Survey::of(guard.store(), &generations, ui)?;
     generations.iter().try_for_each(|name| survey.take_out(name))?;
     let pruned = Pruned { generations, ..Pruned::default() };
     delete(guard, pruned, &survey.all())
@@ -64,7 +64,7 @@ pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<
 /// Says what [`prune`] would do. Needs no lock: a backup that runs at the same time makes it
 /// imprecise, and harms nothing.
 pub fn forecast(store: &dyn Store, keep: &Keep, ui: &Ui) -> Result<Pruned> {
-    let survey = Survey::of(store, ui)?;
+    let survey = Survey::of(store, &[], ui)?;
     let (mut pruned, left) = survey.judge(keep);
     for object in left.doomed(store)? {
         pruned.count(&object);
@@ -76,7 +76,7 @@ pub fn forecast(store: &dyn Store, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// of its own may be stored yet.
 pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     let mut pruned = Pruned { objects: guard.store().sweep()?, ..Pruned::default() };
-    let survey = Survey::of(guard.store(), ui)?;
+    let survey = Survey::of(guard.store(), &[], ui)?;
     collect(guard, &survey.all().doomed(guard.store())?, &mut pruned)?;
     if pruned.objects > 0 {
         ui.info(format!(
@@ -116,7 +116,8 @@ struct Left<'a> {
 }
 
 impl Survey {
-    fn of(store: &dyn Store, ui: &Ui) -> Result<Survey> {
+    /// Tells what is wrong with generations, but for those that are about to go.
+    fn of(store: &dyn Store, going: &[String], ui: &Ui) -> Result<Survey> {
         let mut survey = Survey::default();
         let generations = catalog::generations(store)?;
         // What generations lack, and which ones: they share packs.
@@ -131,14 +132,18 @@ impl Survey {
                 Ok(manifest) => match catalog::lacks(&manifest, &there).first() {
                     None => survey.whole.push(manifest),
                     Some(why) => {
-                        lacking.entry(why.clone()).or_default().push(generation);
+                        if !going.contains(&generation) {
+                            lacking.entry(why.clone()).or_default().push(generation);
+                        }
                         survey.torn.push(manifest);
                     }
                 },
                 Err(error) => {
-                    ui.warn_once(format!(
-                        "the generation {generation} can't be read, so no packs are deleted (rr prune --drop {generation} gives it up): {error:#}"
-                    ));
+                    if !going.contains(&generation) {
+                        ui.warn_once(format!(
+                            "the generation {generation} can't be read, so no packs are deleted (rr prune --drop {generation} gives it up): {error:#}"
+                        ));
+                    }
                     survey.strange.push(generation);
                 }
             }
@@ -397,7 +402,11 @@ mod tests {
         assert!(drop(&["20261101T000000Z", "20291101T000000Z"]).unwrap_err().contains("no gen"));
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS, "all or none");
         assert!(drop(&DAYS[..3]).unwrap_err().contains("last whole backup"));
-        drop(&[DAYS[3], DAYS[0], DAYS[3]]).unwrap();
+        // Of the one that goes, nothing is said that is no longer true then.
+        let quiet = Ui::new(Style::Plain);
+        let both = [DAYS[3], DAYS[0], DAYS[3]].map(str::to_owned);
+        drop_generations(&guard, &both, &quiet).unwrap();
+        assert_eq!(quiet.warnings(), [""; 0]);
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS[1..3]);
         let packs = names(&store, "packs/");
         assert_eq!(packs, [pack(DAYS[0], 1), pack(DAYS[1], 1), pack(DAYS[2], 1)]);
