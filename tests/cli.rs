@@ -281,6 +281,12 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
         let made = rr(&["--target", &url, "--node", node, "mkbackuponly", "--include", include]);
         assert_eq!(made.status.code(), Some(0), "{}", text(&made));
     }
+    // None of its backups was ever done.
+    let failing = dir.path().join("failing.toml");
+    std::fs::write(&failing, "[backup]\npre = [\"false\"]\n").unwrap();
+    let config = ["--config", failing.to_str().unwrap(), "--target", &url, "--node", "node003"];
+    let failed = rr(&[&config[..], &["mkbackuponly", "--include", include]].concat());
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
     std::fs::create_dir(target.join("lost+found")).unwrap();
     let all = rr(&["--target", &url, "list", "--all", "--older-than", "48h"]);
     let said = text(&all);
@@ -289,6 +295,8 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
     let lines: Vec<&str> = said.lines().filter(|line| line.contains("no layout")).collect();
     assert_eq!(lines.len(), 2, "{said}");
     assert!(lines[0].starts_with("node001 ") && lines[1].starts_with("node002 "), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("node003 ") && last.contains("no complete backup"), "{said}");
 
     // What is looked for and is not there.
     let of_node = ["--target", &url, "--node", "node001"];
@@ -314,7 +322,7 @@ fn a_whole_target_is_looked_at_and_a_wrong_node_is_told_the_right_ones() {
     assert_eq!(wrong.status.code(), Some(1));
     let said = text(&wrong);
     assert!(said.contains("there is no backup of node1: node1 is not in file://"), "{said}");
-    assert!(said.ends_with("there are 2 nodes: node001, node002\n"), "{said}");
+    assert!(said.ends_with("there are 3 nodes: node001, node002, node003\n"), "{said}");
 }
 
 #[test]

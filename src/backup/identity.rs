@@ -17,10 +17,10 @@ use uuid::Uuid;
 
 use crate::probe::node;
 use crate::store::lock::LockGuard;
+use crate::store::name::OWNER as NAME;
 use crate::store::{Store, StoreError};
 use crate::ui::Ui;
 
-const NAME: &str = "machine.json";
 const VERSION: u32 = 1;
 /// The machine id itself is not for others to know, see machine-id(5).
 const CONTEXT: &str = "rr 2026-11-22 identity of a machine";

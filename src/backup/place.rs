@@ -15,6 +15,7 @@ use crate::layout::{BytesPath, Disk, Id, Layout, Unprotected};
 use crate::probe::mounts::MountInfo;
 use crate::rescue::TargetDevice;
 use crate::rescue::pxe::tree::AT_TARGET;
+use crate::store::name::OWNER;
 use crate::store::usb;
 
 /// A target directory on this machine.
@@ -208,7 +209,7 @@ impl Place {
         let is_ours = |name: &str| {
             let dir = self.dir.join(name);
             [node, AT_TARGET, "lost+found"].contains(&name)
-                || ["generations", "machine.json"].iter().any(|file| dir.join(file).exists())
+                || ["generations", OWNER].iter().any(|file| dir.join(file).exists())
         };
         let found = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let names = found.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -21,7 +21,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, fsync, linkat, unlinkat};
 
-use super::name::{Tag, is_name, is_part_of_name};
+use super::name::{OWNER, Tag, is_name, is_part_of_name};
 use super::room::{self, MAKE_ROOM};
 use super::{Access, Object, PIECE_BYTES, Pieces, Store, StoreError};
 use crate::sys::direct::DirectWriter;
@@ -33,15 +33,15 @@ const DIR_FLAGS: OFlag =
 const DIR_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-/// The nodes that have a tree with generations in the directory `base`. One that may not be looked into
-/// is among them: who opens it is told why.
+/// The nodes that have a tree in the directory `base`, with generations or still without. One that may
+/// not be looked into is among them: who opens it is told why.
 pub fn trees(base: &OwnedFd) -> nix::Result<Vec<String>> {
     let dir = openat(base, ".", DIR_FLAGS, Mode::empty())?;
     let mut nodes = Vec::new();
     for entry in Dir::from_fd(dir)?.iter() {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else { continue };
-        if is_part_of_name(name) && has_generations(base, name) {
+        if is_part_of_name(name) && is_tree(base, name) {
             nodes.push(name.to_owned());
         }
     }
@@ -50,12 +50,16 @@ pub fn trees(base: &OwnedFd) -> nix::Result<Vec<String>> {
 }
 
 /// In two steps: one path with both names would be followed through a link to another node's tree.
-fn has_generations(base: &OwnedFd, node: &str) -> bool {
+fn is_tree(base: &OwnedFd, node: &str) -> bool {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let inside = openat(base, node, flags, Mode::empty())
-        .and_then(|dir| fstatat(&dir, "generations", AtFlags::AT_SYMLINK_NOFOLLOW));
-    match inside {
-        Ok(stat) => stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits(),
+    let kind = |name: &str| {
+        let dir = openat(base, node, flags, Mode::empty())?;
+        let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
+    };
+    match kind("generations") {
+        Ok(kind) => kind == SFlag::S_IFDIR,
+        Err(Errno::ENOENT) => kind(OWNER) == Ok(SFlag::S_IFREG),
         Err(errno) => errno == Errno::EACCES,
     }
 }

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use super::owner;
 
+/// Says whose the tree is. It is there before the first generation.
+pub const OWNER: &str = "machine.json";
 /// What ends the name of a file that is not an object yet.
 const PART: &str = ".part";
 /// Longest part of a name that every filesystem takes, less the tag of an unfinished file.

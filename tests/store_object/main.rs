@@ -180,11 +180,17 @@ fn a_whole_journey(toml: &str, lists: bool) {
     let list = rr_ok(&config, &["list"]);
     assert!(!list.contains(first) && list.contains(" just /"), "{list}");
     rr_ok(&config, &["verify"]);
+    let failing = dir.join("failing.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("node002", "node009") + "[backup]\npre = [\"false\"]\n";
+    std::fs::write(&failing, text).unwrap();
+    assert!(!rr(&failing, &["mkbackuponly", "--include", include]).success());
     let all = rr(&config, &["list", "--all"]);
     let (text, said) = (all.text(), String::from_utf8_lossy(&all.stderr).into_owned());
     if lists {
         // It is files only, and that is a problem of the node.
         assert!(text.contains("node002") && text.contains("no layout"), "{text}{said}");
+        assert!(text.contains("node009") && text.contains("no complete backup"), "{text}{said}");
     } else {
         assert!(said.contains("has no WebDAV") && said.contains("\nhint: "), "{said}");
     }

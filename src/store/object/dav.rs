@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::percent_decode_str;
 
-use super::super::name::is_part_of_name;
+use super::super::name::{OWNER, is_part_of_name};
 use super::client::{Call, Client, Content, Failed, Reply};
 use super::{Object, StoreError};
 use crate::config::Login;
@@ -199,7 +199,7 @@ impl Dav {
         )
     }
 
-    /// The directories below the tree that have generations in them, or may not be looked into.
+    /// The directories below the tree that are nodes' trees, or may not be looked into.
     pub fn nodes(
         &self,
         client: &Client,
@@ -213,7 +213,9 @@ impl Dav {
                 continue;
             }
             let has_some = match self.members(client, &node.leaf, refusal) {
-                Ok(inside) => inside.iter().any(|m| is_dir(m) && m.leaf == "generations"),
+                Ok(inside) => {
+                    inside.iter().any(|m| m.leaf == if is_dir(m) { "generations" } else { OWNER })
+                }
                 Err(StoreError::Denied { .. }) => true,
                 Err(error) => return Err(error),
             };

@@ -10,6 +10,7 @@ use rusty_s3::actions::{
 };
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 
+use super::super::name::OWNER;
 use super::client::{Call, Client, Failed, Reply};
 use super::credentials::{self, Provider};
 use super::{Object, StoreError};
@@ -147,7 +148,7 @@ impl S3 {
         Ok(found)
     }
 
-    /// The directories below the base that have generations in them, or may not be looked into.
+    /// The directories below the base that are nodes' trees, or may not be looked into.
     pub fn nodes(
         &self,
         client: &Client,
@@ -163,17 +164,20 @@ impl S3 {
         let mut nodes = Vec::new();
         for node in found {
             let mut has_some = false;
-            let prefix = format!("{node}/generations/");
-            let looked = self.pages(client, &prefix, None, refusal, &mut |page| {
-                has_some |= !page.contents.is_empty();
-                Ok(false)
-            });
-            match looked {
-                Err(StoreError::Denied { .. }) => has_some = true,
-                other => other?,
-            }
-            if has_some {
-                nodes.push(node);
+            for inside in ["generations/", OWNER] {
+                let prefix = format!("{node}/{inside}");
+                let looked = self.pages(client, &prefix, None, refusal, &mut |page| {
+                    has_some |= !page.contents.is_empty();
+                    Ok(false)
+                });
+                match looked {
+                    Err(StoreError::Denied { .. }) => has_some = true,
+                    other => other?,
+                }
+                if has_some {
+                    nodes.push(node);
+                    break;
+                }
             }
         }
         Ok(nodes)
