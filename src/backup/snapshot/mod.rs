@@ -67,8 +67,9 @@ impl Snapshots {
                 Some((origin, None)) => origin.take(&format!("rr-{generation}-{number}")),
                 refused => {
                     let why = refused.and_then(|(_, why)| why);
-                    let why =
-                        why.as_deref().unwrap_or("it is on no btrfs and on no logical volume");
+                    let why = why
+                        .as_deref()
+                        .unwrap_or("no btrfs subvolume and no logical volume is mounted there");
                     ui.warn(format!("{} is read as it is: {why}", tree.display()));
                     continue;
                 }
