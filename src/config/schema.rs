@@ -166,7 +166,7 @@ pub struct RescueConfig {
     pub drivers: Drivers,
     /// `node`: as the node has it now. `dhcp`: DHCP on every interface with a link.
     pub network: Network,
-    /// The kernel to boot; default: the newest in /boot whose modules are there.
+    /// The kernel to boot; default: the running one, else the newest in /boot whose modules are there.
     pub kernel: Option<PathBuf>,
     /// Consoles besides the screen. Default: every serial console on the running kernel's command
     /// line, and ttyS0.
