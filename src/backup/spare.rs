@@ -228,7 +228,10 @@ mod tests {
         let (disks, notes) = erased(&marked, &node);
         assert_eq!(disks, ["sda", "sdb"]);
         assert!(
-            notes.contains("sdd is left alone: the files of /data on it are not in the backup")
+            notes.contains(
+                "sdd is left alone: /data on it holds the backups, or is left out of them"
+            ),
+            "{notes}"
         );
         // It is no spare for a disk that is lost, though one of the node's.
         let mut here = node.clone();

@@ -32,15 +32,23 @@ pub fn narrow(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         let on_it = |m: &&Mount| recorded.disks_below(&m.fs).contains(&disk.id);
         let (target, data): (Vec<_>, Vec<_>) =
             recorded.mount.iter().filter(on_it).partition(|mount| mount.target);
-        let data: Vec<_> = data.into_iter().map(|mount| mount.path.to_string()).collect();
+        let paths = |mounts: Vec<&Mount>| {
+            let paths: Vec<_> = mounts.into_iter().map(|mount| mount.path.to_string()).collect();
+            paths.join(", ")
+        };
         notes.push(if data.is_empty() && !target.is_empty() {
-            format!("{} holds backups only and is left alone.", disk.name)
+            // What patterns leave out is marked as the target is: its files are nowhere else.
+            format!(
+                "{} is left alone: {} on it holds the backups, or is left out of them.",
+                disk.name,
+                paths(target)
+            )
         } else {
             format!(
                 "{} is left alone: the files of {} on it are not in the backup. Where that disk is \
                  gone, they do NOT come back, nor do their filesystems.",
                 disk.name,
-                data.join(", ")
+                paths(data)
             )
         });
     }

@@ -309,7 +309,7 @@ fn a_place_that_is_not_here_is_told_with_those_that_are() {
 fn a_disk_of_backups_is_not_told_as_a_loss() {
     let recorded = raid_node();
     let text = plan(&recorded, &recorded, &auto()).unwrap().render_text();
-    assert!(text.contains("sdc holds backups only and is left alone."), "{text}");
+    assert!(text.contains("sdc is left alone: /backup on it holds the backups, or"), "{text}");
     assert!(!text.contains("do NOT come back"), "{text}");
 }
 
