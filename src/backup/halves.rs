@@ -10,12 +10,13 @@ use super::media;
 use super::preflight::Job;
 use super::report::Media;
 use super::snapshot::Snapshots;
-use crate::archive::{self, CreateOptions, Settled};
+use crate::archive::{self, CreateOptions, Created, Settled};
 use crate::config::Output;
 use crate::config::schema::SnapshotMode;
 use crate::layout::schema;
 use crate::probe::swaps;
 use crate::rescue::{self, BuildRequest, Image};
+use crate::store::Store;
 use crate::store::catalog::{self, MANIFEST_VERSION, Manifest, Subject};
 use crate::store::lock::LockGuard;
 use crate::sys::mount;
@@ -30,7 +31,6 @@ pub(super) fn archive(
     problems: &[String],
     ui: &Ui,
 ) -> Result<(Manifest, Option<String>)> {
-    let store = guard.store();
     let started = jiff::Timestamp::now();
     let bandwidth = job.options.bandwidth_mib_per_second;
     let bandwidth = bandwidth.unwrap_or(job.config.backup.bandwidth_mib_per_second);
@@ -51,33 +51,8 @@ pub(super) fn archive(
         threads: job.config.backup.threads,
     };
     let parent = if job.options.full { None } else { newest_good(guard, &job.subject())? };
-    let create = |options: &CreateOptions| {
-        // What systemd mounts when somebody looks at it may be gone again.
-        for tree in &options.mount_points {
-            let _ = std::fs::read_dir(tree.join("."));
-        }
-        archive::create(options, store, parent.as_ref(), ui)
-    };
-    let created = ui.step("Archiving", || {
-        let backup = &job.config.backup;
-        // Before hooks stop services and snapshots stop the disks: nobody waits for it then.
-        let settled = Some(Settled::wait_for(&options.root, &options.trees, ui));
-        let options = CreateOptions { settled, ..options };
-        let hooks = Hooks::start(backup, &job.node, generation, ui)?;
-        let snapshots = match backup.snapshot {
-            SnapshotMode::None => return with_hooks(hooks, ui, || create(&options)),
-            SnapshotMode::Auto => {
-                // Of a whole machine they are trees of their own, as far as they are to come back.
-                let nested = !job.options.include.is_empty();
-                with_hooks(hooks, ui, || Snapshots::take(&options.trees, nested, generation, ui))?
-            }
-        };
-        let created = snapshots
-            .stand_ins()
-            .and_then(|stand_ins| create(&CreateOptions { stand_ins, ..options }));
-        let removed = snapshots.remove(ui);
-        created.and_then(|created| removed.map(|()| created))
-    })?;
+    let read = || read_at_rest(job, guard.store(), options, parent.as_ref(), ui);
+    let created = ui.step("Archiving", read)?;
     let mut manifest = Manifest {
         version: MANIFEST_VERSION,
         generation: generation.to_owned(),
@@ -95,29 +70,73 @@ pub(super) fn archive(
     };
     // The overview of all nodes has nothing but the manifest to go by.
     manifest.note(problems, ui.warnings());
-    ui.step("Publishing", || {
-        let mut texts = Vec::new();
-        let mut add = |manifest: &mut Manifest, file: &str, bytes: Vec<u8>| {
-            manifest.file.push(catalog::record(generation, file, &bytes));
-            texts.push(bytes);
-        };
-        for header in headers {
-            add(&mut manifest, &header.file, header.bytes.clone());
+    let unread = created.unread;
+    ui.step("Publishing", || publish(job, guard, &mut manifest, headers, unread.as_deref()))?;
+    Ok((manifest, unread))
+}
+
+/// Archives the files between the admin's commands, from snapshots where they are wanted.
+fn read_at_rest(
+    job: &Job<'_>,
+    store: &dyn Store,
+    options: CreateOptions,
+    parent: Option<&Manifest>,
+    ui: &Ui,
+) -> Result<Created> {
+    let (backup, generation) = (&job.config.backup, options.generation.clone());
+    // Before hooks stop services and snapshots stop the disks: nobody waits for it then.
+    let settled = Some(Settled::wait_for(&options.root, &options.trees, ui));
+    let options = CreateOptions { settled, ..options };
+    let create = |options: &CreateOptions| {
+        // What systemd mounts when somebody looks at it may be gone again.
+        for tree in &options.mount_points {
+            let _ = std::fs::read_dir(tree.join("."));
         }
-        if let Some(layout) = &job.layout {
-            add(&mut manifest, "layout.toml", schema::render(layout)?.into());
+        archive::create(options, store, parent, ui)
+    };
+    let hooks = Hooks::start(backup, &job.node, &generation, ui)?;
+    let snapshots = match backup.snapshot {
+        SnapshotMode::None => return with_hooks(hooks, ui, || create(&options)),
+        SnapshotMode::Auto => {
+            // Of a whole machine they are trees of their own, as far as they are to come back.
+            let nested = !job.options.include.is_empty();
+            with_hooks(hooks, ui, || Snapshots::take(&options.trees, nested, &generation, ui))?
         }
-        if let Some(unread) = &created.unread {
-            add(&mut manifest, catalog::UNREAD, format!("{unread}\n").into());
-        }
-        add(&mut manifest, "rr.log", ui::log::text());
-        let restore_text = archive::restore_text(&manifest);
-        add(&mut manifest, "RESTORE.txt", restore_text.into());
-        let records = &manifest.file[manifest.file.len() - texts.len()..];
-        catalog::put_all(store, records.iter().zip(texts).collect())?;
-        catalog::publish_locked(guard, &manifest)
-    })?;
-    Ok((manifest, created.unread))
+    };
+    let created =
+        snapshots.stand_ins().and_then(|stand_ins| create(&CreateOptions { stand_ins, ..options }));
+    let removed = snapshots.remove(ui);
+    created.and_then(|created| removed.map(|()| created))
+}
+
+/// Stores what a generation has besides its archive, and publishes it.
+fn publish(
+    job: &Job<'_>,
+    guard: &LockGuard,
+    manifest: &mut Manifest,
+    headers: &[Header],
+    unread: Option<&str>,
+) -> Result<()> {
+    let mut texts = Vec::new();
+    let mut add = |manifest: &mut Manifest, file: &str, bytes: Vec<u8>| {
+        manifest.file.push(catalog::record(&manifest.generation, file, &bytes));
+        texts.push(bytes);
+    };
+    for header in headers {
+        add(manifest, &header.file, header.bytes.clone());
+    }
+    if let Some(layout) = &job.layout {
+        add(manifest, "layout.toml", schema::render(layout)?.into());
+    }
+    if let Some(unread) = unread {
+        add(manifest, catalog::UNREAD, format!("{unread}\n").into());
+    }
+    add(manifest, "rr.log", ui::log::text());
+    let restore_text = archive::restore_text(manifest);
+    add(manifest, "RESTORE.txt", restore_text.into());
+    let records = &manifest.file[manifest.file.len() - texts.len()..];
+    catalog::put_all(guard.store(), records.iter().zip(texts).collect())?;
+    catalog::publish_locked(guard, manifest)
 }
 
 /// Runs the admin's last commands when `work` is done.

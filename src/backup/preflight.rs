@@ -101,35 +101,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         job.look_at_machine(ui);
     }
     job.find_place(&mounts, ui);
-    job.coverage = if whole_machine {
-        let is_dir = |path: &Path| path.is_dir();
-        coverage::of_machine(&mounts, job.layout.as_ref(), job.place.as_ref(), is_dir)
-    } else {
-        coverage::of_trees(&include, &mounts)
-    };
-    job.check_place(&include, &mut fatal);
-    let mut unwanted = options.exclude.clone();
-    unwanted.extend(coverage::excludes_for(&include, &config.backup.exclude));
-    let emptied = coverage::emptied(&job.coverage.trees, &unwanted);
-    job.tell_emptied(emptied.trees);
-    job.mount_points = coverage::mount_points(&job.coverage.trees, &mounts, Path::is_dir);
-    if let Some(layout) = &job.layout {
-        // Others come and go, as containers do.
-        job.mount_points.retain(|tree| layout.mount.iter().any(|m| m.path.as_path() == tree));
-    }
-    if let Some(own) = local::own_dir()
-        && let Some((pattern, gap)) = coverage::of_own_image(&own, &job.coverage.trees, &include)
-    {
-        job.exclude.push(pattern);
-        job.coverage.unprotected.push(gap);
-    }
-    if whole_machine && options.archive {
-        job.problems.extend(emptied.problems);
-        job.check_boot(&mounts, &unwanted);
-        job.check_headers();
-    }
-    job.exclude.extend(job.coverage.exclude.iter().cloned());
-    job.exclude.extend(unwanted);
+    job.cover(&include, &mounts, &mut fatal);
     if options.rescue {
         job.check_rescue();
     }
@@ -246,6 +218,46 @@ impl Job<'_> {
 
     pub(super) fn tree_names(&self) -> Vec<String> {
         self.coverage.trees.iter().map(|tree| BytesPath(tree.clone()).to_string()).collect()
+    }
+
+    /// Says what is archived and what is left out, and what that means for a recovery.
+    fn cover(
+        &mut self,
+        include: &[PathBuf],
+        mounts: &[mounts::MountInfo],
+        fatal: &mut Vec<String>,
+    ) {
+        let whole_machine = self.options.include.is_empty();
+        self.coverage = if whole_machine {
+            let is_dir = |path: &Path| path.is_dir();
+            coverage::of_machine(mounts, self.layout.as_ref(), self.place.as_ref(), is_dir)
+        } else {
+            coverage::of_trees(include, mounts)
+        };
+        self.check_place(include, fatal);
+        let mut unwanted = self.options.exclude.clone();
+        unwanted.extend(coverage::excludes_for(include, &self.config.backup.exclude));
+        let emptied = coverage::emptied(&self.coverage.trees, &unwanted);
+        self.tell_emptied(emptied.trees);
+        self.mount_points = coverage::mount_points(&self.coverage.trees, mounts, Path::is_dir);
+        if let Some(layout) = &self.layout {
+            // Others come and go, as containers do.
+            self.mount_points.retain(|tree| layout.mount.iter().any(|m| m.path.as_path() == tree));
+        }
+        if let Some(own) = local::own_dir()
+            && let Some((pattern, gap)) =
+                coverage::of_own_image(&own, &self.coverage.trees, include)
+        {
+            self.exclude.push(pattern);
+            self.coverage.unprotected.push(gap);
+        }
+        if whole_machine && self.options.archive {
+            self.problems.extend(emptied.problems);
+            self.check_boot(mounts, &unwanted);
+            self.check_headers();
+        }
+        self.exclude.extend(self.coverage.exclude.iter().cloned());
+        self.exclude.extend(unwanted);
     }
 
     /// What nothing is archived of is left alone by a recovery, or said to be lost in one.
@@ -366,7 +378,7 @@ impl Job<'_> {
             ));
         }
         let is_shared = matches!(place.kind, PlaceKind::Shared { .. });
-        if !is_shared || !include.is_empty() || !self.options.archive {
+        if !is_shared || !self.options.include.is_empty() || !self.options.archive {
             return;
         }
         let why = format!("the target is {dir}, and what is in there is left out");
@@ -538,6 +550,55 @@ mod tests {
     use super::*;
     use crate::backup::testing;
 
+    fn job<'a>(config: &'a Config, options: &'a Options, layout: Option<Layout>) -> Job<'a> {
+        Job {
+            config,
+            options,
+            url: "nfs://server/export".parse().unwrap(),
+            node: "node001".to_owned(),
+            store: None,
+            layout,
+            place: None,
+            coverage: Coverage::default(),
+            exclude: Vec::new(),
+            plan: None,
+            rescue_lacks: Vec::new(),
+            local_entry: false,
+            headers: false,
+            problems: Vec::new(),
+            used_bytes: None,
+            free_bytes: None,
+            mount_points: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_the_target_leaves_out_of_the_machine_is_told() {
+        let (config, mut options) = (Config::default(), Options::default());
+        options.archive = true;
+        let mounts = testing::mounts(&[("8:1", "/", "/", "ext4")]);
+        let told = |dir: &Path| {
+            let mut job = job(&config, &options, None);
+            job.place = place::find(dir, &mounts, None);
+            let mut fatal = Vec::new();
+            job.check_place(&[], &mut fatal);
+            assert_eq!(fatal, [""; 0]);
+            (job.coverage.unprotected, job.problems)
+        };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("node001")).unwrap();
+        assert_eq!(told(dir.path()), (Vec::new(), Vec::new()));
+        std::fs::create_dir(dir.path().join("www")).unwrap();
+        let (gaps, problems) = told(dir.path());
+        assert!(gaps[0].why.ends_with("also what is no backup: www"), "{gaps:?}");
+        assert!(problems.is_empty());
+        let (_, problems) = told(Path::new("/usr"));
+        assert!(
+            problems[0].starts_with("/usr is not in the backup: the target is"),
+            "{problems:?}"
+        );
+    }
+
     #[test]
     fn what_is_left_alone_is_no_tree_of_the_archive() {
         let (config, options) = (Config::default(), Options::default());
@@ -549,25 +610,7 @@ mod tests {
             unprotected: layout.unprotected.clone(),
             ..Coverage::default()
         };
-        let mut job = Job {
-            config: &config,
-            options: &options,
-            url: "nfs://server/export".parse().unwrap(),
-            node: "node001".to_owned(),
-            store: None,
-            layout: Some(layout),
-            place: None,
-            coverage,
-            exclude: Vec::new(),
-            plan: None,
-            rescue_lacks: Vec::new(),
-            local_entry: false,
-            headers: false,
-            problems: Vec::new(),
-            used_bytes: None,
-            free_bytes: None,
-            mount_points: Vec::new(),
-        };
+        let mut job = Job { coverage, ..job(&config, &options, Some(layout)) };
         job.coverage.trees.insert(0, "/lost".into());
         job.coverage
             .unprotected
