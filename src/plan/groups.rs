@@ -50,7 +50,13 @@ pub fn group(layout: &Layout, vg: &Vg, lacks: &[String], problems: &mut Vec<Prob
             lv.name, lv.kind
         )
     });
-    let notes = notes.collect();
+    let mut notes: Vec<_> = notes.collect();
+    notes.extend(restorable.as_ref().and_then(|r| r.system_id.as_ref()).map(|id| {
+        let vg = &vg.name;
+        format!(
+            "Volume group {vg} comes back without its system ID: vgchange --systemid {id} {vg}."
+        )
+    }));
     let mut steps = vec![Step::CreateVg(create(layout, vg, restorable))];
     steps.extend(anew.iter().map(|lv| Step::CreateLv(volume(layout, vg, lv))));
     if !kept.is_empty() {
@@ -251,6 +257,18 @@ mod tests {
         assert!(plan.identity_changes().is_empty(), "{:?}", plan.identity_changes());
         let uuid = "JJQhto-bMHn-HI3S-2ABT-gQkn-1YBR-yBae9n";
         assert_eq!(kept(&plan).unwrap().uuids, [("slow".to_owned(), uuid.to_owned())]);
+    }
+
+    #[test]
+    fn a_group_that_is_one_systems_own_is_made_for_any() {
+        let mut node = cached(&[("slow", "cache")]);
+        let own = "\tsystem_id = \"node1\"\n\textent_size = ";
+        node.vg[0].metadata = CACHED.replacen("\textent_size = ", own, 1);
+        let plan = planned(&node, &[]).unwrap();
+        assert!(!plan.render_script().contains("node1"), "{}", plan.render_script());
+        let told =
+            "Volume group vg comes back without its system ID: vgchange --systemid node1 vg.";
+        assert_eq!(plan.notes, [told]);
     }
 
     #[test]

@@ -75,8 +75,11 @@ impl<'a> Item<'a> {
 /// What comes back from a group's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restorable {
-    /// The metadata without the other volumes.
+    /// The metadata without the other volumes, and without the system ID: of a group that is another
+    /// system's LVM makes no volume, and the rescue system is one.
     pub text: String,
+    /// That system ID, see lvmsystemid(7).
+    pub system_id: Option<String>,
     /// Names of the volumes that users see.
     pub volumes: BTreeSet<String>,
     /// Where arrays and caches keep what they know of themselves: the UUID of the physical volume,
@@ -97,11 +100,13 @@ const PARTS: &[&str] = &["mirror_log", "origin", "cache_pool", "writecache", "da
 pub fn restorable(text: &str, vg: &str, wanted: &BTreeSet<&str>) -> Option<Restorable> {
     let top = parse(text)?;
     let group = top.iter().find(|item| item.name == vg)?;
-    let Some(all) = group.get("logical_volumes") else {
-        let volumes = BTreeSet::new();
-        return Some(Restorable { text: text.to_owned(), volumes, clear: Vec::new() });
-    };
+    let system_id = group.words("system_id").first().map(|id| (*id).to_owned());
+    let owner = group.get("system_id");
     let (mut volumes, mut kept) = (BTreeSet::new(), BTreeSet::new());
+    let Some(all) = group.get("logical_volumes") else {
+        let text = without(text, owner);
+        return Some(Restorable { text, system_id, volumes, clear: Vec::new() });
+    };
     for lv in all.items().iter().filter(|lv| wanted.contains(lv.name)) {
         if let Some(parts) = parts(all, lv) {
             volumes.insert(lv.name.to_owned());
@@ -113,20 +118,25 @@ pub fn restorable(text: &str, vg: &str, wanted: &BTreeSet<&str>) -> Option<Resto
     if kept.iter().filter_map(known).any(|lv| lv.has_type("cache-pool")) {
         kept.extend(all.items().iter().map(|lv| lv.name).filter(|name| name.ends_with("_pmspare")));
     }
-    let mut left = String::new();
-    let mut at = 0;
     let whole = std::slice::from_ref(all);
     let dropped = all.items().iter().filter(|lv| !kept.contains(lv.name));
     let dropped: Vec<_> =
         if volumes.is_empty() { whole.iter().collect() } else { dropped.collect() };
-    for item in dropped {
+    let text = without(text, owner.into_iter().chain(dropped));
+    let headers = kept.iter().filter_map(known).flat_map(|lv| headers(all, lv));
+    let clear: BTreeSet<_> = headers.flat_map(|lv| starts(group, all, lv)).collect();
+    Some(Restorable { text, system_id, volumes, clear: clear.into_iter().collect() })
+}
+
+/// The text without these items, which come in its order.
+fn without<'a>(text: &str, items: impl IntoIterator<Item = &'a Item<'a>>) -> String {
+    let (mut left, mut at) = (String::new(), 0);
+    for item in items {
         left.push_str(&text[at..item.span.start]);
         at = item.span.end;
     }
     left.push_str(&text[at..]);
-    let headers = kept.iter().filter_map(known).flat_map(|lv| headers(all, lv));
-    let clear: BTreeSet<_> = headers.flat_map(|lv| starts(group, all, lv)).collect();
-    Some(Restorable { text: left, volumes, clear: clear.into_iter().collect() })
+    left
 }
 
 /// A volume's name and those of all that it is made of. None where a part of it holds metadata that
@@ -467,6 +477,21 @@ mod tests {
         assert_ne!(text, TEXT);
         for odd in ["", "aaaaaa-bbbb-cccc-dddd-eeee-ffff-ggggg\"", "aaaaaa-bbbb", "LVUUID-root"] {
             assert!(!is_uuid(odd), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_group_comes_back_as_no_systems_own() {
+        // As LVM 2.03.16 writes it where lvm.conf has a system_id_source.
+        let of_group = "\tformat = \"lvm2\"\t\t\t# informational\n";
+        assert_eq!(TEXT.matches(of_group).count(), 1);
+        let owned = TEXT.replace(of_group, &format!("{of_group}\tsystem_id = \"node1\"\n"));
+        for wanted in [&["lin", "r1"][..], &["t1"]] {
+            let wanted = wanted.iter().copied().collect();
+            let found = restorable(&owned, "vg0", &wanted).unwrap();
+            assert_eq!(found.system_id.as_deref(), Some("node1"));
+            let plain = restorable(TEXT, "vg0", &wanted).unwrap();
+            assert_eq!((found.text, plain.system_id), (plain.text, None));
         }
     }
 
