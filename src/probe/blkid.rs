@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::sys::blkid;
 use crate::sys::run::Cmd;
 
 /// What `blkid -p` found on one device. All fields are as blkid prints them, empty where it says
@@ -23,14 +22,12 @@ const AMBIVALENT: i32 = 8;
 
 /// Asks about `device`. One at a time: blkid ends at the first device with nothing on it.
 pub fn read(device: &str) -> Result<Content> {
-    let output = Cmd::new("blkid").args(["-p", "-o", "export", device]).output()?;
+    // Without -d it writes what is not ASCII so: `WM-CM-6rter`, `^A`.
+    let output = Cmd::new("blkid").args(["-p", "-d", "-o", "export", device]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     match output.code() {
         Some(0) => {
             let mut content = parse(&output.text());
-            if is_mangled(&content.label) {
-                content.label = blkid::tag(device, "LABEL")?;
-            }
             content.label = readable(content.label, device);
             Ok(content)
         }
@@ -43,11 +40,6 @@ pub fn read(device: &str) -> Result<Content> {
     }
 }
 
-/// Where values stand with their names, blkid writes what is not ASCII so: `WM-CM-6rter`, `^A`.
-fn is_mangled(label: &str) -> bool {
-    label.contains("M-") || label.contains('^')
-}
-
 /// None where it is in the letters of another system: it could not be made again as it was.
 fn readable(label: String, device: &str) -> String {
     if label.contains(char::REPLACEMENT_CHARACTER) {
@@ -57,12 +49,12 @@ fn readable(label: String, device: &str) -> String {
     label
 }
 
-/// Parses `blkid -p -o export DEVICE`.
+/// Parses `blkid -p -d -o export DEVICE`.
 pub fn parse(text: &str) -> Content {
     let mut content = Content::default();
     for line in text.lines() {
         let Some((key, value)) = line.split_once('=') else { continue };
-        let value = unescape(value);
+        let value = value.to_owned();
         match key {
             "TYPE" => content.kind = value,
             // Of the log of an xfs: the filesystem's.
@@ -73,16 +65,6 @@ pub fn parse(text: &str) -> Content {
         }
     }
     content
-}
-
-/// blkid puts a backslash before what a shell would take for its own.
-pub fn unescape(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    let mut chars = value.chars();
-    while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
-    }
-    out
 }
 
 /// The types of all signatures on `device`, without those of its partitions. Empty: it is blank.

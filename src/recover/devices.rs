@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::probe::blkid::unescape;
 use crate::sys::run::Cmd;
 
 /// What `blkid` says about one device.
@@ -27,9 +26,7 @@ pub struct Devices {
 
 impl Devices {
     pub fn read() -> Result<Devices> {
-        // Without the cache file; status 2 only means that nothing was found.
-        let output = Cmd::new("blkid").args(["-c", "/dev/null", "-o", "export"]).output()?;
-        Ok(Devices { found: parse(&output.text()), nodes: PathBuf::from("/dev") })
+        Ok(Devices { found: parse(&export(&[])?), nodes: PathBuf::from("/dev") })
     }
 
     #[cfg(test)]
@@ -79,17 +76,24 @@ impl Devices {
     }
 }
 
-/// Parses `blkid -o export`: one block of `KEY=value` lines a device, blank lines between.
+/// Asks about these devices, or about all.
+fn export(devices: &[&Path]) -> Result<String> {
+    // Without the cache file, and with names as they are: without -d, "Grün" is "GrM-CM-\<n".
+    // Status 2 only means that nothing was found.
+    let cmd = Cmd::new("blkid").args(["-d", "-c", "/dev/null", "-o", "export"]).args(devices);
+    Ok(cmd.output()?.text())
+}
+
+/// Parses `blkid -d -o export`: one block of `KEY=value` lines a device, blank lines between.
 fn parse(text: &str) -> Vec<Found> {
     let mut all = Vec::new();
     for block in text.split("\n\n") {
         let mut found = Found::default();
         for (key, value) in block.lines().filter_map(|line| line.split_once('=')) {
-            let value = unescape(value);
             if key == "DEVNAME" {
                 found.dev = PathBuf::from(value);
             } else {
-                found.tags.insert(key.to_owned(), value);
+                found.tags.insert(key.to_owned(), value.to_owned());
             }
         }
         if !found.dev.as_os_str().is_empty() {
@@ -109,18 +113,18 @@ fn unhex(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// `blkid -c /dev/null -o export` of util-linux 2.38.
+    /// `blkid -d -c /dev/null -o export` of util-linux 2.38.
     const EXPORT: &str = "\
 DEVNAME=/dev/vda1
-PARTLABEL=bios\\ boot
+PARTLABEL=bios boot
 PARTUUID=0d2f3f5e-28f9-4a1b-8f1e-1f2a4c4a0001
 
 DEVNAME=/dev/vda2
-LABEL=EFI\\ SYS
+LABEL=EFI SYS
 UUID=ABCD-1234
 BLOCK_SIZE=512
 TYPE=vfat
-PARTLABEL=EFI\\ System\\ Partition
+PARTLABEL=EFI System Partition
 PARTUUID=0d2f3f5e-28f9-4a1b-8f1e-1f2a4c4a0002
 
 DEVNAME=/dev/mapper/vg0-root
@@ -128,6 +132,18 @@ UUID=5f0d1e0c-77aa-4a3f-9d6e-0a7b2f6f0003
 BLOCK_SIZE=4096
 TYPE=ext4
 ";
+
+    #[test]
+    fn a_label_in_any_letters_is_found() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        for label in ["Gr\u{fc}n \u{2603}", "a \\b\"$", "M-x^A"] {
+            Cmd::new("mke2fs").args(["-q", "-F", "-L", label]).arg(file.path()).run().unwrap();
+            let devices = Devices::new(&export(&[file.path()]).unwrap(), Path::new("/none"));
+            let found = devices.resolve(&format!("LABEL={label}"));
+            assert_eq!(found.as_deref(), Some(file.path()), "{label}");
+        }
+    }
 
     #[test]
     fn devices_are_found_by_every_name() {
