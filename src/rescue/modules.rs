@@ -14,6 +14,7 @@ use super::tree::Tree;
 use crate::config::{Config, Drivers, TargetUrl};
 use crate::layout::{Layout, LinkKind};
 use crate::plan::groups;
+use crate::probe::block;
 use crate::sys::run::Cmd;
 
 /// Directories below `kernel/` that are taken with `drivers = "all"`.
@@ -287,12 +288,49 @@ pub fn add(
         }
     }
     for dir in ["/lib/modprobe.d", "/usr/lib/modprobe.d", "/etc/modprobe.d"] {
-        if Path::new(dir).is_dir() {
-            tree.add_below(Path::new(dir), &|path| path.extension() == Some("conf".as_ref()))?;
-        }
+        add_settings(tree, Path::new(dir))?;
     }
     log::info!("{} kernel modules of {}", files.len(), kernel.release);
     add_firmware(tree, kernel, &files)
+}
+
+/// Adds what modprobe.d(5) has in a directory.
+fn add_settings(tree: &mut Tree, dir: &Path) -> Result<()> {
+    let is_setting = |path: &Path| path.extension() == Some("conf".as_ref());
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    tree.add_below(dir, &is_setting)?;
+    for name in block::names_in(dir) {
+        let Ok(file) = dir.join(name).canonicalize() else { continue };
+        let text = std::fs::read_to_string(&file).ok().filter(|_| is_setting(&file));
+        if let (Some(text), Some(path)) = (text.and_then(|text| allowing(&text)), file.to_str()) {
+            tree.text(path, 0o644, text);
+        }
+    }
+    Ok(())
+}
+
+/// The text without what keeps modules from being loaded that any rescue system needs. None where nothing
+/// does.
+fn allowing(text: &str) -> Option<String> {
+    let lines = text.split_inclusive('\n').filter(|line| !forbids(line));
+    let left: String = lines.collect();
+    (left != text).then_some(left)
+}
+
+/// Guides to hardening have USB disks forbidden, and FAT: a management board's virtual drive is such a
+/// disk.
+fn forbids(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let (Some(verb), Some(name)) = (words.next(), words.next()) else { return false };
+    let name = module_name(name);
+    // Without uas, usb-storage takes its disks: so it is where these don't work with it.
+    if name == "uas" || !ALWAYS.split_whitespace().any(|always| always == name) {
+        return false;
+    }
+    let does_nothing = |program: &str| matches!(program.rsplit('/').next(), Some("true" | "false"));
+    verb == "blacklist" || (verb == "install" && words.next().is_some_and(does_nothing))
 }
 
 /// Adds the firmware files that the taken drivers name, as far as the node has them.
@@ -414,6 +452,7 @@ pub fn needed<'a>(layout: &'a Layout, config: &Config) -> BTreeMap<&'a str, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rescue::tree::Node;
 
     const DEP: &str = "\
 kernel/fs/xfs/xfs.ko: kernel/lib/libcrc32c.ko
@@ -432,6 +471,34 @@ kernel/crypto/crc32c_generic.ko:
 
     fn index() -> Index {
         Index::parse(DEP, "kernel/fs/ext4/ext4.ko\n", "softdep libcrc32c pre: crc32c-generic\n")
+    }
+
+    #[test]
+    fn what_any_rescue_system_needs_is_not_forbidden_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        };
+        // As CIS's guides have it, and OpenSCAP on RHEL.
+        file("usb-storage.conf", "install usb-storage /bin/true\nblacklist usb-storage\n");
+        let other = "# install vfat /bin/true\ninstall dccp /bin/false\nblacklist uas\n\
+                     blacklist qla2xxx\noptions usb-storage quirks=0781:5580:u\n\
+                     install nvme /sbin/modprobe --ignore-install nvme\n";
+        file("cis.conf", &format!("install vfat /bin/false\n{other}"));
+        file("plain.conf", other);
+        let mut tree = Tree::new();
+        add_settings(&mut tree, dir.path()).unwrap();
+        let text = |name: &str| {
+            let path = dir.path().join(name).canonicalize().unwrap();
+            let node = tree.iter().find(|(at, _)| Path::new("/").join(at) == path);
+            match node.unwrap().1 {
+                Node::Text { bytes, .. } => Some(String::from_utf8(bytes.clone()).unwrap()),
+                _ => None,
+            }
+        };
+        assert_eq!(text("usb-storage.conf").as_deref(), Some(""));
+        assert_eq!(text("cis.conf").as_deref(), Some(other));
+        assert_eq!(text("plain.conf"), None);
     }
 
     #[test]
