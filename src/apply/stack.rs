@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::wipe::{wipe_area, wipe_data_start, wipe_new};
-use crate::layout::Layout;
+use crate::layout::{Layout, Md};
 use crate::plan::step::{Argv, CreateMd, CreateVg, KeepUuids, MakeLuks};
 use crate::plan::{Plan, Step, fscmd, groups, lvmtext, stackcmd};
 use crate::sys::run::Cmd;
@@ -36,8 +36,29 @@ pub fn create_md(step: &Step, create: &CreateMd) -> Result<()> {
     if found < create.md.size_bytes {
         bail!("{name} came out with {found} bytes, it had {}", create.md.size_bytes);
     }
+    link_by_name(Path::new("/dev/md"), &create.md)?;
     // What an earlier array had in the same place would be there again.
     wipe_new(name)
+}
+
+/// `/dev/md/NAME`, by which fstab may mount it: udev has that only of arrays that mdadm names by itself.
+fn link_by_name(dir: &Path, md: &Md) -> Result<()> {
+    let Some(name) = md.array_name.as_deref().filter(|name| !name.contains('/')) else {
+        return Ok(());
+    };
+    // `HOST:NAME`, of which the host is left out on that host.
+    for name in [name.split_once(':').map_or(name, |(_, name)| name), name] {
+        let link = dir.join(name);
+        if name.is_empty() || link.exists() {
+            continue;
+        }
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        // One that an array of before left leads nowhere.
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(format!("../{}", md.name), &link)
+            .with_context(|| format!("making {}", link.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes the volume and opens it, and sees to it that nothing old shows in it.
@@ -146,12 +167,13 @@ pub fn assemble(plan: &Plan, passphrase: Option<&Secret>) -> Result<()> {
             Step::CreateMd(create) => {
                 let md = &create.md;
                 modprobe(&md.level);
-                if Path::new(&format!("/sys/class/block/{}/md/array_state", md.name)).exists() {
-                    continue;
+                let state = format!("/sys/class/block/{}/md/array_state", md.name);
+                if !Path::new(&state).exists() {
+                    let uuid = format!("--uuid={}", md.uuid);
+                    Cmd::new("mdadm").args(["--assemble", "--run", &md.dev(), &uuid]).run()?;
+                    udev::settle()?;
                 }
-                let uuid = format!("--uuid={}", md.uuid);
-                Cmd::new("mdadm").args(["--assemble", "--run", &md.dev(), &uuid]).run()?;
-                udev::settle()?;
+                link_by_name(Path::new("/dev/md"), md)?;
             }
             Step::MakeLuks(make) if !Path::new(&make.luks.dev()).exists() => {
                 modprobe("dm_crypt");
@@ -213,5 +235,35 @@ pub fn wait_for(dev: &Path) -> Result<u64> {
             Ok(_) => bail!("{} has no size", dev.display()),
             Err(error) => return Err(error).with_context(|| format!("opening {}", dev.display())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::raid_node;
+
+    #[test]
+    fn an_array_is_also_called_by_its_name() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("md");
+        let mut md = raid_node().md.remove(0);
+        std::fs::write(tmp.path().join(&md.name), "").unwrap();
+        md.array_name = None;
+        link_by_name(&dir, &md).unwrap();
+        assert!(!dir.exists());
+        md.array_name = Some("node001:data".into());
+        for _ in 0..2 {
+            link_by_name(&dir, &md).unwrap();
+            for name in ["data", "node001:data"] {
+                let link = dir.join(name).canonicalize().unwrap();
+                assert_eq!(link, tmp.path().join(&md.name).canonicalize().unwrap());
+            }
+        }
+        // As an array of before left it.
+        std::fs::remove_file(dir.join("data")).unwrap();
+        std::os::unix::fs::symlink("../gone", dir.join("data")).unwrap();
+        link_by_name(&dir, &md).unwrap();
+        assert!(dir.join("data").exists());
     }
 }
