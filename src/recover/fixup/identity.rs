@@ -18,6 +18,7 @@ const FILES: &[&str] = &[
     "/etc/crypttab",
     "/etc/default/grub",
     "/etc/default/grub.d/*",
+    "/etc/default/grub_installdevice",
     "/etc/kernel/cmdline",
     "/etc/mdadm/mdadm.conf",
     "/etc/mdadm.conf",
@@ -43,6 +44,8 @@ const FILES: &[&str] = &[
     "/etc/multipath/conf.d/*",
     "/etc/multipath/bindings",
     "/etc/multipath/wwids",
+    // Where the next update of GRUB's package puts it.
+    "/var/cache/debconf/config.dat",
 ];
 
 /// GRUB's environment is a block of so many bytes, filled with `#`.

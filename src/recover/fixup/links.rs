@@ -211,9 +211,17 @@ mod tests {
         std::fs::write(root.join("etc/multipath/wwids"), wwids).unwrap();
         let bindings = "mpatha 3600508b400105df70000e00000ac0000\n";
         std::fs::write(root.join("etc/multipath/bindings"), bindings).unwrap();
+        // Of SLES and of Debian: where the next update of GRUB goes.
+        let sles = "/dev/disk/by-id/ata-ACME_20_SER1\nactivate\ngeneric_mbr\n";
+        std::fs::write(root.join("etc/default/grub_installdevice"), sles).unwrap();
+        std::fs::create_dir_all(root.join("var/cache/debconf")).unwrap();
+        let debian = "Name: grub-pc/install_devices\nTemplate: grub-pc/install_devices\n\
+             Value: /dev/disk/by-id/wwn-0x600508b400105df70000e00000ac0000, \
+             /dev/disk/by-id/ata-ACME_20_SER1\nOwners: grub-pc\n";
+        std::fs::write(root.join("var/cache/debconf/config.dat"), debian).unwrap();
         let changes = changes(root, &plan, &node);
         let rewritten = identity::rewrite(root, &changes).unwrap();
-        assert_eq!(rewritten.len(), 4);
+        assert_eq!(rewritten.len(), 6);
         assert!(identity::in_initramfs(&rewritten));
         let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
         assert_eq!(
@@ -234,6 +242,11 @@ mod tests {
             "# Multipath wwids\n/35000cca2ffff0001/\n/3600ffff/\n"
         );
         assert_eq!(read("etc/multipath/bindings"), "mpatha 35000cca2ffff0001\n");
+        assert_eq!(read("etc/default/grub_installdevice"), "/dev/sdb\nactivate\ngeneric_mbr\n");
+        assert_eq!(
+            read("var/cache/debconf/config.dat").lines().nth(2),
+            Some("Value: /dev/disk/by-id/wwn-0x5000cca2ffff0001, /dev/sdb")
+        );
     }
 
     #[test]
