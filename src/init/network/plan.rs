@@ -278,7 +278,9 @@ fn link_setup(link: &Link, over: &[&str], is_port: bool) -> Setup {
         commands.push(words(&format!("link set dev {port} master {name}")));
         commands.push(words(&format!("link set dev {port} up")));
     }
-    commands.extend(mtu(name, link.mtu));
+    // A VLAN begins with that of what it is on.
+    let is_inherited = link.kind == LinkKind::Vlan && link.mtu == USUAL_MTU;
+    commands.extend(if is_inherited { vec![set_mtu(name, link.mtu)] } else { mtu(name, link.mtu) });
     if !is_port {
         commands.push(words(&format!("link set dev {name} up")));
     }
@@ -293,12 +295,18 @@ fn link_setup(link: &Link, over: &[&str], is_port: bool) -> Setup {
     }
 }
 
+const USUAL_MTU: u32 = 1500;
+
 fn mtu(name: &str, mtu: u32) -> Vec<Vec<String>> {
     // 576 is the least that IPv4 asks for; files made by hand may say 0.
-    if mtu < 576 || mtu == 1500 {
+    if mtu < 576 || mtu == USUAL_MTU {
         return Vec::new();
     }
-    vec![words(&format!("link set dev {name} mtu {mtu}"))]
+    vec![set_mtu(name, mtu)]
+}
+
+fn set_mtu(name: &str, mtu: u32) -> Vec<String> {
+    words(&format!("link set dev {name} mtu {mtu}"))
 }
 
 /// The routes that can be made, those through other routes' gateways last.
@@ -452,6 +460,7 @@ mod tests {
                 "link set dev bond0 mtu 9000",
                 "link set dev bond0 up",
                 "link add link bond0 name bond0.5 type vlan id 5",
+                "link set dev bond0.5 mtu 1500",
                 "link add name br0 type bridge",
                 "link set dev bond0.5 master br0",
                 "link set dev bond0.5 up",
