@@ -276,7 +276,7 @@ fn collect(
         needed.push(CACHE_POLICY);
     }
     modules::add(tree, kernel, &index, drivers, &needed)?;
-    add_skeleton(tree);
+    add_skeleton(tree, &std::fs::read("/etc/hosts").unwrap_or_default());
     ssh::add(tree, &request.config.rescue).context("adding the ssh server")?;
     add_trust(tree, &request.info)?;
     add_rr(tree, request)?;
@@ -297,8 +297,9 @@ fn add_trust(tree: &mut Tree, info: &RescueInfo) -> Result<()> {
     Ok(())
 }
 
-/// The files that every rescue system has, from `rescue/`.
-fn add_skeleton(tree: &mut Tree) {
+/// The files that every rescue system has, from `rescue/`. Where a cluster has no DNS, the node's own list of
+/// `hosts` is what knows the target.
+fn add_skeleton(tree: &mut Tree, hosts: &[u8]) {
     for dir in ["dev", "etc", "mnt", "proc", "root", "run", "sys", "var/lib/nfs", "var/log"] {
         tree.dir(dir, 0o755);
     }
@@ -309,8 +310,8 @@ fn add_skeleton(tree: &mut Tree) {
     tree.symlink("etc/mtab", "../proc/self/mounts");
     tree.char_device("dev/console", 0o600, 5, 1);
     tree.char_device("dev/null", 0o666, 1, 3);
-    let files: [(&str, &str); 9] = [
-        ("etc/hosts", include_str!("../../rescue/etc/hosts")),
+    tree.text("etc/hosts", 0o644, [include_bytes!("../../rescue/etc/hosts"), hosts].concat());
+    let files: [(&str, &str); 8] = [
         ("etc/lvm/lvm.conf", include_str!("../../rescue/etc/lvm/lvm.conf")),
         // Without a section LVM refuses the file as soon as --config has a filter.
         ("etc/lvm/lvmlocal.conf", "local {\n}\n"),
@@ -400,6 +401,17 @@ pub(crate) mod tests {
     pub fn layout() -> Layout {
         crate::layout::schema::parse(include_str!("../../tests/fixtures/rescue/layout.toml"))
             .unwrap()
+    }
+
+    #[test]
+    fn hosts_that_the_node_alone_knows_are_known() {
+        let mut tree = Tree::new();
+        add_skeleton(&mut tree, b"192.0.2.7 backup\n");
+        let (_, node) = tree.iter().find(|(path, _)| *path == Path::new("etc/hosts")).unwrap();
+        let tree::Node::Text { bytes, .. } = node else { panic!("{node:?}") };
+        let text = String::from_utf8_lossy(bytes);
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(text.ends_with("\n192.0.2.7 backup\n"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A recovery is rehearsed on the day of the backup, as far as it only reads: the image's own
 //! programs, in a chroot, find and mount the target, fetch the newest generation and check a part of
-//! it. What that needs and the image lacks (a library of mount.nfs, a certificate, a login, a name
-//! that only the node's /etc/hosts knows) would otherwise be found on the day of the disaster.
+//! it. What that needs and the image lacks (a library of mount.nfs, a certificate, a login) would
+//! otherwise be found on the day of the disaster.
 //!
 //! All mounts are made in a mount namespace of its own, which ends with the programs in it: whatever
 //! happens, nothing is left mounted. What is the system's (`/dev`, `/sys`) is bound read-only.

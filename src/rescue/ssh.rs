@@ -146,7 +146,7 @@ mod tests {
         let (admin, stranger) = (make_key("admin"), make_key("stranger"));
         let mut tree = Tree::new();
         tree.add_program(&tools::find("sh".as_ref()).unwrap()).unwrap();
-        super::super::add_skeleton(&mut tree);
+        super::super::add_skeleton(&mut tree, b"");
         assert!(add(&mut tree, &config(&[&admin.with_extension("pub")])).unwrap());
         let root = dir.path().join("root");
         super::super::selftest::unpack(&tree, &root).unwrap();
