@@ -272,6 +272,14 @@ pub fn parse_routes(text: &str) -> Result<Vec<Route>> {
         metric: Option<u32>,
         #[serde(rename = "type")]
         kind: Option<String>,
+        /// Of a route over several ways, in place of `gateway` and `dev`.
+        #[serde(default)]
+        nexthops: Vec<Hop>,
+    }
+    #[derive(Deserialize)]
+    struct Hop {
+        gateway: Option<String>,
+        dev: Option<String>,
     }
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -287,7 +295,10 @@ pub fn parse_routes(text: &str) -> Result<Vec<Route>> {
         .into_iter()
         .filter(keep)
         .filter_map(|row| {
-            Some(Route { to: row.dst, via: row.gateway, nic: row.dev?, metric: row.metric })
+            // One of the ways is enough.
+            let hop = row.nexthops.into_iter().find(|hop| hop.dev.is_some());
+            let (via, dev) = hop.map_or((row.gateway, row.dev), |hop| (hop.gateway, hop.dev));
+            Some(Route { to: row.dst, via, nic: dev?, metric: row.metric })
         })
         .collect())
 }

@@ -347,6 +347,13 @@ fn the_network_is_read() {
     let routes = net::parse_routes(&fixture("net/route.json")).unwrap();
     assert_eq!(routes.len(), 1, "without those of the kernel");
     assert_eq!((routes[0].to.as_str(), routes[0].via.as_deref()), ("default", Some("192.0.2.1")));
+    // As iproute2 6.1 prints one over two ways.
+    let text = r#"[{"dst":"default","protocol":"static","metric":100,"flags":[],"nexthops":[
+        {"gateway":"10.0.0.2","dev":"eth0","weight":1,"flags":[]},
+        {"gateway":"10.0.0.3","dev":"eth1","weight":2,"flags":[]}]}]"#;
+    let routes = net::parse_routes(text).unwrap();
+    let [route] = &routes[..] else { panic!("{routes:?}") };
+    assert_eq!((route.nic.as_str(), route.via.as_deref()), ("eth0", Some("10.0.0.2")));
     let (dns, search) = net::parse_resolv_conf(
         "# by hand\nsearch a.example b.example\nnameserver 10.0.0.1\nnameserver fe80::1%eth0\n\
          nameserver bad\noptions edns0\n",
