@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::layout::Disk;
 use crate::plan::step::Release;
 use crate::plan::{self, Plan};
+use crate::probe::swaps;
 use crate::sys::mount::MountInfo;
 use crate::sys::run::Cmd;
 use crate::sys::{ioctl, mount, udev};
@@ -222,11 +223,10 @@ fn unmount(devices: &BTreeSet<String>) -> Result<()> {
 }
 
 fn swap_off(devices: &BTreeSet<String>) -> Result<()> {
-    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    for path in swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
-        let Ok(dev) = fs::canonicalize(path) else { continue };
+    for swap in swaps::read() {
+        let Ok(dev) = fs::canonicalize(&swap.path) else { continue };
         if devices.iter().any(|name| dev == Path::new("/dev").join(name)) {
-            Cmd::new("swapoff").arg(path).run()?;
+            Cmd::new("swapoff").arg(&swap.path).run()?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::disk::Found;
-use crate::plan::partition_name;
+use crate::layout::partition_name;
 use crate::rescue::iso::{self, Platforms};
 use crate::rescue::menu::DiskMenu;
 use crate::store::usb;

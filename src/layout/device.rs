@@ -149,6 +149,12 @@ impl Partition {
     }
 }
 
+/// The kernel's name of a partition, by the kernel's rule: a `p` between two digits.
+pub fn partition_name(disk: &str, number: u32) -> String {
+    let p = if disk.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+    format!("{disk}{p}{number}")
+}
+
 /// A Linux software RAID array, see md(4) and mdadm(8).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -37,7 +37,7 @@ pub use btrfs::{BtrfsDevice, BtrfsOptions, Subvolume};
 pub use content::{ExtOptions, F2fsOptions, Fs, Swap, VfatOptions, XfsOptions};
 pub use device::{
     Disk, HybridEntry, HybridMbr, Luks, Lv, LvSegment, Md, MdMember, Partition, PartitionKind,
-    Pbkdf, Pv, Table, ThinPool, Vg,
+    Pbkdf, Pv, Table, ThinPool, Vg, partition_name,
 };
 pub use diff::differences;
 pub use mount::{BytesPath, Mount};
@@ -115,6 +115,28 @@ pub struct Layout {
     /// What is on the machine and would not come back, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unprotected: Vec<Unprotected>,
+}
+
+impl Layout {
+    /// A machine of which nothing else is known.
+    pub fn of(node: Node) -> Layout {
+        Layout {
+            version: VERSION,
+            node,
+            boot: Boot::default(),
+            net: Net::default(),
+            disk: Vec::new(),
+            partition: Vec::new(),
+            md: Vec::new(),
+            luks: Vec::new(),
+            vg: Vec::new(),
+            lv: Vec::new(),
+            fs: Vec::new(),
+            swap: Vec::new(),
+            mount: Vec::new(),
+            unprotected: Vec::new(),
+        }
+    }
 }
 
 /// Which machine it is.

@@ -6,8 +6,8 @@ use super::map::{DiskMatch, gpt_tail_bytes};
 use super::step::{
     CreateMd, MakeFs, MakeLuks, MakeSubvolumes, MakeSwap, MountFs, Release, Step, Wipe, WriteTable,
 };
-use super::{Answers, IdentityChange, Problem, fscmd, groups, partition_name};
-use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Md, Mount, Table};
+use super::{Answers, IdentityChange, Problem, fscmd, groups};
+use crate::layout::{BytesPath, Firmware, Fs, Id, Layout, Md, Mount, Table, partition_name};
 
 #[derive(Debug)]
 pub struct Built {

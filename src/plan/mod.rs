@@ -300,12 +300,6 @@ pub fn is_called(disk: &Disk, name: &str) -> bool {
         || disk.wwn.as_deref() == Some(name)
 }
 
-/// The kernel's name of a partition, by the kernel's rule: a `p` between two digits.
-pub fn partition_name(disk: &str, number: u32) -> String {
-    let p = if disk.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
-    format!("{disk}{p}{number}")
-}
-
 fn disk_of<'a>(layout: &'a Layout, id: &Id) -> Option<&'a Disk> {
     layout.disk.iter().find(|d| d.id == *id)
 }

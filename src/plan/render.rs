@@ -273,7 +273,7 @@ fn nested(step: &WriteTable) -> String {
         writeln!(out, "sfdisk --label-nested dos --force --no-reread /dev/{} <<'END'", step.name);
     let _ = writeln!(out, "label: dos\nlabel-id: 0x{:08x}\nunit: sectors", mbr.signature);
     for entry in entries {
-        let name = super::partition_name(&step.name, entry.slot);
+        let name = crate::layout::partition_name(&step.name, entry.slot);
         let (start, size) = (entry.start_bytes / sector, entry.size_bytes / sector);
         let active = if entry.active { ", bootable" } else { "" };
         let _ = writeln!(

@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use crate::layout::{
-    Boot, Disk, Fs, Id, Layout, Lv, LvSegment, Md, MdMember, Mount, Net, Node, Partition,
-    PartitionKind, Pv, Swap, Table, VERSION, Vg,
+    Disk, Fs, Id, Layout, Lv, LvSegment, Md, MdMember, Mount, Node, Partition, PartitionKind, Pv,
+    Swap, Table, Vg, partition_name,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -12,22 +12,7 @@ pub const GIB: u64 = 1 << 30;
 pub const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 
 pub fn empty() -> Layout {
-    Layout {
-        version: VERSION,
-        node: Node::default(),
-        boot: Boot::default(),
-        net: Net::default(),
-        disk: Vec::new(),
-        partition: Vec::new(),
-        md: Vec::new(),
-        luks: Vec::new(),
-        vg: Vec::new(),
-        lv: Vec::new(),
-        fs: Vec::new(),
-        swap: Vec::new(),
-        mount: Vec::new(),
-        unprotected: Vec::new(),
-    }
+    Layout::of(Node::default())
 }
 
 /// A blank disk with nothing that tells it from another.
@@ -63,7 +48,7 @@ pub fn gpt(disk: &mut Disk, n: u8) {
 }
 
 pub fn partition(disk: &str, number: u32, start_bytes: u64, size_bytes: u64) -> Partition {
-    let name = super::partition_name(disk, number);
+    let name = partition_name(disk, number);
     let mut uuid = [0x77; 16];
     uuid[..4].copy_from_slice(&number.to_be_bytes());
     uuid[15] = disk.bytes().fold(0, u8::wrapping_add);

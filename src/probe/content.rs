@@ -314,14 +314,14 @@ fn read_mounts(reader: &mut Reader<'_>, machine: &Machine) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::empty;
+    use crate::layout::Node;
     use crate::ui::{Style, Ui};
 
     /// As libblkid names them (libblkid/src/superblocks), with the array's members that are in no array
     /// here, and what is no partition's to hold.
     #[test]
     fn what_is_not_supported_is_named() {
-        let (ui, mut layout) = (Ui::new(Style::Plain), empty());
+        let (ui, mut layout) = (Ui::new(Style::Plain), Layout::of(Node::default()));
         let device = |name: &str| Device {
             name: name.to_owned(),
             number: (8, 1),

@@ -214,6 +214,6 @@ fn partitions_are_named_as_the_kernel_names_them() {
         ("md0", "md0p3"),
         ("cciss/c0d0", "cciss/c0d0p3"),
     ] {
-        assert_eq!(table::partition_name(disk, 3), name);
+        assert_eq!(crate::layout::partition_name(disk, 3), name);
     }
 }

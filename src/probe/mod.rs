@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::layout::{Disk, Id, Layout, Partition, Table, Unprotected, VERSION};
+use crate::layout::{Disk, Id, Layout, Partition, Table, Unprotected};
 use crate::ui::Ui;
 use blkid::Content;
 use block::{Device, Kind};
@@ -97,7 +97,7 @@ impl Machine {
 /// # Errors
 /// Only where nothing useful can be said: no sysfs, no mount table.
 pub fn read(ui: &Ui) -> Result<Layout> {
-    let mut layout = empty();
+    let mut layout = Layout::of(node::read());
     let mut reader = Reader { ui, layout: &mut layout, contents: Vec::new() };
     let machine = reader.read_machine()?;
     let udev = udev_properties(&machine);
@@ -117,25 +117,6 @@ pub fn read(ui: &Ui) -> Result<Layout> {
     let has_grub = |disk: &Disk| boot::has_grub(&disk.dev()).unwrap_or(false);
     coverage::complete(&mut layout, &machine, contents, &has_grub);
     Ok(layout)
-}
-
-fn empty() -> Layout {
-    Layout {
-        version: VERSION,
-        node: node::read(),
-        boot: crate::layout::Boot::default(),
-        net: crate::layout::Net::default(),
-        disk: Vec::new(),
-        partition: Vec::new(),
-        md: Vec::new(),
-        luks: Vec::new(),
-        vg: Vec::new(),
-        lv: Vec::new(),
-        fs: Vec::new(),
-        swap: Vec::new(),
-        mount: Vec::new(),
-        unprotected: Vec::new(),
-    }
 }
 
 fn udev_properties(machine: &Machine) -> BTreeMap<String, block::Properties> {

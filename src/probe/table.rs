@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 
-use crate::layout::{HybridEntry, HybridMbr, Id, Partition, PartitionKind, Table};
+use crate::layout::{HybridEntry, HybridMbr, Id, Partition, PartitionKind, Table, partition_name};
 
 /// A disk has no more logical partitions than this (the kernel's limit is 256 minors a disk); a
 /// longer chain is a loop.
@@ -38,15 +38,6 @@ pub fn read(file: &mut File, pttype: &str, disk: &str, sector_bytes: u32) -> Res
         other => {
             bail!("/dev/{disk} has a partition table of the kind {other}, which rr can't make")
         }
-    }
-}
-
-/// The kernel's name of partition `number`: `sda1`, but `nvme0n1p1`.
-pub fn partition_name(disk: &str, number: u32) -> String {
-    if disk.ends_with(|c: char| c.is_ascii_digit()) {
-        format!("{disk}p{number}")
-    } else {
-        format!("{disk}{number}")
     }
 }
 

@@ -1,5 +1,7 @@
 //! fstab(5): reading it, and carrying changed identities into it and into other text files.
 
+use crate::sys::mount::unescape_octal;
+
 /// One line of fstab(5), escapes undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -89,24 +91,7 @@ fn unquote(spec: &str) -> String {
 
 /// Undoes `\040` and its like.
 fn unescape(field: &str) -> String {
-    let mut out = Vec::with_capacity(field.len());
-    let bytes = field.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = bytes
-            .get(at + 1..at + 4)
-            .filter(|_| bytes[at] == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        if let Some(byte) = octal {
-            out.push(byte);
-            at += 4;
-        } else {
-            out.push(bytes[at]);
-            at += 1;
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8_lossy(&unescape_octal(field.as_bytes())).into_owned()
 }
 
 /// `text` with every whole word `old` replaced by its `new`, all at once, so that two names can
