@@ -105,6 +105,19 @@ mod tests {
         }
     }
 
+    /// As old programs and those of other systems left it.
+    #[test]
+    fn an_ext_that_says_nothing_of_errors_goes_on_after_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        let made = "mke2fs -q -F $0; debugfs -w -R 'ssv errors 0' $0";
+        Cmd::new("sh").args(["-ec", made]).arg(file.path()).run().unwrap();
+        let fs = Box::new(read("ext2", file.path()));
+        assert_eq!(fs.ext.as_ref().unwrap().errors.as_deref(), Some("Unknown (continue)"));
+        let dev = file.path().to_string_lossy().into_owned();
+        run_all(&Step::MakeFs(MakeFs { dev, more_devs: Vec::new(), fs }).commands("")).unwrap();
+    }
+
     /// In files: what needs no kernel that could mount it.
     #[test]
     fn what_was_made_with_odd_options_is_made_so_again() {

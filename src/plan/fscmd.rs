@@ -91,8 +91,12 @@ fn tune2fs(dev: &str, ext: &ExtOptions) -> Argv {
     argv.extend(words(&["-c", &ext.max_mount_count.to_string()]));
     argv.extend(words(&["-i", &format!("{}s", ext.check_interval_seconds)]));
     if let Some(errors) = &ext.errors {
-        let errors = errors.to_ascii_lowercase();
-        let errors = if errors.contains("remount") { "remount-ro" } else { errors.as_str() };
+        // As dumpe2fs says it: "Remount read-only", or "Unknown (continue)" where nothing is set.
+        let errors = match errors.to_ascii_lowercase() {
+            errors if errors.contains("remount") => "remount-ro",
+            errors if errors.contains("panic") => "panic",
+            _ => "continue",
+        };
         argv.extend(words(&["-e", errors]));
     }
     for (option, id) in [("-u", ext.reserved_uid), ("-g", ext.reserved_gid)] {
