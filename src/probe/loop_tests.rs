@@ -174,6 +174,19 @@ fn loop_an_empty_extended_partition_has_no_logical_ones() {
     assert_eq!(disk.read("dos", 512).partitions, found.partitions);
 }
 
+/// To the kernel (block/partitions/msdos.c), unlike to sfdisk.
+#[test]
+fn loop_an_entry_of_no_sectors_is_no_partition() {
+    let Some(disk) = Loop::new(64 << 20, 512) else { return };
+    disk.sfdisk("label: dos\n1: size=8MiB, type=83\n");
+    // The type of the third entry, which is empty but for this.
+    let file = File::options().write(true).open(&disk.device).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0x83], 446 + 2 * 16 + 4).unwrap();
+    file.sync_all().unwrap();
+    let found = disk.read("dos", 512);
+    assert_eq!(found.partitions.len(), 1, "{found:?}");
+}
+
 #[test]
 fn damaged_tables_are_errors_and_no_panics() {
     let read = |bytes: &[u8], pttype| {

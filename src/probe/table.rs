@@ -99,8 +99,7 @@ fn hybrid(
     partitions: &[Partition],
     sector: u64,
 ) -> Result<Option<HybridMbr>> {
-    // As the kernel reads it: what has no sectors is none.
-    let used = || mbr.iter().filter(|(_, entry)| entry.is_used() && entry.sectors > 0);
+    let used = || mbr.iter().filter(|(_, entry)| is_partition(entry));
     if used().all(|(_, entry)| entry.sys == PROTECTIVE) {
         return Ok(None);
     }
@@ -164,7 +163,7 @@ fn read_mbr(file: &mut File, disk: &str, sector_bytes: u32) -> Result<TableFound
     };
     let mut partitions = Vec::new();
     let mut extended = None;
-    for (number, entry) in mbr.iter().filter(|(_, e)| e.is_used()) {
+    for (number, entry) in mbr.iter().filter(|(_, e)| is_partition(e)) {
         let number = u32::try_from(number).context("numbering a primary partition")?;
         let kind = if is_extended(entry.sys) {
             extended.get_or_insert(u64::from(entry.starting_lba));
@@ -188,6 +187,11 @@ fn read_mbr(file: &mut File, disk: &str, sector_bytes: u32) -> Result<TableFound
     }
     let table = Table::Mbr { signature: u32::from_le_bytes(mbr.disk_signature) };
     Ok(TableFound { table, partitions, notes: Vec::new() })
+}
+
+/// As the kernel reads it: what has no sectors is none.
+fn is_partition(entry: &mbrman::MBRPartitionEntry) -> bool {
+    entry.is_used() && entry.sectors > 0
 }
 
 /// The types that Linux takes for an extended partition (block/partitions/msdos.c).
