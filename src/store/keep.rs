@@ -11,7 +11,8 @@
 //! the nightly ones of the machine.
 //!
 //! Of what was not read in full (a disk with bad sectors), any number is worth less than one that
-//! was: the newest generation that is complete is kept as well, however old.
+//! was: the newest generation that is complete is kept as well, however old. So is the newest that
+//! has no problem besides: nobody may have seen for weeks that /boot was not mounted.
 //!
 //! Clocks are wrong at times, and a wrong one must not cost a backup:
 //!
@@ -62,6 +63,8 @@ pub struct Made {
     pub subject: Subject,
     /// All that was selected could be read.
     pub complete: bool,
+    /// That, and nothing leaves the machine without a way back.
+    pub sound: bool,
 }
 
 impl Made {
@@ -69,7 +72,9 @@ impl Made {
         let generation = manifest.generation.clone();
         let told = manifest.started.parse().ok();
         let at = told.or_else(|| catalog::time_of(&generation)).unwrap_or(Timestamp::MIN);
-        Made { generation, at, subject: manifest.subject(), complete: manifest.is_complete() }
+        let complete = manifest.is_complete();
+        let sound = complete && manifest.problems().next().is_none();
+        Made { generation, at, subject: manifest.subject(), complete, sound }
     }
 }
 
@@ -112,10 +117,16 @@ fn judge_alike(made: &[&Made], keep: &Keep, now: Timestamp) -> Vec<Verdict> {
     for verdict in verdicts.iter_mut().rev().take(keep.last.max(1)) {
         verdict.kept.push("last".to_owned());
     }
-    if let Some((verdict, _)) = verdicts.iter_mut().zip(made).rev().find(|(_, made)| made.complete)
-        && verdict.kept.is_empty()
-    {
-        verdict.kept.push("the newest of which all could be read".to_owned());
+    let newest: [(&str, fn(&Made) -> bool); 2] = [
+        ("the newest of which all could be read", |made| made.complete),
+        ("the newest without a problem", |made| made.sound),
+    ];
+    for (why, is_it) in newest {
+        if let Some((verdict, _)) = verdicts.iter_mut().zip(made).rev().find(|(_, m)| is_it(m))
+            && verdict.kept.is_empty()
+        {
+            verdict.kept.push(why.to_owned());
+        }
     }
     let rules: [(&str, usize, PeriodOf); 3] = [
         ("daily", keep.daily, day),
@@ -198,6 +209,7 @@ mod tests {
             at: *at,
             subject: Subject::Machine,
             complete: true,
+            sound: true,
         };
         times.iter().enumerate().map(name).collect()
     }
@@ -221,7 +233,13 @@ mod tests {
         for night in 0..365 {
             let now = at(start + NIGHT * clock(night));
             let generation = format!("{night:05}");
-            left.push(Made { generation, at: now, subject: Subject::Machine, complete: true });
+            left.push(Made {
+                generation,
+                at: now,
+                subject: Subject::Machine,
+                complete: true,
+                sound: true,
+            });
             let verdicts = judge(&left, &keep, now);
             left = left
                 .into_iter()
@@ -290,6 +308,17 @@ mod tests {
         let verdicts = judge(&all, &keep, date("2026-11-05"));
         assert_eq!(kept(&verdicts), ["00001", "00002", "00003"]);
         assert_eq!(verdicts[1].kept, ["the newest of which all could be read"]);
+    }
+
+    #[test]
+    fn nights_with_a_problem_do_not_cost_the_last_without_one() {
+        let mut all = made(&["2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04"].map(date));
+        (all[1].sound, all[2].sound) = (false, false);
+        (all[3].complete, all[3].sound) = (false, false);
+        let keep = Keep { last: 1, ..Keep::default() };
+        let verdicts = judge(&all, &keep, date("2026-11-05"));
+        assert_eq!(kept(&verdicts), ["00000", "00002", "00003"]);
+        assert_eq!(verdicts[0].kept, ["the newest without a problem"]);
     }
 
     #[test]
