@@ -117,15 +117,15 @@ fn judge_alike(made: &[&Made], keep: &Keep, now: Timestamp) -> Vec<Verdict> {
     for verdict in verdicts.iter_mut().rev().take(keep.last.max(1)) {
         verdict.kept.push("last".to_owned());
     }
-    let newest: [(&str, fn(&Made) -> bool); 2] = [
-        ("the newest of which all could be read", |made| made.complete),
-        ("the newest without a problem", |made| made.sound),
+    let newest = [
+        ("the newest of which all could be read", made.iter().rposition(|made| made.complete)),
+        ("the newest without a problem", made.iter().rposition(|made| made.sound)),
     ];
-    for (why, is_it) in newest {
-        if let Some((verdict, _)) = verdicts.iter_mut().zip(made).rev().find(|(_, m)| is_it(m))
-            && verdict.kept.is_empty()
+    for (why, at) in newest {
+        if let Some(at) = at
+            && verdicts[at].kept.is_empty()
         {
-            verdict.kept.push(why.to_owned());
+            verdicts[at].kept.push(why.to_owned());
         }
     }
     let rules: [(&str, usize, PeriodOf); 3] = [
