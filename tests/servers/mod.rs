@@ -126,8 +126,8 @@ pub fn nginx(dir: &Path, port: u16, listen: &str, location: &str) -> Server {
         error_log DIR/error.log;\n\
         events { worker_connections 256; }\n\
         http {\n\
-          log_format by_connection '$connection $request_method $status';\n\
-          access_log DIR/access.log by_connection;\n\
+          log_format requests '$remote_user $connection $request_method $status';\n\
+          access_log DIR/access.log requests;\n\
           client_body_temp_path DIR/body;\n\
           proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/proxy; uwsgi_temp_path DIR/proxy; scgi_temp_path DIR/proxy;\n\
           client_max_body_size 0;\n\
