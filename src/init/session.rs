@@ -271,7 +271,7 @@ impl Rescue {
     fn shell_after_failure(&self, code: i32) {
         let (end, disks) = match code {
             // What the admin answered no to has not failed.
-            1 | 2 => ("did not begin", "Nothing on the disks was changed."),
+            1 | 2 => ("did not begin", "rr changed nothing on the disks."),
             3 => (
                 "FAILED",
                 "Disks were changed: mend what is said above and run rr recover again before you boot from them.",

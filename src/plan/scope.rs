@@ -30,27 +30,14 @@ pub fn narrow(recorded: &Layout, problems: &mut Vec<Problem>) -> Scope {
         recorded.disk.iter().filter(|d| is_used(recorded, d)).map(|d| d.id.clone()).collect();
     for disk in recorded.disk.iter().filter(|d| !d.unused && !used.contains(&d.id)) {
         let on_it = |m: &&Mount| recorded.disks_below(&m.fs).contains(&disk.id);
-        let (target, data): (Vec<_>, Vec<_>) =
-            recorded.mount.iter().filter(on_it).partition(|mount| mount.target);
-        let paths = |mounts: Vec<&Mount>| {
-            let paths: Vec<_> = mounts.into_iter().map(|mount| mount.path.to_string()).collect();
-            paths.join(", ")
-        };
-        notes.push(if data.is_empty() && !target.is_empty() {
-            // What patterns leave out is marked as the target is: its files are nowhere else.
-            format!(
-                "{} is left alone: {} on it holds the backups, or is left out of them.",
-                disk.name,
-                paths(target)
-            )
-        } else {
-            format!(
-                "{} is left alone: the files of {} on it are not in the backup. Where that disk is \
-                 gone, they do NOT come back, nor do their filesystems.",
-                disk.name,
-                paths(data)
-            )
-        });
+        let mounts = recorded.mount.iter().filter(on_it).map(|m| m.path.to_string());
+        // What patterns leave out is marked as the target is.
+        notes.push(format!(
+            "{} is left alone: {} on it holds the backups, or is left out of them. Where that disk is \
+             gone, its files do NOT come back, nor do its filesystems.",
+            disk.name,
+            mounts.collect::<Vec<_>>().join(", ")
+        ));
     }
     if used.is_empty() {
         problems.push(Problem::of_layout(

@@ -176,6 +176,10 @@ impl<'a> Run<'a> {
             }
             return Ok(());
         }
+        ensure!(
+            commands.is_empty() || self.info.is_some() || running_system()?.is_empty(),
+            "recover.pre is set, which is for the rescue system, and this is a running one: nothing was done\nhint: start the rescue system; from here, rr recover --dry-run shows the plan"
+        );
         self.run_hook("recover.pre", commands)
             .context("making the machine ready; rr itself has touched nothing")
     }
@@ -440,10 +444,10 @@ impl<'a> Run<'a> {
         passphrase: Option<&Secret>,
     ) -> Result<Outcome> {
         let (ui, root) = (self.ui, self.options.root.as_path());
-        crate::sys::udev::settle()?;
-        let devices = Devices::read()?;
         let recorded = &backup.layout;
         let mounted = &backup.recorded.mount;
+        crate::sys::udev::settle()?;
+        let devices = Devices::read()?;
         let tree = Tree { root, recorded, mounted, plan, devices: &devices, passphrase };
         let fixed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
         self.report.changed = fixed.changed;
@@ -455,6 +459,9 @@ impl<'a> Run<'a> {
                 root.display()
             )
         })?;
+        crate::sys::udev::settle()?;
+        let devices = Devices::read()?;
+        let tree = Tree { devices: &devices, ..tree };
         ui.step("Checking that it boots", || self.check(&tree, fixed.checks))?;
         self.options.verdict.say("checked");
         let kept = self.leave(plan)?;

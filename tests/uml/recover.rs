@@ -340,7 +340,7 @@ fn recovered_fstab(dir: &Path) -> Result<String> {
     let outcome = outcome.map_err(|failure| failure.error)?;
     ensure!(matches!(outcome, Outcome::Recovered(_)), "{outcome:?}");
     let said = String::from_utf8_lossy(&rr::ui::log::text()).into_owned();
-    ensure!(said.contains("ubdd is left alone: the files of /data"), "{said}");
+    ensure!(said.contains("ubdd is left alone: /data on it"), "{said}");
     script("mount /dev/vg0/root /node; mount /dev/md0 /node/boot")?;
     let fstab = fs::read_to_string("/node/etc/fstab")?;
     script(LEAVE)?;
