@@ -36,29 +36,30 @@ pub fn create_md(step: &Step, create: &CreateMd) -> Result<()> {
     if found < create.md.size_bytes {
         bail!("{name} came out with {found} bytes, it had {}", create.md.size_bytes);
     }
-    link_by_name(Path::new("/dev/md"), &create.md)?;
+    link_by_name(Path::new("/dev/md"), &create.md);
     // What an earlier array had in the same place would be there again.
     wipe_new(name)
 }
 
 /// `/dev/md/NAME`, by which fstab may mount it: udev has that only of arrays that mdadm names by itself.
-fn link_by_name(dir: &Path, md: &Md) -> Result<()> {
-    let Some(name) = md.array_name.as_deref().filter(|name| !name.contains('/')) else {
-        return Ok(());
-    };
+fn link_by_name(dir: &Path, md: &Md) {
+    let name = md.array_name.as_deref().filter(|name| !name.contains('/'));
+    let Some(name) = name else { return };
     // `HOST:NAME`, of which the host is left out on that host.
     for name in [name.split_once(':').map_or(name, |(_, name)| name), name] {
-        let link = dir.join(name);
-        if name.is_empty() || link.exists() {
+        let (link, array) = (dir.join(name), Path::new("..").join(&md.name));
+        let leads_there = || link.canonicalize().ok() == dir.join(&array).canonicalize().ok();
+        if name.is_empty() || (link.exists() && leads_there()) {
             continue;
         }
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        // One that an array of before left leads nowhere.
+        // One that an array of before left leads nowhere, and that of another one to what is not meant.
         let _ = std::fs::remove_file(&link);
-        std::os::unix::fs::symlink(format!("../{}", md.name), &link)
-            .with_context(|| format!("making {}", link.display()))?;
+        let made =
+            std::fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(&array, &link));
+        if let Err(error) = made {
+            log::warn!("making {}: {error}", link.display());
+        }
     }
-    Ok(())
 }
 
 /// Makes the volume and opens it, and sees to it that nothing old shows in it.
@@ -173,7 +174,7 @@ pub fn assemble(plan: &Plan, passphrase: Option<&Secret>) -> Result<()> {
                     Cmd::new("mdadm").args(["--assemble", "--run", &md.dev(), &uuid]).run()?;
                     udev::settle()?;
                 }
-                link_by_name(Path::new("/dev/md"), md)?;
+                link_by_name(Path::new("/dev/md"), md);
             }
             Step::MakeLuks(make) if !Path::new(&make.luks.dev()).exists() => {
                 modprobe("dm_crypt");
@@ -250,20 +251,24 @@ mod tests {
         let mut md = raid_node().md.remove(0);
         std::fs::write(tmp.path().join(&md.name), "").unwrap();
         md.array_name = None;
-        link_by_name(&dir, &md).unwrap();
+        link_by_name(&dir, &md);
         assert!(!dir.exists());
         md.array_name = Some("node001:data".into());
         for _ in 0..2 {
-            link_by_name(&dir, &md).unwrap();
+            link_by_name(&dir, &md);
             for name in ["data", "node001:data"] {
                 let link = dir.join(name).canonicalize().unwrap();
                 assert_eq!(link, tmp.path().join(&md.name).canonicalize().unwrap());
             }
         }
-        // As an array of before left it.
-        std::fs::remove_file(dir.join("data")).unwrap();
-        std::os::unix::fs::symlink("../gone", dir.join("data")).unwrap();
-        link_by_name(&dir, &md).unwrap();
-        assert!(dir.join("data").exists());
+        // As an array of before left it, and as another one that is there has it.
+        std::fs::write(tmp.path().join("md9"), "").unwrap();
+        for other in ["../gone", "../md9"] {
+            std::fs::remove_file(dir.join("data")).unwrap();
+            std::os::unix::fs::symlink(other, dir.join("data")).unwrap();
+            link_by_name(&dir, &md);
+            let link = dir.join("data").canonicalize().unwrap();
+            assert_eq!(link, tmp.path().join(&md.name).canonicalize().unwrap());
+        }
     }
 }

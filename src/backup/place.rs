@@ -208,12 +208,16 @@ impl Place {
         const NAMED: usize = 5;
         let is_ours = |name: &str| {
             let dir = self.dir.join(name);
+            // A node that has only just begun has an empty one.
+            let is_empty = || std::fs::read_dir(&dir).is_ok_and(|mut all| all.next().is_none());
             [node, AT_TARGET, "lost+found"].contains(&name)
                 || ["generations", OWNER].iter().any(|file| dir.join(file).exists())
+                || is_empty()
         };
         let found = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let names = found.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let others: BTreeSet<String> = names.filter(|name| !is_ours(name)).collect();
+        let others = names.filter(|name| !is_ours(name));
+        let others: BTreeSet<_> = others.map(|name| BytesPath::from(name).to_string()).collect();
         others.into_iter().take(NAMED).collect()
     }
 }
@@ -298,7 +302,7 @@ mod tests {
     #[test]
     fn what_is_no_backup_is_known_in_the_directory() {
         let dir = tempfile::tempdir().unwrap();
-        for made in ["node001", "node002/generations", "pxe", "www", "mail"] {
+        for made in ["node001", "node002/generations", "node003", "pxe", "www/a", "mail/b"] {
             std::fs::create_dir_all(dir.path().join(made)).unwrap();
         }
         let place = find(dir.path(), &mounts(), None).unwrap();

@@ -280,6 +280,10 @@ pub fn parse_routes(text: &str) -> Result<Vec<Route>> {
     struct Hop {
         gateway: Option<String>,
         dev: Option<String>,
+        /// A gateway of another family.
+        via: Option<serde_json::Value>,
+        #[serde(default)]
+        flags: Vec<String>,
     }
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -295,8 +299,11 @@ pub fn parse_routes(text: &str) -> Result<Vec<Route>> {
         .into_iter()
         .filter(keep)
         .filter_map(|row| {
-            // One of the ways is enough.
-            let hop = row.nexthops.into_iter().find(|hop| hop.dev.is_some());
+            // One of the ways is enough, a live one if there is.
+            let (dead, alive): (Vec<_>, Vec<_>) = (row.nexthops.into_iter())
+                .filter(|hop| hop.dev.is_some() && hop.via.is_none())
+                .partition(|hop| hop.flags.iter().any(|flag| flag == "dead"));
+            let hop = alive.into_iter().chain(dead).next();
             let (via, dev) = hop.map_or((row.gateway, row.dev), |hop| (hop.gateway, hop.dev));
             Some(Route { to: row.dst, via, nic: dev?, metric: row.metric })
         })

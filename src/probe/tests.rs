@@ -347,8 +347,10 @@ fn the_network_is_read() {
     let routes = net::parse_routes(&fixture("net/route.json")).unwrap();
     assert_eq!(routes.len(), 1, "without those of the kernel");
     assert_eq!((routes[0].to.as_str(), routes[0].via.as_deref()), ("default", Some("192.0.2.1")));
-    // As iproute2 6.1 prints one over two ways.
+    // As iproute2 6.1 prints one over several ways.
     let text = r#"[{"dst":"default","protocol":"static","metric":100,"flags":[],"nexthops":[
+        {"via":{"family":"inet6","host":"fe80::2"},"dev":"eth3","weight":1,"flags":[]},
+        {"gateway":"10.0.0.9","dev":"eth2","weight":1,"flags":["dead","linkdown"]},
         {"gateway":"10.0.0.2","dev":"eth0","weight":1,"flags":[]},
         {"gateway":"10.0.0.3","dev":"eth1","weight":2,"flags":[]}]}]"#;
     let routes = net::parse_routes(text).unwrap();

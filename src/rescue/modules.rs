@@ -302,8 +302,9 @@ fn add_settings(tree: &mut Tree, dir: &Path) -> Result<()> {
     }
     tree.add_below(dir, &is_setting)?;
     for name in block::names_in(dir) {
-        let Ok(file) = dir.join(name).canonicalize() else { continue };
-        let text = std::fs::read_to_string(&file).ok().filter(|_| is_setting(&file));
+        let Ok(file) = dir.join(&name).canonicalize() else { continue };
+        let Ok(bytes) = std::fs::read(&file) else { continue };
+        let text = Some(String::from_utf8_lossy(&bytes)).filter(|_| is_setting(Path::new(&name)));
         if let (Some(text), Some(path)) = (text.and_then(|text| allowing(&text)), file.to_str()) {
             tree.text(path, 0o644, text);
         }
@@ -329,7 +330,9 @@ fn forbids(line: &str) -> bool {
     if name == "uas" || !ALWAYS.split_whitespace().any(|always| always == name) {
         return false;
     }
-    let does_nothing = |program: &str| matches!(program.rsplit('/').next(), Some("true" | "false"));
+    let does_nothing = |program: &str| {
+        matches!(program.trim_end_matches(';').rsplit('/').next(), Some("true" | "false"))
+    };
     verb == "blacklist" || (verb == "install" && words.next().is_some_and(does_nothing))
 }
 
@@ -486,6 +489,10 @@ kernel/crypto/crc32c_generic.ko:
                      install nvme /sbin/modprobe --ignore-install nvme\n";
         file("cis.conf", &format!("install vfat /bin/false\n{other}"));
         file("plain.conf", other);
+        // A link to another name, letters of another system, and a shell's end of a command.
+        let odd = b"# f\xfcr USB\ninstall usb_storage /bin/false;\n";
+        std::fs::write(dir.path().join("usb.other"), odd).unwrap();
+        std::os::unix::fs::symlink("usb.other", dir.path().join("usb.conf")).unwrap();
         let mut tree = Tree::new();
         add_settings(&mut tree, dir.path()).unwrap();
         let text = |name: &str| {
@@ -499,6 +506,7 @@ kernel/crypto/crc32c_generic.ko:
         assert_eq!(text("usb-storage.conf").as_deref(), Some(""));
         assert_eq!(text("cis.conf").as_deref(), Some(other));
         assert_eq!(text("plain.conf"), None);
+        assert_eq!(text("usb.other").as_deref(), Some("# f\u{fffd}r USB\n"));
     }
 
     #[test]

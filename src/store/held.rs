@@ -44,6 +44,9 @@ impl Store for HeldStore {
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.held()?.put_new(name, bytes)
     }
+    fn claim(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.held()?.claim(name, bytes)
+    }
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         self.inner.get(name)
     }

@@ -101,6 +101,10 @@ impl Store for PatientStore {
         let (name, bytes) = (name.to_owned(), bytes.to_vec());
         self.wait(bytes.len(), move |store| store.put_new(&name, &bytes))
     }
+    fn claim(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (name, bytes) = (name.to_owned(), bytes.to_vec());
+        self.wait(bytes.len(), move |store| store.claim(&name, &bytes))
+    }
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         let size = usize::try_from(self.size_bytes(name)?).unwrap_or(usize::MAX);
         let name = name.to_owned();

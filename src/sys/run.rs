@@ -400,13 +400,14 @@ mod tests {
     #[test]
     fn a_signal_that_we_have_blocked_ends_what_we_start() {
         let mut keys = SigSet::empty();
-        keys.add(Signal::SIGINT);
+        // None that a shell has its background jobs ignore.
+        keys.add(Signal::SIGUSR1);
         std::thread::spawn(move || {
             keys.thread_block().unwrap();
-            let ended = Cmd::new("sh").args(["-c", "kill -INT $$; echo lives"]).output();
+            let ended = Cmd::new("sh").args(["-c", "kill -USR1 $$; echo lives"]).output();
             let text = ended.map(|output| output.text()).unwrap_or_default();
             assert!(!text.contains("lives"), "{text}");
-            assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT));
+            assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGUSR1));
         })
         .join()
         .unwrap();

@@ -68,6 +68,12 @@ fn read_range(store: &dyn Store, offset: u64, len: u64) -> Result<Vec<u8>, Store
 fn objects_come_and_go(url: &str, options: &TargetOptions) {
     let reading = open(url, Access::Read, options).unwrap();
     assert!(names(&*reading, "generations/").is_empty(), "a tree that is not there yet is empty");
+    // Nor is it made for who only changes one.
+    let missing = open(url, Access::Change, options).unwrap_err();
+    assert!(
+        missing.chain().any(|e| matches!(e.downcast_ref(), Some(StoreError::NotFound { .. }))),
+        "{missing:#}"
+    );
     let store = open(url, Access::Write, options).unwrap();
     assert_eq!(store.url(), format!("{url}/node001"));
     let pack = noise(3 << 20);

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::name::{Tag, is_name, is_part_of_name};
+use super::name::{OWNER, Tag, is_name, is_part_of_name};
 use super::{Access, Object, PIECE_BYTES, Pieces, Store, StoreError, room};
 use crate::config::{TargetOptions, TargetUrl};
 use client::{Call, Client, Content, Failed, Reply};
@@ -188,20 +188,24 @@ impl ObjectStore {
     }
 
     fn find_out(&mut self, access: Access) -> Result<()> {
-        let write = access != Access::Read;
         let lists = match &self.server {
             Server::S3(_) => true,
             Server::Http(dav, _) => {
-                dav.is_dav(&self.client, write, &|reply| self.refusal(reply, ""))?
+                let makes = access == Access::Write;
+                dav.is_dav(&self.client, makes, &|reply| self.refusal(reply, ""))?
             }
         };
         if let (false, Server::Http(_, known)) = (lists, &mut self.server) {
             log::info!("{} can't list: it has no WebDAV", self.client.label());
             *known = Some(Mutex::default());
         }
-        self.look()?;
-        if !write {
+        let has_latest = self.look()?;
+        if access == Access::Read {
             return Ok(());
+        }
+        if access == Access::Change && !has_latest && !self.is_tree()? {
+            let store = self.client.label().to_owned();
+            return Err(StoreError::NotFound { store, name: "a backup".to_owned() }.into());
         }
         let probe = self.tag.part_name("try");
         self.put_content(&probe, Content::Bytes(b"rr\n"), false)
@@ -278,9 +282,18 @@ impl ObjectStore {
         )
     }
 
-    /// A server that is down, and a wrong login, are told when the store is opened, and not as a
-    /// missing backup.
-    fn look(&self) -> Result<()> {
+    /// Whether a node has begun to back up there, that has finished none.
+    fn is_tree(&self) -> Result<bool, StoreError> {
+        match self.size_of(OWNER) {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(!self.list_raw("generations/")?.is_empty()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether generations are named there. A server that is down, and a wrong login, are told when the
+    /// store is opened, and not as a missing backup.
+    fn look(&self) -> Result<bool> {
         let name = "latest.json";
         let looked = self.client.run(
             |_| self.call("GET", name, &[]),
@@ -290,8 +303,8 @@ impl ObjectStore {
             },
         );
         match looked {
-            Err(StoreError::NotFound { .. }) => Ok(()),
-            other => other.context("looking whether the target answers"),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            other => other.map(|()| true).context("looking whether the target answers"),
         }
     }
 
