@@ -588,7 +588,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("node001")).unwrap();
         assert_eq!(told(dir.path()), (Vec::new(), Vec::new()));
-        std::fs::create_dir(dir.path().join("www")).unwrap();
+        std::fs::create_dir_all(dir.path().join("www/html")).unwrap();
         let (gaps, problems) = told(dir.path());
         assert!(gaps[0].why.ends_with("also what is no backup: www"), "{gaps:?}");
         assert!(problems.is_empty());
