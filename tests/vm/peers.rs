@@ -107,8 +107,15 @@ impl Peer {
         lab::write(&file, "")?;
         ensure!(!log.is_empty(), "nobody asked the server");
         for line in log.lines() {
-            let name = line.split(' ').next().context("a line without a user")?;
-            ensure!(name == user, "{name} asked the server, who should be {user}: {line}");
+            let mut words = line.split(' ');
+            let name = words.next().context("a line without a user")?;
+            // A backup rehearses the recovery, which only reads.
+            let reads = words.nth(1).is_some_and(|m| ["GET", "HEAD", "PROPFIND"].contains(&m));
+            let is_rehearsal = name == READER.0 && reads;
+            ensure!(
+                name == user || is_rehearsal,
+                "{name} asked the server, who should be {user}: {line}"
+            );
         }
         Ok(())
     }
