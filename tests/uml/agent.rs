@@ -261,7 +261,10 @@ fn dump() -> Result<String> {
             tell(&mut out, device, "sh", &["-c", dump, device], &[])?;
         }
         if kind.starts_with("raid") {
-            tell(&mut out, device, "mdadm", &["--detail", "--export", device], &[])?;
+            // Which of a member's names is told (/dev/md1, /dev/md/1) is for the order of /dev to say; the
+            // key has the kernel's.
+            let export = "mdadm --detail --export $0 | sed 's/_DEV=.*/_DEV/'";
+            tell(&mut out, device, "sh", &["-c", export, device], &[])?;
             tell(&mut out, device, "mdadm", &["--detail", device], MD_DETAIL)?;
         }
         if has("TYPE=linux_raid_member") {
