@@ -13,7 +13,7 @@
 //! run has failed. A run that is killed at any point leaves no mount, a lock that the next run
 //! knows for dead, and objects that it sweeps.
 //!
-//! * [`preflight`] what has to be known before
+//! * [`preflight`] what has to be known before; [`included`] what `--include` names
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
 //! * [`spare`] what a recovery leaves alone, as nothing of it is in the backup
 //! * [`headers`] copies of LUKS headers
@@ -27,6 +27,7 @@ mod halves;
 pub mod headers;
 mod hooks;
 mod identity;
+mod included;
 mod local;
 mod media;
 pub mod place;

@@ -9,9 +9,9 @@ use super::Options;
 use super::coverage::{self, Coverage, NOT_IN_LAYOUT};
 use super::headers::{self, Header};
 use super::identity;
+use super::included::included;
 use super::local;
 use super::place::{self, Place, PlaceKind};
-use super::report::listed;
 use super::spare;
 use crate::config::url::ISO_DIR;
 use crate::config::{Config, Iso, Output, TargetUrl};
@@ -23,7 +23,7 @@ use crate::rescue::iso::{new_id, volume_id};
 use crate::store::catalog::{Manifest, Subject};
 use crate::store::{self, Access, Store, StoreError, object, usb};
 use crate::sys::{fs, tools};
-use crate::ui::Ui;
+use crate::ui::{Ui, listed};
 
 /// No backup of a machine is smaller: a target with less room than this is as good as full.
 const LEAST_FREE_BYTES: u64 = 16 << 20;
@@ -122,49 +122,6 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         1 => bail!("{}", fatal[0]),
         count => bail!("{count} things stand against it:\n{}", listed(&fatal)),
     }
-}
-
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket())
-}
-
-/// The trees of `--include`, where they really are: the walk follows no links.
-fn included(include: &[PathBuf], fatal: &mut Vec<String>) -> Vec<PathBuf> {
-    let real = |path: &Path| {
-        let path = std::path::absolute(path)?;
-        path.symlink_metadata()?;
-        // The last part is looked at by the caller; what leads there may be links.
-        match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
-            _ => path.canonicalize(),
-        }
-    };
-    let mut trees = Vec::new();
-    for path in include {
-        match real(path) {
-            Ok(path) if path.is_symlink() && path.is_dir() => fatal.push(format!(
-                "{} is a symbolic link\nhint: --include {}",
-                path.display(),
-                path.canonicalize().unwrap_or_default().display()
-            )),
-            Ok(path) if is_socket(&path) => {
-                fatal.push(format!("{} can't be included: it is a socket", path.display()));
-            }
-            Ok(path) => trees.push(path),
-            Err(error) => {
-                let globbing = path.to_string_lossy().contains(['*', '?', '[']);
-                let hint = match globbing {
-                    true => {
-                        "\nhint: --include takes paths, each by an --include of its own; --exclude takes globs"
-                    }
-                    false => "",
-                };
-                fatal.push(format!("{} can't be included: {error}{hint}", path.display()));
-            }
-        }
-    }
-    trees
 }
 
 /// A `file://` target below a mount point that is not mounted now.

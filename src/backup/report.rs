@@ -8,7 +8,7 @@ use super::preflight::Job;
 use crate::layout::Unprotected;
 use crate::layout::units::size;
 use crate::store::catalog::Manifest;
-use crate::ui::{Ui, counted, hanging};
+use crate::ui::{Ui, counted, listed};
 
 /// One half of a backup: the archive or the rescue media.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -189,21 +189,5 @@ impl Report {
         if !self.pruned.is_empty() {
             ui.info(format!("no longer kept, deleted: {}", self.pruned.join(", ")));
         }
-    }
-}
-
-/// One marked item each, with its further lines below the first.
-pub(super) fn listed(items: &[String]) -> String {
-    items.iter().map(|item| format!("* {}", hanging(item))).collect::<Vec<_>>().join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_thing_that_went_wrong_is_an_item() {
-        let items = ["no kernel\nhint: look".to_owned(), "no GRUB".to_owned()];
-        assert_eq!(listed(&items), "* no kernel\n  hint: look\n* no GRUB");
     }
 }

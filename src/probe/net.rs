@@ -300,10 +300,9 @@ pub fn parse_routes(text: &str) -> Result<Vec<Route>> {
         .filter(keep)
         .filter_map(|row| {
             // One of the ways is enough, a live one if there is.
-            let (dead, alive): (Vec<_>, Vec<_>) = (row.nexthops.into_iter())
-                .filter(|hop| hop.dev.is_some() && hop.via.is_none())
-                .partition(|hop| hop.flags.iter().any(|flag| flag == "dead"));
-            let hop = alive.into_iter().chain(dead).next();
+            let usable = |hop: &Hop| hop.dev.is_some() && hop.via.is_none();
+            let is_dead = |hop: &Hop| hop.flags.iter().any(|flag| flag == "dead");
+            let hop = row.nexthops.into_iter().filter(usable).min_by_key(is_dead);
             let (via, dev) = hop.map_or((row.gateway, row.dev), |hop| (hop.gateway, hop.dev));
             Some(Route { to: row.dst, via, nic: dev?, metric: row.metric })
         })

@@ -446,28 +446,35 @@ impl<'a> Run<'a> {
         let (ui, root) = (self.ui, self.options.root.as_path());
         let recorded = &backup.layout;
         let mounted = &backup.recorded.mount;
-        crate::sys::udev::settle()?;
-        let devices = Devices::read()?;
+        let devices = settled_devices()?;
         let tree = Tree { root, recorded, mounted, plan, devices: &devices, passphrase };
         let fixed = ui.step("Making the system bootable", || fixup::fix(&tree, ui))?;
         self.report.changed = fixed.changed;
         self.options.verdict.say("fixed");
         // Before the check, which finds what they have broken.
-        self.run_hook("recover.post", &self.config.recover.post).with_context(|| {
-            format!(
-                "running what must be done in the recovered system, which is mounted at {} (rr finalizeonly goes on from there)",
-                root.display()
-            )
-        })?;
-        crate::sys::udev::settle()?;
-        let devices = Devices::read()?;
-        let tree = Tree { devices: &devices, ..tree };
+        let changed = self.run_post()?;
+        let tree = Tree { devices: changed.as_ref().unwrap_or(&devices), ..tree };
         ui.step("Checking that it boots", || self.check(&tree, fixed.checks))?;
         self.options.verdict.say("checked");
         let kept = self.leave(plan)?;
         self.check_files().context("the system is done and boots")?;
         self.summary(&kept);
         Ok(Outcome::Recovered(Box::new(self.report.clone())))
+    }
+
+    /// What has to be done in the restored system. Gives the devices as they are then, where anything was.
+    fn run_post(&self) -> Result<Option<Devices>> {
+        let commands = &self.config.recover.post;
+        if commands.is_empty() {
+            return Ok(None);
+        }
+        self.run_hook("recover.post", commands).with_context(|| {
+            format!(
+                "running what must be done in the recovered system, which is mounted at {} (rr finalizeonly goes on from there)",
+                self.options.root.display()
+            )
+        })?;
+        settled_devices().map(Some)
     }
 
     /// Would it start?
@@ -576,6 +583,12 @@ impl<'a> Run<'a> {
         }
         self.report.clone()
     }
+}
+
+/// What is on which device, when udev has looked at all.
+fn settled_devices() -> Result<Devices> {
+    crate::sys::udev::settle()?;
+    Devices::read()
 }
 
 fn now() -> String {

@@ -302,10 +302,13 @@ fn add_settings(tree: &mut Tree, dir: &Path) -> Result<()> {
     }
     tree.add_below(dir, &is_setting)?;
     for name in block::names_in(dir) {
-        let Ok(file) = dir.join(&name).canonicalize() else { continue };
+        if !is_setting(Path::new(&name)) {
+            continue;
+        }
+        let Ok(file) = dir.join(name).canonicalize() else { continue };
         let Ok(bytes) = std::fs::read(&file) else { continue };
-        let text = Some(String::from_utf8_lossy(&bytes)).filter(|_| is_setting(Path::new(&name)));
-        if let (Some(text), Some(path)) = (text.and_then(|text| allowing(&text)), file.to_str()) {
+        let text = allowing(&String::from_utf8_lossy(&bytes));
+        if let (Some(text), Some(path)) = (text, file.to_str()) {
             tree.text(path, 0o644, text);
         }
     }

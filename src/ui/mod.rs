@@ -225,6 +225,11 @@ pub fn hanging(text: &str) -> String {
     text.replace('\n', "\n  ")
 }
 
+/// One marked item each, with its further lines below the first.
+pub fn listed(items: &[String]) -> String {
+    items.iter().map(|item| format!("* {}", hanging(item))).collect::<Vec<_>>().join("\n")
+}
+
 /// Something was written to the terminal.
 fn wrote() {
     WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -304,5 +309,11 @@ mod tests {
         assert!(!ui.takes_back(announced, "erase sda"));
         let plain = Ui::new(Style::Plain);
         assert!(!plain.takes_back(WRITTEN.load(Ordering::Relaxed), "erase sda"));
+    }
+
+    #[test]
+    fn each_thing_that_went_wrong_is_an_item() {
+        let items = ["no kernel\nhint: look".to_owned(), "no GRUB".to_owned()];
+        assert_eq!(listed(&items), "* no kernel\n  hint: look\n* no GRUB");
     }
 }
