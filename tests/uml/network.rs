@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rr::init::network::plan::Present;
@@ -61,7 +61,8 @@ pub fn run(dir: &Path) -> Result<()> {
     cards_in_another_order_reach_the_target()?;
     a_gateway_off_the_subnet_leads_on(&cards)?;
     a_slow_switch_is_waited_for(&cards)?;
-    the_recorded_gateway_wins_and_that_of_dhcp_is_left(&cards)
+    the_recorded_gateway_wins_and_that_of_dhcp_is_left(&cards)?;
+    a_late_link_is_used(&cards)
 }
 
 fn bonds_vlans_and_bridges(dir: &Path, cards: &[Present]) -> Result<()> {
@@ -227,6 +228,29 @@ fn the_recorded_gateway_wins_and_that_of_dhcp_is_left(cards: &[Present]) -> Resu
     script(&SERVERS.replace("GATEWAY", "1").replace("ip -n peer address add", "true"))?;
     bring_up_to(FAR, &with("10.9.6.77")?, cards)?;
     ensure!(network::reach::answers(FAR), "not by the gateway of DHCP:\n{}", routes()?);
+    Ok(())
+}
+
+/// The other end comes up when nobody waits for it any more.
+fn a_late_link_is_used(cards: &[Present]) -> Result<()> {
+    script(TEAR_DOWN)?;
+    script("ip -n peer link set p1 down")?;
+    let recorded: Net = toml::from_str(&format!(
+        "[[nic]]\nname = \"eth1\"\nmac = \"{}\"\nmtu = 1500\ndhcp = true\n\
+         [[route]]\nto = \"10.9.7.0/24\"\nnic = \"eth1\"\n",
+        cards[1].mac
+    ))?;
+    let started = Instant::now();
+    let reaches_target = || {
+        if started.elapsed() > network::LINK_TIMEOUT {
+            script("ip -n peer link set p1 up").unwrap();
+        }
+        network::reach::answers("http://10.9.7.1:9/")
+    };
+    let patience = network::LINK_TIMEOUT + Duration::from_secs(30);
+    let hints = Hints { boot_mac: None, reaches_target: Some(&reaches_target), patience };
+    network::on(&recorded, cards, hints, &|text| eprintln!("{text}"))?;
+    ensure!(network::reach::answers("http://10.9.7.1:9/"), "a late link is not used:\n{}", said()?);
     Ok(())
 }
 

@@ -42,10 +42,18 @@ pub(super) fn wait_for_link(name: &str) -> Result<()> {
     bail!("{name} has no link after {} s", started.elapsed().as_secs())
 }
 
+/// Whether this interface has a link now.
+pub(super) fn is_linked(name: &str) -> bool {
+    has_link(Path::new(CLASS_NET), name)
+}
+
 fn has_link(class_net: &Path, name: &str) -> bool {
     let path = class_net.join(name).join("carrier");
     std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }
+
+/// How management boards (iDRAC, iLO, MegaRAC) are seen over their USB cable, which always has a link.
+const DRIVERS_OF_BOARDS: &[&str] = &["cdc_eem", "cdc_ether", "cdc_ncm", "cdc_subset", "rndis_host"];
 
 /// Whether hardware has a link, and none of it is what this interface is or rests on. A bridge that
 /// its ports have a link for waits for spanning tree.
@@ -60,7 +68,12 @@ fn only_others_have_links(class_net: &Path, name: &str) -> bool {
         own.extend(lower);
         at += 1;
     }
-    let physical = |name: &String| class_net.join(name).join("device").exists();
+    let physical = |name: &String| {
+        let device = class_net.join(name).join("device");
+        let driver = device.join("driver").read_link().unwrap_or_default();
+        let driver = driver.file_name().unwrap_or_default();
+        device.exists() && !DRIVERS_OF_BOARDS.iter().any(|board| driver == *board)
+    };
     let linked: Vec<String> = block::names_in(class_net)
         .into_iter()
         .filter(|name| physical(name) && has_link(class_net, name))
@@ -89,6 +102,13 @@ mod tests {
         nic("br0", &[("carrier", "0\n"), ("lower_bond0", "")]);
         nic("br1", &[("carrier", "0\n"), ("lower_eth1", "")]);
         let given_up = |name: &str| only_others_have_links(dir.path(), name);
+        std::fs::create_dir_all(dir.path().join("bmc0/device")).unwrap();
+        std::fs::write(dir.path().join("bmc0/carrier"), "1\n").unwrap();
+        let driver = dir.path().join("bmc0/device/driver");
+        std::os::unix::fs::symlink("/sys/bus/usb/drivers/cdc_ether", &driver).unwrap();
+        std::fs::write(dir.path().join("eth0/carrier"), "0\n").unwrap();
+        assert!(!given_up("eth1"), "only the management board has a link");
+        std::fs::write(dir.path().join("eth0/carrier"), "1\n").unwrap();
         assert!(given_up("eth1") && given_up("br1"));
         assert!(!given_up("br0"), "its own port has the link");
         nic("eth2", &up);

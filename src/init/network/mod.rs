@@ -1,10 +1,12 @@
 //! The rescue system's network: as the node had it, on the interfaces that are here now.
 //!
 //! * [`plan`](mod@plan) which interface is which, and the calls of ip(8) that set it up
-//! * [`links`] waiting for links, [`reach`] whether the target answers
+//! * [`links`] waiting for links, [`late`] those that come later still
+//! * [`reach`] whether the target answers
 //!
 //! Where nothing fits, or nothing was recorded, every interface with a link asks a DHCP server.
 
+mod late;
 mod links;
 pub mod plan;
 pub mod reach;
@@ -241,6 +243,7 @@ fn carry_out(plan: &Plan, net: &Net, say: Say<'_>) -> Result<Vec<String>> {
 
 /// Takes away what a plan gave to interfaces. What was never made can't be taken away.
 fn undo(plan: &Plan) {
+    late::forget();
     let ip = |words: &[&str]| {
         if let Err(error) = Cmd::new("ip").args(words).run() {
             log::info!("{error:#}");
@@ -401,7 +404,13 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
     if !setup.dhcp && !setup.slaac && setup.address.is_empty() {
         return Ok(());
     }
-    wait_for_link(name)?;
+    wait_for_link(name).inspect_err(|_| late::wait(setup.clone()))?;
+    obtain(setup, say)
+}
+
+/// Asks DHCP servers and routers for addresses, over a link that is there.
+fn obtain(setup: &Setup, say: Say<'_>) -> Result<()> {
+    let name = setup.name.as_str();
     // A network without routers of IPv6 may have a DHCP server all the same.
     let leased = if setup.dhcp { lease(name, setup.is_last_gateway, say) } else { Ok(()) };
     // Who got a lease is past a switch that is still silent.
