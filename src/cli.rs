@@ -249,7 +249,8 @@ pub struct GenerationArg {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// A generation as `rr list` names it; default: the newest
+    /// A generation as `rr list` names it; default: the newest, and the newest of
+    /// the whole machine
     #[arg(value_name = "GEN")]
     pub generation: Option<String>,
     /// Compare the tree below DIR with the generation's index instead

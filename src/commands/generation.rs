@@ -110,13 +110,20 @@ fn describe(m: &Manifest) -> String {
 
 pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {
     let store = session.store(Access::Read)?;
-    let manifest = catalog::find(&*store, args.generation.as_deref())?;
+    let named = args.generation.as_deref();
     if let Some(root) = &args.root {
+        let manifest = catalog::find(&*store, named)?;
         let verified = archive::verify_root(&manifest, &*store, root, session.ui)?;
         return answer(session, &verified.differences);
     }
-    archive::check(&manifest, &*store, session.ui)?;
-    session.ui.success(format!("{} verifies", manifest.generation));
+    let manifests = match named {
+        Some(named) => vec![catalog::find(&*store, Some(named))?],
+        None => catalog::to_verify(&*store)?,
+    };
+    for manifest in manifests {
+        archive::check(&manifest, &*store, session.ui)?;
+        session.ui.success(format!("{} verifies", manifest.generation));
+    }
     Ok(Exit::Done)
 }
 

@@ -113,6 +113,17 @@ pub fn find(store: &dyn Store, named: Option<&str>) -> Result<Manifest> {
     manifest(store, choose(store, &all, named)?)
 }
 
+/// What is read back where nothing is named: the newest generation and, where that is of some trees, the
+/// newest of the machine, which a recovery takes.
+pub fn to_verify(store: &dyn Store) -> Result<Vec<Manifest>> {
+    let newest = find(store, None)?;
+    let machine = match newest.subject() {
+        Subject::Machine => None,
+        Subject::Trees(_) => newest_machine(store, &generations(store)?)?,
+    };
+    Ok([newest].into_iter().chain(machine).collect())
+}
+
 /// As [`find`], of those with a layout: what a machine can be recovered from.
 ///
 /// # Errors
@@ -451,6 +462,11 @@ pub(crate) mod tests {
         let text = find_machine(Some("2026")).unwrap_err();
         assert!(text.contains("it has 20261120T013500Z, 20261121T013500Z"), "{text}");
         assert_eq!(find(store, None).unwrap().generation, "20261123T013500Z");
+        let to_verify = || to_verify(store).unwrap().into_iter().map(|found| found.generation);
+        assert!(to_verify().eq(["20261123T013500Z", "20261122T013500Z"]));
+        published(store, "20261123T023500Z", &[]);
+        assert!(to_verify().eq(["20261123T023500Z"]));
+        store.delete(&object("20261123T023500Z", "manifest.json")).unwrap();
         // Which one is wanted is not guessed.
         store.put(&object("20261124T013500Z", "manifest.json"), b"{}").unwrap();
         assert!(find_machine(None).is_err());
