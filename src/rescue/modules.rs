@@ -306,6 +306,9 @@ fn add_settings(tree: &mut Tree, dir: &Path) -> Result<()> {
             continue;
         }
         let Ok(file) = dir.join(name).canonicalize() else { continue };
+        if !file.is_file() {
+            continue;
+        }
         let Ok(bytes) = std::fs::read(&file) else { continue };
         let text = allowing(&String::from_utf8_lossy(&bytes));
         if let (Some(text), Some(path)) = (text, file.to_str()) {
@@ -496,8 +499,13 @@ kernel/crypto/crc32c_generic.ko:
         let odd = b"# f\xfcr USB\ninstall usb_storage /bin/false;\n";
         std::fs::write(dir.path().join("usb.other"), odd).unwrap();
         std::os::unix::fs::symlink("usb.other", dir.path().join("usb.conf")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("masked.conf")).unwrap();
+        let pipe = dir.path().join("pipe.conf");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut tree = Tree::new();
         add_settings(&mut tree, dir.path()).unwrap();
+        assert!(tree.contains(dir.path().join("masked.conf").to_str().unwrap()));
+        assert!(!tree.contains(pipe.to_str().unwrap()));
         let text = |name: &str| {
             let path = dir.path().join(name).canonicalize().unwrap();
             let node = tree.iter().find(|(at, _)| Path::new("/").join(at) == path);

@@ -158,6 +158,10 @@ fn add_program(tree: &mut Tree, name: &str) -> Result<()> {
 
 /// A script of a language that would bring half a system along.
 fn is_interpreted(path: &Path) -> bool {
+    // Some devices are read for ever.
+    if !path.is_file() {
+        return false;
+    }
     let Ok(bytes) = std::fs::read(path) else { return false };
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -160,16 +160,23 @@ impl Tree {
     pub fn add_below(&mut self, dir: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<()> {
         for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
             let entry = entry.with_context(|| format!("listing {}", dir.display()))?;
-            if entry.file_type().is_dir() || !keep(entry.path()) {
+            if entry.file_type().is_dir() {
                 continue;
             }
+            let path = entry.path();
             // A link into nowhere on the node is of no use in the rescue system either.
-            let Ok(meta) = entry.path().metadata() else { continue };
-            if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
-                self.add_program(entry.path())?;
-            } else {
-                self.add(entry.path())?;
+            let Ok(meta) = path.metadata() else { continue };
+            let is_mask = entry.path_is_symlink() && meta.file_type().is_char_device();
+            // Whoever reads a pipe waits for its other end.
+            if !(meta.is_file() || meta.is_dir() || is_mask) || !keep(path) {
+                continue;
             }
+            let added = if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+                self.add_program(path)
+            } else {
+                self.add(path)
+            };
+            added.with_context(|| format!("adding {}", path.display()))?;
         }
         Ok(())
     }
@@ -207,6 +214,10 @@ impl Tree {
                 Node::Dir { mode }
             } else if meta.is_file() {
                 Node::Copy { from: here.clone(), mode }
+            } else if meta.file_type().is_char_device() && links > 0 {
+                // A mask: udev(7) and modprobe.d(5) leave out what is a link to /dev/null. That is
+                // in every rescue system.
+                return Ok(here);
             } else {
                 bail!("{} is no file, directory or link", here.display());
             };
@@ -302,6 +313,31 @@ mod tests {
         let mut tree = Tree::new();
         tree.add_program(&script).unwrap();
         assert!(tree.resolve(Path::new("/bin/sh")).is_some());
+    }
+
+    #[test]
+    fn masks_stay_masks_and_what_is_no_file_stays_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        std::fs::write(dir.join("a.conf"), "x").unwrap();
+        let mask = dir.join("b.conf");
+        std::os::unix::fs::symlink("/dev/null", &mask).unwrap();
+        nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        let mut tree = Tree::new();
+        // It may read what it is asked about.
+        let asked = std::cell::RefCell::new(Vec::new());
+        let keep = |path: &Path| {
+            asked.borrow_mut().push(path.file_name().unwrap().to_owned());
+            true
+        };
+        tree.add_below(dir, &keep).unwrap();
+        assert_eq!(asked.into_inner(), ["a.conf", "b.conf"]);
+        assert_eq!(tree.nodes[&relative(&mask)], Node::Symlink { to: "/dev/null".into() });
+        assert!(tree.contains(dir.join("a.conf").to_str().unwrap()));
+        assert!(!tree.contains("/dev/null"));
+        assert!(!tree.iter().any(|(path, _)| path.ends_with("pipe") || path.ends_with("socket")));
+        assert!(tree.add(Path::new("/dev/null")).is_err());
     }
 
     #[test]
