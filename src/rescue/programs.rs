@@ -195,17 +195,29 @@ fn add_udev(tree: &mut Tree) -> Result<()> {
         let harmful = in_dir("rules.d") && is_harmful_rule(&name);
         !harmful && !is_interpreted(path)
     };
-    for dir in ["/usr/lib/udev", "/lib/udev", "/etc/udev/rules.d", "/etc/systemd/network"] {
+    for dir in ["/usr/lib/udev", "/lib/udev", "/etc/udev/rules.d"] {
         let path = Path::new(dir);
         // On a merged /usr both names lead to the same place.
         if path.is_dir() && (dir != "/lib/udev" || !same(path, Path::new("/usr/lib/udev"))) {
             tree.add_below(path, &wanted)?;
         }
     }
+    let links = Path::new("/etc/systemd/network");
+    if links.is_dir() {
+        tree.add_below(links, &is_link_setting)?;
+    }
     if Path::new("/lib").is_symlink() {
         tree.add(Path::new("/lib/udev"))?;
     }
     Ok(())
+}
+
+/// What udev reads of systemd-networkd's settings, see systemd.link(5). The others hold secret keys, of
+/// WireGuard and MACsec.
+fn is_link_setting(path: &Path) -> bool {
+    let ends = |path: &Path, end: &str| path.to_string_lossy().ends_with(end);
+    let is_drop_in = path.parent().is_some_and(|dir| ends(dir, ".link.d")) && ends(path, ".conf");
+    is_drop_in || ends(path, ".link")
 }
 
 fn same(a: &Path, b: &Path) -> bool {
@@ -215,6 +227,28 @@ fn same(a: &Path, b: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secret_keys_of_networkd_stay_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let files =
+            ["10-eth.link", "10-eth.link.d/mac.conf", "wg0.netdev", "wg0.netdev.d/key.conf"];
+        for name in files.iter().chain(&["wg0.key", "20-wg.network", "10-eth.link.d/old.link~"]) {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "PrivateKey=x\n").unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("99-default.link")).unwrap();
+        let mut tree = Tree::new();
+        tree.add_below(dir.path(), &is_link_setting).unwrap();
+        let top = dir.path().strip_prefix("/").unwrap();
+        let taken: Vec<_> = tree
+            .iter()
+            .filter(|(_, node)| !matches!(node, crate::rescue::tree::Node::Dir { .. }))
+            .map(|(path, _)| path.strip_prefix(top).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(taken, ["10-eth.link", "10-eth.link.d/mac.conf", "99-default.link"]);
+    }
 
     #[test]
     fn rules_that_assemble_or_activate_stay_out_and_those_that_name_devices_come() {
