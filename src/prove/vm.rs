@@ -1,6 +1,8 @@
 //! A virtual machine that runs.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -32,7 +34,9 @@ pub struct Sockets {
 
 impl Sockets {
     pub(super) fn new() -> Result<Sockets> {
-        let dir = tempfile::Builder::new().prefix("rr-vm-").tempdir_in("/tmp");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("rr-vm-").permissions(Permissions::from_mode(0o700));
+        let dir = builder.tempdir_in("/tmp");
         Ok(Sockets { dir: dir.context("making a directory for sockets")? })
     }
     pub(super) fn qmp(&self) -> PathBuf {
