@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{Winsize, openpty};
+use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::termios;
 
 /// The size of a serial terminal and of the screen in text mode, as far as both have it.
@@ -37,7 +37,7 @@ pub fn join() -> Result<(PathBuf, OwnedFd)> {
         .context("reading which consoles are active")?;
     let mut consoles: Vec<Console> = names(&active).iter().filter_map(|n| open(n)).collect();
     ensure!(!consoles.is_empty(), "none of the consoles {:?} can be opened", active.trim());
-    let pty = openpty(&SIZE, None).context("making a terminal for the session")?;
+    let pty = terminal()?;
     let path = nix::unistd::ttyname(&pty.slave).context("naming the session's terminal")?;
     let mut master = unblocked(pty.master)?;
     std::thread::Builder::new()
@@ -53,6 +53,21 @@ pub fn join() -> Result<(PathBuf, OwnedFd)> {
         })
         .context("starting the thread that joins the consoles")?;
     Ok((path, pty.slave))
+}
+
+fn terminal() -> Result<OpenptyResult> {
+    let pty = openpty(&SIZE, None).context("making a terminal for the session")?;
+    never_stop(&pty.slave)?;
+    Ok(pty)
+}
+
+/// Has Ctrl-S be a key as others are. Noise on a serial line that nobody watches may be one, and would
+/// hold up a recovery on all consoles. What is held up goes on.
+pub fn never_stop(terminal: &OwnedFd) -> Result<()> {
+    let mut settings = termios::tcgetattr(terminal).context("asking how the terminal is set")?;
+    settings.input_flags.remove(termios::InputFlags::IXON | termios::InputFlags::IXOFF);
+    termios::tcsetattr(terminal, termios::SetArg::TCSANOW, &settings)
+        .context("setting up the session's terminal")
 }
 
 /// The session's side of its terminal, at which nobody waits.
@@ -253,5 +268,41 @@ mod tests {
             std::thread::sleep(Duration::from_secs(60));
         });
         said.recv_timeout(Duration::from_secs(20)).expect("the output");
+    }
+
+    /// Ctrl-S, as noise on a line may be one.
+    #[test]
+    fn nothing_that_is_typed_stops_the_output() {
+        let session = terminal().unwrap();
+        let console = openpty(&SIZE, None).unwrap();
+        let name = nix::unistd::ttyname(&console.slave).unwrap();
+        let mut joined = vec![open(name.to_str().unwrap()).unwrap()];
+        let mut master = unblocked(session.master).unwrap();
+        std::thread::spawn(move || while turn(&mut master, &mut joined).is_ok() {});
+        let (mut end, again) = (File::from(console.master), session.slave.try_clone().unwrap());
+        let mut slave = File::from(session.slave);
+        let (say, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = [0; 3];
+            end.write_all(b"\x13a\r").unwrap();
+            slave.read_exact(&mut line).unwrap();
+            slave.write_all(b"still here\n").unwrap();
+            say.send(()).unwrap();
+            // A program has set it, and the line is noisy again.
+            let mut settings = termios::tcgetattr(&slave).unwrap();
+            settings.input_flags.insert(termios::InputFlags::IXON);
+            termios::tcsetattr(&slave, termios::SetArg::TCSANOW, &settings).unwrap();
+            end.write_all(b"\x13b\r").unwrap();
+            slave.read_exact(&mut line[..2]).unwrap();
+            say.send(()).unwrap();
+            slave.write_all(b"and here\n").unwrap();
+            say.send(()).unwrap();
+        });
+        let wait = Duration::from_secs(20);
+        said.recv_timeout(wait).expect("the output");
+        said.recv_timeout(wait).expect("what was typed");
+        assert!(said.recv_timeout(Duration::from_millis(300)).is_err(), "it is held up");
+        never_stop(&again).unwrap();
+        said.recv_timeout(wait).expect("the output of the next session");
     }
 }

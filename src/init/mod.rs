@@ -60,9 +60,13 @@ fn pid_one() -> ! {
             }
         });
     }
-    let (terminal, _kept) = terminal();
+    let (terminal, kept) = terminal();
     let mut again = false;
     loop {
+        // A program of the last session may have left it otherwise.
+        if let Some(Err(error)) = kept.as_ref().map(console::never_stop) {
+            console::say(&format!("rr: {error:#}"));
+        }
         match one_session(&terminal, again) {
             Ok(how) => console::say(&format!("rr: the session ended: {how}")),
             Err(error) => console::say(&format!("rr: {error:#}")),
