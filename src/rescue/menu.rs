@@ -288,7 +288,10 @@ fn loaders(layout: &Layout) -> String {
     let mut paths: Vec<String> = Vec::new();
     for entry in &layout.boot.efi_entry {
         let path = entry.path.replace('\\', "/");
+        // A stick with our own image has this one, too, and GRUB may find that first: for ever.
+        let is_anywhere = path.to_ascii_lowercase().starts_with("/efi/boot/");
         let fits = path.starts_with('/')
+            && !is_anywhere
             && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
         if fits && !paths.contains(&path) {
             paths.push(path);
@@ -343,6 +346,28 @@ pub(crate) mod tests {
         );
         assert_eq!(serial_port("ttyS2,57600n8"), Some((2, 57600)));
         assert_eq!(serial_port("tty0"), None);
+    }
+
+    #[test]
+    fn the_first_disk_is_not_the_stick_itself() {
+        let mut layout = super::super::tests::layout();
+        layout.boot.firmware = Firmware::Uefi;
+        let mut of = |paths: &[&str]| {
+            let entry = |path: &&str| crate::layout::EfiEntry {
+                number: 1,
+                label: String::new(),
+                partition: uuid::Uuid::nil(),
+                path: (*path).to_owned(),
+                active: true,
+            };
+            layout.boot.efi_entry = paths.iter().map(entry).collect();
+            loaders(&layout)
+        };
+        // AMI's "UEFI OS" is the last of these.
+        let node =
+            [r"\EFI\debian\shimx64.efi", r"\EFI\debian\shimx64.efi", r"\EFI\BOOT\BOOTX64.EFI"];
+        assert_eq!(of(&node), "/EFI/debian/shimx64.efi");
+        assert_eq!(of(&[r"\efi\boot\grubx64.efi"]), "none");
     }
 
     #[test]
