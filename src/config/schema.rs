@@ -169,7 +169,7 @@ pub struct RescueConfig {
     /// The kernel to boot; default: the running one, else the newest in /boot whose modules are there.
     pub kernel: Option<PathBuf>,
     /// Consoles besides the screen. Default: every serial console on the running kernel's command
-    /// line, and ttyS0.
+    /// line, and ttyS0. The boot menu is on the last of them.
     pub console: Vec<Console>,
     /// More kernel parameters for the rescue system.
     pub cmdline: String,

@@ -72,8 +72,7 @@ impl Menu<'_> {
 
     /// The serial port that the menu is on as well: its number and its speed.
     pub fn serial(&self) -> (u32, u32) {
-        let consoles = consoles(&self.config.rescue, &self.info.consoles, &running_cmdline());
-        consoles.iter().find_map(|c| serial_port(c)).unwrap_or((0, 115_200))
+        menu_port(&consoles(&self.config.rescue, &self.info.consoles, &running_cmdline()))
     }
 
     pub fn theme(&self) -> String {
@@ -272,6 +271,11 @@ fn consoles(config: &RescueConfig, own: &[String], running: &str) -> Vec<String>
     found
 }
 
+/// A menu can be on one port only: the last, as the kernel prefers it. Somebody sits at that one.
+fn menu_port(consoles: &[String]) -> (u32, u32) {
+    consoles.iter().rev().find_map(|console| serial_port(console)).unwrap_or((0, 115_200))
+}
+
 /// `ttyS1,9600n8` is unit 1 at 9600 baud.
 fn serial_port(console: &str) -> Option<(u32, u32)> {
     let (port, options) = console.split_once(',').unwrap_or((console, ""));
@@ -333,6 +337,17 @@ pub(crate) mod tests {
             cmdline(&config, &info(), running),
             "rootfstype=ramfs selinux=0 loglevel=3 console=tty0 console=ttyS0,115200 console=ttyS1,9600n8 net.ifnames=0"
         );
+    }
+
+    #[test]
+    fn the_menu_is_on_the_serial_port_that_the_node_uses() {
+        let of = |running: &str| menu_port(&consoles(&RescueConfig::default(), &[], running));
+        assert_eq!(of("quiet"), (0, 115_200));
+        // Management boards have the second or the third port.
+        assert_eq!(of("console=tty0 console=ttyS1,57600n8 quiet"), (1, 57_600));
+        assert_eq!(of("console=ttyS1,57600n8 console=tty0"), (1, 57_600));
+        assert_eq!(of("console=ttyS1,57600 console=ttyS0,9600"), (0, 9600));
+        assert_eq!(of("console=ttyS0 console=ttyS2"), (2, 115_200));
     }
 
     #[test]
