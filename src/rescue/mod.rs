@@ -93,6 +93,7 @@ pub fn build(request: &BuildRequest<'_>, programs: &[&str], ui: &Ui) -> Result<I
         let mut tree = Tree::new();
         collect(&mut tree, request, &kernel, programs)?;
         warnings.extend(keymap::add(&mut tree, &request.config.rescue.keymap)?);
+        warnings.extend(ssh::warning(&request.config.rescue));
         Ok(tree)
     })?;
     let problem = selftest::unpacked(&tree, request.out, |root| test(&tree, root, request, ui))?;

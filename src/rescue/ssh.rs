@@ -32,11 +32,21 @@ pub fn missing(config: &RescueConfig) -> Vec<String> {
     for file in config.ssh_keys.iter().filter(|file| !file.exists()) {
         problems.push(format!("{} of rescue.ssh_keys is not there", file.display()));
     }
-    problems.extend(keys(config).err().map(|error| format!("{error:#}")));
+    match keys(config) {
+        Ok(keys) => problems.extend(keys.problem(config)),
+        Err(error) => problems.push(format!("{error:#}")),
+    }
     if !config.ssh_keys.is_empty() {
         problems.extend(tools::require(&["sshd", "ssh-keygen"]).err().map(|e| format!("{e:#}")));
     }
     problems
+}
+
+/// What is told of keys that nobody asked for.
+pub fn warning(config: &RescueConfig) -> Option<String> {
+    let is_default = config.ssh_keys == default_ssh_keys();
+    let has_server = tools::find("sshd".as_ref()).is_some();
+    keys(config).ok()?.problem(config).filter(|_| is_default && has_server)
 }
 
 /// Adds the server and who may log in, where both are there. Gives whether they are.
@@ -55,7 +65,7 @@ pub fn add(tree: &mut Tree, config: &RescueConfig) -> Result<bool> {
     else {
         return Ok(false);
     };
-    if keys.is_empty() {
+    if keys.lines.is_empty() {
         return Ok(false);
     }
     // The last is what root logs in with.
@@ -71,13 +81,35 @@ pub fn add(tree: &mut Tree, config: &RescueConfig) -> Result<bool> {
         tree.dir(dir, 0o711);
     }
     tree.text("etc/ssh/sshd_config", 0o600, include_str!("../../rescue/etc/ssh/sshd_config"));
-    tree.text(KEYS, 0o600, keys);
+    tree.text(KEYS, 0o600, keys.lines);
     Ok(true)
 }
 
-/// All public keys, a line each.
-fn keys(config: &RescueConfig) -> Result<String> {
-    let mut all = String::new();
+/// Public keys.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Those that open a shell, a line each.
+    lines: String,
+    /// How many have a command of their own instead. Without that it would be more than the admin allowed.
+    left_out: usize,
+}
+
+impl Keys {
+    /// Where there are keys, and nobody gets in with them.
+    fn problem(&self, config: &RescueConfig) -> Option<String> {
+        if self.left_out == 0 || !self.lines.is_empty() {
+            return None;
+        }
+        let files: Vec<_> = config.ssh_keys.iter().map(|f| f.display().to_string()).collect();
+        Some(format!(
+            "no key of {} opens a shell, each runs a command of its own (command=\"...\"): nobody gets into the rescue system over ssh\nhint: rescue.ssh_keys names a file with the admins' public keys; [] leaves the server out",
+            files.join(", ")
+        ))
+    }
+}
+
+fn keys(config: &RescueConfig) -> Result<Keys> {
+    let mut all = Keys::default();
     for file in &config.ssh_keys {
         let text = match std::fs::read(file) {
             // Comments are in whatever encoding.
@@ -85,21 +117,55 @@ fn keys(config: &RescueConfig) -> Result<String> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
         };
-        all += &parse(&text).with_context(|| format!("reading {}", file.display()))?;
+        parse(&text, &mut all).with_context(|| format!("reading {}", file.display()))?;
     }
     Ok(all)
 }
 
-/// The lines that are keys.
-fn parse(text: &str) -> Result<String> {
+/// Adds the lines that are keys.
+fn parse(text: &str, keys: &mut Keys) -> Result<()> {
     if text.contains("PRIVATE KEY-----") {
         bail!(
             "this is a private key, which no rescue image may hold\nhint: rescue.ssh_keys names files of public keys, like /root/.ssh/authorized_keys"
         );
     }
     let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
-    let lines = text.lines().map(str::trim).filter(is_key);
-    Ok(lines.map(|line| format!("{line}\n")).collect())
+    for line in text.lines().map(str::trim).filter(is_key) {
+        if has_command(line) {
+            keys.left_out += 1;
+        } else {
+            keys.lines += line;
+            keys.lines.push('\n');
+        }
+    }
+    Ok(())
+}
+
+/// Whether a command is among a key's options: those come first, with commas between them, up to the
+/// first blank that is not inside of quotes. Images for clouds tell root's visitors so to log in as
+/// somebody else, and send them away.
+fn has_command(line: &str) -> bool {
+    let (mut quoted, mut escaped, mut start) = (false, false, 0);
+    let is_command = |option: &str| {
+        option.split_once('=').is_some_and(|(name, _)| name.eq_ignore_ascii_case("command"))
+    };
+    for (at, c) in line.char_indices() {
+        match c {
+            '"' if !escaped => quoted = !quoted,
+            ',' | ' ' | '\t' if !quoted => {
+                if is_command(&line[start..at]) {
+                    return true;
+                }
+                if c != ',' {
+                    return false;
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -121,12 +187,42 @@ mod tests {
         let latin1 = [b"ssh-rsa CCCC m\xfcller\n".as_slice(), text.as_bytes()].concat();
         let latin = dir.path().join("latin1");
         std::fs::write(&latin, latin1).unwrap();
-        assert!(keys(&config(&[&latin])).unwrap().starts_with("ssh-rsa CCCC m"));
-        let all = keys(&config(&[&file, &dir.path().join("none")])).unwrap();
+        assert!(keys(&config(&[&latin])).unwrap().lines.starts_with("ssh-rsa CCCC m"));
+        let all = keys(&config(&[&file, &dir.path().join("none")])).unwrap().lines;
         assert_eq!(all, "ssh-ed25519 AAAA a\nfrom=\"10.0.0.0/8\" ssh-rsa BBBB b\n");
         std::fs::write(&file, "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n").unwrap();
         let error = format!("{:#}", keys(&config(&[&file])).unwrap_err());
         assert!(error.contains("private key"), "{error}");
+    }
+
+    /// As cloud-init writes them for root.
+    const SENDS_AWAY: &str = "no-port-forwarding,no-agent-forwarding,no-X11-forwarding,command=\"echo 'Please login as the user \\\"debian\\\" rather than the user \\\"root\\\".';echo;sleep 10;exit 142\" ssh-rsa AAAA";
+
+    #[test]
+    fn keys_that_open_no_shell_are_left_out_and_told() {
+        for line in
+            [SENDS_AWAY, "Command=\"x\" ssh-rsa A", "from=\"a,b c\",command=\"x\" ssh-rsa A"]
+        {
+            assert!(has_command(line), "{line}");
+        }
+        for line in [
+            "ssh-rsa AAAA command=\"x\" ssh-rsa",
+            "environment=\"A=b,command=c \\\",command=d\" ssh-rsa AAAA",
+            "from=\"10.0.0.0/8\",no-pty ssh-ed25519 AAAA restrict,command=\"x\"",
+        ] {
+            assert!(!has_command(line), "{line}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("authorized_keys");
+        std::fs::write(&file, format!("# cloud\n{SENDS_AWAY} root\n")).unwrap();
+        let config = config(&[&file]);
+        let problems = missing(&config);
+        let expected = format!("no key of {} opens a shell", file.display());
+        assert!(problems.iter().any(|problem| problem.starts_with(&expected)), "{problems:?}");
+        std::fs::write(&file, format!("{SENDS_AWAY} root\nssh-rsa BBBB admin\n")).unwrap();
+        let keys = keys(&config).unwrap();
+        assert_eq!(keys.lines, "ssh-rsa BBBB admin\n");
+        assert_eq!(keys.problem(&config), None);
     }
 
     /// The server as it will run, in the rescue system's own tree.
