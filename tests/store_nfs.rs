@@ -176,6 +176,11 @@ fn objects_come_and_go(options: &str, version: &str) {
         !mounts.contains(" - nfs ") && !mounts.contains(" - nfs4 "),
         "the mount is nobody else's: {mounts}"
     );
+    assert_eq!(store.security(), Some("sys"));
+    // Had the node mounted it with Kerberos, the server would take a rescue system without all the same.
+    let url = TargetUrl::Nfs { host: "127.0.0.1".into(), path: "/export/sub".into() };
+    let given = TargetOptions { nfs: options.into(), ..TargetOptions::default() };
+    assert_eq!(store::nfs::kerberos_problem(&url, &given, "krb5i"), None);
 
     let pack = vec![7_u8; 1 << 20];
     store.put("packs/a", &pack).unwrap();

@@ -21,7 +21,7 @@ use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
 use crate::rescue::iso::{new_id, volume_id};
 use crate::store::catalog::{Manifest, Subject};
-use crate::store::{self, Access, Store, StoreError, object, usb};
+use crate::store::{self, Access, Store, StoreError, nfs, object, usb};
 use crate::sys::{fs, tools};
 use crate::ui::{Ui, listed};
 
@@ -363,6 +363,11 @@ impl Job<'_> {
             self.problems.push(lacks);
             self.local_entry = false;
         }
+        let security = self.store.as_deref().and_then(|store| store.security());
+        let options = &self.config.target_options;
+        self.problems.extend(
+            security.and_then(|security| nfs::kerberos_problem(&self.url, options, security)),
+        );
         let answers = Answers { auto: true, ..Answers::default() };
         match plan::plan(layout, layout, &answers) {
             Ok(plan) => {

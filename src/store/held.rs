@@ -83,4 +83,7 @@ impl Store for HeldStore {
     fn sweep(&self) -> Result<usize, StoreError> {
         self.held()?.sweep()
     }
+    fn security(&self) -> Option<&str> {
+        self.inner.security()
+    }
 }

@@ -152,6 +152,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn sweep(&self) -> Result<usize, StoreError> {
         Ok(0)
     }
+    /// How the target's network filesystem is secured, where that is known: `krb5i`.
+    fn security(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// How many nodes are named where one is not there.
@@ -173,8 +177,9 @@ pub fn open(
         let store = object::ObjectStore::open(url, node, access, options).with_context(opening)?;
         return Ok(Box::new(store));
     };
+    let (base, security) = base;
     match dir::DirStore::open(&base, &url.to_string(), node, access) {
-        Ok(store) => Ok(with_patience(store, url, options)),
+        Ok(store) => Ok(with_patience(store, url, options, security)),
         Err(StoreError::NotFound { name, .. }) => {
             let others = dir::trees(&base).unwrap_or_default();
             let hint = match others.len() {
@@ -200,7 +205,7 @@ pub type Opened = Result<Box<dyn Store>>;
 /// The trees of all nodes at the target, for reading, with the nodes' names. One that can't be opened
 /// does not stand in the way of the others.
 pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String, Opened)>> {
-    let Some(base) = base(url, Access::Read, options)? else {
+    let Some((base, security)) = base(url, Access::Read, options)? else {
         let stores = object::open_all(url, options).with_context(|| format!("reading {url}"))?;
         let boxed = |store| Box::new(store) as Box<dyn Store>;
         return Ok(stores.into_iter().map(|(node, store)| (node, store.map(boxed))).collect());
@@ -208,28 +213,38 @@ pub fn open_all(url: &TargetUrl, options: &TargetOptions) -> Result<Vec<(String,
     let open = |node: String| {
         let store = dir::DirStore::open(&base, &url.to_string(), &node, Access::Read)
             .with_context(|| format!("opening the tree of {node}"));
-        (node, store.map(|store| with_patience(store, url, options)))
+        (node, store.map(|store| with_patience(store, url, options, security.clone())))
     };
     let nodes = dir::trees(&base).with_context(|| format!("reading {url}"))?;
     Ok(nodes.into_iter().map(open).collect())
 }
 
-/// The directory that holds the trees of the nodes; None where it is on a server of objects.
-fn base(url: &TargetUrl, access: Access, options: &TargetOptions) -> Result<Option<OwnedFd>> {
-    Ok(match url {
-        TargetUrl::File { dir } => Some(open_dir(dir)?),
-        TargetUrl::Nfs { host, path } => Some(nfs::open(host, path, options)?),
-        TargetUrl::Usb(stick) => Some(usb::open(stick, access)?),
-        TargetUrl::Iso(iso) => Some(iso::open(iso, access)?),
-        TargetUrl::Http { .. } | TargetUrl::S3 { .. } => None,
-    })
+/// The directory that holds the trees of the nodes, and [`Store::security`]; None where it is on a server
+/// of objects.
+fn base(
+    url: &TargetUrl,
+    access: Access,
+    options: &TargetOptions,
+) -> Result<Option<(OwnedFd, Option<String>)>> {
+    Ok(Some(match url {
+        TargetUrl::File { dir } => (open_dir(dir)?, None),
+        TargetUrl::Nfs { host, path } => nfs::open(host, path, options)?,
+        TargetUrl::Usb(stick) => (usb::open(stick, access)?, None),
+        TargetUrl::Iso(iso) => (iso::open(iso, access)?, None),
+        TargetUrl::Http { .. } | TargetUrl::S3 { .. } => return Ok(None),
+    }))
 }
 
-fn with_patience(store: dir::DirStore, url: &TargetUrl, options: &TargetOptions) -> Box<dyn Store> {
+fn with_patience(
+    store: dir::DirStore,
+    url: &TargetUrl,
+    options: &TargetOptions,
+    security: Option<String>,
+) -> Box<dyn Store> {
     match url {
         TargetUrl::Nfs { .. } => {
             let patience = Duration::from_secs(options.patience_seconds);
-            Box::new(patient::PatientStore::new(Box::new(store), patience))
+            Box::new(patient::PatientStore::new(Box::new(store), patience).secured_by(security))
         }
         _ => Box::new(store),
     }

@@ -28,7 +28,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::config::TargetOptions;
+use crate::config::{TargetOptions, TargetUrl};
 use crate::sys::run::Cmd;
 use crate::sys::{mount, names, tools};
 
@@ -40,15 +40,52 @@ const MOUNT_POINT: &str = "/run/rr/target";
 const NFS_PORT: u16 = 2049;
 const RPCBIND_PORT: u16 = 111;
 
-/// Mounts `host:path` and opens it.
-pub fn open(host: &str, path: &str, options: &TargetOptions) -> Result<OwnedFd> {
+/// Mounts `host:path` and opens it. Says how it is secured, too: `sec=` of nfs(5).
+pub fn open(host: &str, path: &str, options: &TargetOptions) -> Result<(OwnedFd, Option<String>)> {
     tools::require(&["mount.nfs"]).context("mounting an NFS target")?;
     reach(host, &options.nfs)?;
     mount::held(
         Path::new(MOUNT_POINT),
         || mount_export(host, path, &options.nfs),
-        |rest| open_below(host, path, &rest),
+        |rest| {
+            // Of this thread's namespace.
+            let mounts = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+            Ok((open_below(host, path, &rest)?, security(&mounts, Path::new(MOUNT_POINT))))
+        },
     )
+}
+
+/// What a rescue system, which has no Kerberos, can't do with an export that the node has mounted with
+/// the `security` that the kernel says. None where it can.
+pub fn kerberos_problem(
+    url: &TargetUrl,
+    options: &TargetOptions,
+    security: &str,
+) -> Option<String> {
+    let TargetUrl::Nfs { host, path } = url else { return None };
+    if !security.starts_with("krb5") {
+        return None;
+    }
+    // The server may take others as well, and the node may just have chosen the best.
+    let is_chosen = options.nfs.split(',').any(|option| option.trim().starts_with("sec="));
+    let plain = || {
+        let options = TargetOptions { nfs: format!("{},sec=sys", options.nfs), ..options.clone() };
+        open(host, path, &options)
+    };
+    if !is_chosen && plain().is_ok() {
+        return None;
+    }
+    Some(format!(
+        "{url} is mounted with Kerberos (sec={security}): the rescue system can't mount it, as it has no key\nhint: export it with sec=sys as well, read-only is enough{}",
+        if is_chosen { ", and take sec= out of target_options.nfs" } else { "" }
+    ))
+}
+
+/// The `sec=` of what is mounted at `point`.
+fn security(mountinfo: &[u8], point: &Path) -> Option<String> {
+    let mounts = mount::parse(mountinfo);
+    let mounted = mounts.iter().rev().find(|mount| mount.path == point)?;
+    mounted.options.split(',').find_map(|option| option.strip_prefix("sec=")).map(str::to_owned)
 }
 
 /// Fails soon, and with the reason, where a mount would hang: the server must take connections.
@@ -208,6 +245,26 @@ mod tests {
         assert_eq!(tried[3], format!("soft,{OPTIONS},port=20490"));
         assert_eq!(attempts("port=1,vers=3").len(), 2);
         assert_eq!(attempts("")[2], format!("softerr,{OPTIONS}"));
+    }
+
+    #[test]
+    fn kerberos_is_nothing_for_a_rescue_system() {
+        let line = |sec: &str| {
+            format!(
+                "100 30 0:50 / /run rw - tmpfs tmpfs rw\n\
+                 1450 1200 0:96 / /run/rr/target rw,nosuid,nodev,noexec,relatime shared:1 - nfs4 store:/export rw,vers=4.1,softerr,proto=tcp,timeo=600,retrans=4,sec={sec},clientaddr=10.0.0.1,local_lock=none,addr=10.0.0.2\n"
+            )
+        };
+        let of = |text: String| security(text.as_bytes(), Path::new(MOUNT_POINT));
+        assert_eq!(of(line("krb5i")).as_deref(), Some("krb5i"));
+        assert_eq!(of("100 30 0:50 / /run rw - tmpfs tmpfs rw\n".into()), None);
+        let url: TargetUrl = "nfs://store/export".parse().unwrap();
+        // Chosen, so that no server is asked.
+        let options = TargetOptions { nfs: "vers=4.1,sec=krb5i".into(), ..Default::default() };
+        let problem = kerberos_problem(&url, &options, "krb5i").unwrap();
+        assert!(problem.starts_with("nfs://store/export is mounted with Kerberos (sec=krb5i)"));
+        assert!(problem.contains("\nhint: export it with sec=sys"), "{problem}");
+        assert_eq!(kerberos_problem(&url, &options, &of(line("sys")).unwrap()), None);
     }
 
     #[test]

@@ -28,12 +28,19 @@ pub struct PatientStore {
     inner: Arc<dyn Store>,
     patience: Duration,
     given_up: AtomicBool,
+    security: Option<String>,
 }
 
 impl PatientStore {
     /// `patience` is for an answer; for data there is more, by its size.
     pub fn new(inner: Box<dyn Store>, patience: Duration) -> PatientStore {
-        PatientStore { inner: inner.into(), patience, given_up: AtomicBool::new(false) }
+        let given_up = AtomicBool::new(false);
+        PatientStore { inner: inner.into(), patience, given_up, security: None }
+    }
+
+    /// With what the kernel says of the mount, see [`Store::security`].
+    pub fn secured_by(self, security: Option<String>) -> PatientStore {
+        PatientStore { security, ..self }
     }
 
     fn wait<T: Send + 'static>(
@@ -85,6 +92,9 @@ impl PatientStore {
 impl Store for PatientStore {
     fn url(&self) -> String {
         self.inner.url()
+    }
+    fn security(&self) -> Option<&str> {
+        self.security.as_deref()
     }
     fn put_pieces(&self, name: &str, pieces: &Pieces) -> Result<(), StoreError> {
         let (name, pieces) = (name.to_owned(), pieces.clone());

@@ -44,7 +44,7 @@ impl Tree {
         let base = if let Some(dir) = url.dir() {
             File::open(dir).map(OwnedFd::from).with_context(opening)?
         } else if let TargetUrl::Nfs { host, path } = &url {
-            crate::store::nfs::open(host, path, &config.target_options).with_context(opening)?
+            crate::store::nfs::open(host, path, &config.target_options).with_context(opening)?.0
         } else {
             bail!(
                 "the target is no directory, and a PXE tree has to be one\nhint: pxe.tree = \"nfs://server/export\" or \"file:///directory\" in rr.toml"
