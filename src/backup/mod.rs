@@ -15,6 +15,7 @@
 //!
 //! * [`preflight`] what has to be known before; [`included`] what `--include` names
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
+//! * [`resolver`] whether the rescue system can look up the target's name
 //! * [`spare`] what a recovery leaves alone, as nothing of it is in the backup
 //! * [`headers`] copies of LUKS headers
 //! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
@@ -33,6 +34,7 @@ mod media;
 pub mod place;
 mod preflight;
 pub mod report;
+mod resolver;
 mod snapshot;
 pub mod spare;
 

@@ -12,6 +12,7 @@ use super::identity;
 use super::included::included;
 use super::local;
 use super::place::{self, Place, PlaceKind};
+use super::resolver;
 use super::spare;
 use crate::config::url::ISO_DIR;
 use crate::config::{Config, Iso, Output, TargetUrl};
@@ -368,6 +369,8 @@ impl Job<'_> {
         self.problems.extend(
             security.and_then(|security| nfs::kerberos_problem(&self.url, options, security)),
         );
+        let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        self.problems.extend(resolver::problem(self.config, &self.url, &layout.net, &hosts));
         let answers = Answers { auto: true, ..Answers::default() };
         match plan::plan(layout, layout, &answers) {
             Ok(plan) => {
