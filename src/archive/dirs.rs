@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use super::ground::Ground;
 use super::pick::is_at_or_below;
 use super::view::View;
 use crate::sys::fs;
+use crate::sys::mount::visible_mounts;
 
 /// How many descriptors are kept. Deeper paths are walked again from the last one kept.
 const KEPT: usize = 64;
@@ -116,6 +117,19 @@ impl Dirs {
     /// Whether a directory with this status is where a filesystem is mounted.
     pub fn is_mount(&self, path: &[u8], stat: &fs::Stat, parent_dev: (u32, u32)) -> bool {
         self.view.is_mount(path, stat, parent_dev)
+    }
+
+    /// As [`Dirs::is_mount`], of what gives no status. What answers for it may be dead: it is not
+    /// asked.
+    pub fn is_silent_mount(&mut self, path: &[u8]) -> bool {
+        // In a view of our own nothing is mounted but what was chosen.
+        if self.view.has_mount(path).is_some() {
+            return false;
+        }
+        let Ok((dir, name)) = self.at(path) else { return false };
+        let dir = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let Ok(place) = dir.map(|dir| dir.join(OsStr::from_bytes(name))) else { return false };
+        visible_mounts().is_ok_and(|mounts| mounts.iter().any(|mount| mount.path == place))
     }
 
     /// The directory at `path`.

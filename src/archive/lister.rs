@@ -83,9 +83,14 @@ impl<'a> Lister<'a> {
         let stat = match self.dirs.stat(&path) {
             Ok(stat) => stat,
             Err(error) => {
-                let path = shown(&path);
-                let text = format!("{path} is not archived: {error}");
-                self.warnings.passed_by(&path, text, &error);
+                let text = format!("{} is not archived: {error}", shown(&path));
+                let is_chosen = select.is_tree(&path) || select.leads_to_tree(&path);
+                // A FUSE mount whose program died, say: nothing below it was wanted.
+                if !is_chosen && self.dirs.is_silent_mount(&path) {
+                    self.warnings.add(text);
+                } else {
+                    self.warnings.passed_by(&shown(&path), text, &error);
+                }
                 return None;
             }
         };
@@ -144,5 +149,45 @@ impl<'a> Lister<'a> {
         let mut start = [0; CACHE_SIGNATURE.len()];
         let read = super::read::open(&mut self.dirs, &join(path, CACHE_TAG));
         read.is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok() && start == CACHE_SIGNATURE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::mount::unmount;
+    use crate::sys::run::Cmd;
+
+    /// Mounts what no program answers for any more.
+    const DEAD: &str = "import ctypes, os, sys
+fuse = os.open('/dev/fuse', os.O_RDWR)
+options = f'fd={fuse},rootmode=40000,user_id=0,group_id=0'.encode()
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b'dead', sys.argv[1].encode(), b'fuse', 0, options):
+    sys.exit(os.strerror(ctypes.get_errno()))";
+
+    #[test]
+    fn a_dead_mount_is_missed_only_where_it_was_chosen() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("home/mnt");
+        std::fs::create_dir_all(&at).unwrap();
+        if let Err(error) = Cmd::new("python3").args(["-c", DEAD]).arg(&at).run() {
+            eprintln!("skipped: {error:#}");
+            return;
+        }
+        let look = |trees: &[&str]| {
+            let select = Select::new(trees, &[]).unwrap();
+            let warnings = Warnings::default();
+            let dirs = Dirs::plain(dir.path()).unwrap();
+            let mut task = Task { path: b"home".into(), way: Way::In, dev: (0, 0), names: None };
+            let (seen, _) = Lister::new(dirs, &select, &warnings).list(&mut task, 10);
+            (seen.len(), warnings.not_read(), warnings.into_vec())
+        };
+        let (foreign, chosen) = (look(&["/"]), look(&["/", "/home/mnt"]));
+        unmount(&at).unwrap();
+        let (missed, said) = (Some("1 (/home/mnt)".to_owned()), foreign.2.clone());
+        assert!(said.len() == 1 && said[0].starts_with("/home/mnt is not archived: "), "{said:?}");
+        assert_eq!(foreign, (0, None, said.clone()));
+        assert_eq!(chosen, (0, missed, said));
     }
 }

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::dirs::Dirs;
-use super::entry::{Entry, Extra, Kind, Time};
+use super::entry::{Entry, Extra, Kind, Time, shown};
 use super::flags;
 use super::warnings::Warnings;
 use crate::sys::fs::{self, Stat, XattrOf};
@@ -34,13 +36,58 @@ const FLAGS_UNREAD: &str =
 /// How many ranges of data the map of a sparse file may have: in a head these are some 5 MiB.
 const MAP_MAX: usize = 128 << 10;
 
+/// Between two looks at a file that somebody holds a lease on.
+const LEASE_PAUSE: Duration = Duration::from_millis(20);
+
 /// Opens a file or directory for reading, without touching its access time where that is allowed.
+/// Who holds a lease on the file, as Samba and the NFS server do for their clients, is given the time
+/// that the kernel gives it.
 pub fn open(dirs: &mut Dirs, path: &[u8]) -> io::Result<File> {
+    open_within(dirs, path, lease_patience)
+}
+
+/// For how long the NFS server waits for a client that does not answer, in seconds.
+const NFS_LEASE: u64 = 90;
+
+/// When the kernel takes a lease back by force, or the NFS server a delegation, and some seconds.
+fn lease_patience() -> Duration {
+    // 0: it never does.
+    let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
+    let seconds = text.trim().parse().unwrap_or(0).max(NFS_LEASE);
+    Duration::from_secs(seconds.saturating_add(5))
+}
+
+fn open_within(
+    dirs: &mut Dirs,
+    path: &[u8],
+    patience: impl FnOnce() -> Duration,
+) -> io::Result<File> {
     let (dir, name) = dirs.at(path)?;
+    let errno = match open_now(dir, name) {
+        Err(errno) => errno,
+        Ok(file) => return Ok(file),
+    };
+    let is_file = |stat: Stat| Kind::of_mode(stat.mode) == Some(Kind::File);
+    if errno != Errno::EAGAIN || !fs::stat_at(dir, &fs::c_name(name)?).is_ok_and(is_file) {
+        return Err(errno.into());
+    }
+    // This first attempt has told the holder to give it back.
+    let (start, patience) = (Instant::now(), patience());
+    log::info!("{} is leased to another program: waiting for it", shown(path));
+    loop {
+        std::thread::sleep(LEASE_PAUSE);
+        match open_now(dir, name) {
+            Err(Errno::EAGAIN) if start.elapsed() < patience => {}
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+fn open_now(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<File> {
     // NONBLOCK: it may have become a fifo meanwhile, which nobody writes to.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let fd = match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
-        Err(nix::errno::Errno::EPERM) => openat(dir, name, flags, Mode::empty())?,
+        Err(Errno::EPERM) => openat(dir, name, flags, Mode::empty())?,
         other => other?,
     };
     Ok(File::from(fd))
@@ -256,6 +303,46 @@ pub struct Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::run::Cmd;
+
+    /// Nobody gives it back, and the kernel takes it only after a long time.
+    #[test]
+    fn a_lease_that_stays_is_waited_for_no_longer_than_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "0").unwrap();
+        let script = "import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open(sys.argv[1] + '.held', 'w').close()
+while not os.path.exists(sys.argv[1] + '.end'):
+    time.sleep(0.05)";
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| Cmd::new("python3").args(["-c", script]).arg(&file).run());
+            while !dir.path().join("file.held").exists() {
+                if holder.is_finished() {
+                    eprintln!("skipped: no leases here");
+                    return;
+                }
+                std::thread::sleep(LEASE_PAUSE);
+            }
+            let mut dirs = Dirs::plain(dir.path()).unwrap();
+            let (start, patience) = (Instant::now(), Duration::from_millis(300));
+            let opened = open_within(&mut dirs, b"file", || patience);
+            let waited = start.elapsed();
+            std::fs::write(dir.path().join("file.end"), "").unwrap();
+            assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+            assert!(waited >= patience && waited < patience * 20, "{waited:?}");
+        });
+    }
+
+    #[test]
+    fn a_lease_is_waited_for_longer_than_the_kernel_grants_it() {
+        let granted = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap();
+        let granted = granted.trim().parse().unwrap();
+        assert!(lease_patience() > Duration::from_secs(NFS_LEASE.max(granted)));
+    }
 
     #[test]
     fn a_map_without_measure_loses_its_smallest_holes() {

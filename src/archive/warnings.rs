@@ -75,22 +75,23 @@ impl Warnings {
         self.lock().unread.add(shortened(path.to_owned()));
     }
 
-    /// Something that `error` keeps out of the archive, as `text` says. Where the disk can't be read
-    /// it is as good as lost; what vanished or became another file meanwhile is not, nor what is
-    /// nobody's to read: another user's FUSE mount, a locked encrypted directory.
+    /// Something that `error` keeps out of the archive, as `text` says. It is as good as lost, whether
+    /// the disk, a server or this process is the cause: but not what vanished or became another file
+    /// meanwhile, nor what is nobody's to read, tonight or ever: what a server, a security module or
+    /// another user's FUSE mount refuses even root, a locked encrypted directory.
     pub fn passed_by(&self, path: &str, text: impl Into<String>, error: &io::Error) {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(
-                Errno::EIO
-                | Errno::EUCLEAN
-                | Errno::EBADMSG
-                | Errno::ENODATA
-                | Errno::EREMOTEIO
-                | Errno::EILSEQ
-                | Errno::ENXIO
-                | Errno::ETIMEDOUT,
-            ) => self.unread(path, text),
-            _ => self.add(text),
+                Errno::ENOENT
+                | Errno::ENOTDIR
+                | Errno::ELOOP
+                | Errno::EACCES
+                | Errno::EPERM
+                | Errno::ENOKEY
+                | Errno::EKEYEXPIRED
+                | Errno::EKEYREVOKED,
+            ) => self.add(text),
+            _ => self.unread(path, text),
         }
     }
 
@@ -143,15 +144,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_disk_does_not_give_is_unread() {
+    fn all_is_unread_but_what_is_gone_or_nobodys_to_read() {
         let warnings = Warnings::default();
-        for errno in [Errno::ENOENT, Errno::EACCES, Errno::ELOOP, Errno::ENOTDIR, Errno::ENOKEY] {
-            warnings.passed_by("/a", "a", &errno.into());
+        let gone = [Errno::ENOENT, Errno::ELOOP, Errno::ENOTDIR];
+        let locked = [Errno::ENOKEY, Errno::EKEYEXPIRED, Errno::EKEYREVOKED];
+        for errno in [Errno::EACCES, Errno::EPERM].iter().chain(&gone).chain(&locked) {
+            warnings.passed_by("/a", "a", &(*errno).into());
         }
         assert_eq!(warnings.not_read(), None);
-        warnings.passed_by("/b", "b", &Errno::EIO.into());
-        assert_eq!(warnings.not_read().as_deref(), Some("1 (/b)"));
-        assert_eq!(warnings.into_vec().len(), 6);
+        // A disk; a file server that was replaced; a FUSE daemon that died; a lease; too little of
+        // something here.
+        for errno in [
+            Errno::EIO,
+            Errno::EUCLEAN,
+            Errno::ESTALE,
+            Errno::ENOTCONN,
+            Errno::ECONNABORTED,
+            Errno::EAGAIN,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ENOMEM,
+        ] {
+            warnings.passed_by("/b", "b", &errno.into());
+            assert_eq!(warnings.not_read().as_deref(), Some("1 (/b)"), "{errno}");
+        }
+        warnings.passed_by("/c", "c", &io::ErrorKind::FileTooLarge.into());
+        assert_eq!(warnings.not_read().as_deref(), Some("1 (/c)"));
+        assert_eq!(warnings.into_vec().len(), 18);
     }
 
     #[test]

@@ -105,3 +105,56 @@ for name, count in (('few', 3), ('many', 300)):
     assert_eq!(created.warnings.len(), 1, "{:?}", created.warnings);
     guard.close().unwrap();
 }
+
+/// Holds leases on files and gives them back when it is asked, but not at once: so does Samba, which
+/// asks its clients first.
+const LEASE: &str = "import fcntl, os, signal, sys, time
+asked = []
+signal.signal(signal.SIGIO, lambda *_: asked.append(True))
+files = [os.open(path, os.O_RDWR) for path in sys.argv[2:]]
+for file in files:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open(sys.argv[1] + '/held', 'w').close()
+while not os.path.exists(sys.argv[1] + '/end'):
+    time.sleep(0.1)
+    if asked:
+        time.sleep(0.4)
+        for file in files:
+            os.pwrite(file, b'!', 0)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            os.close(file)
+        files = []
+";
+
+#[test]
+fn what_another_program_has_a_lease_on_is_archived() {
+    if skipped() {
+        return;
+    }
+    let (dir, signals) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // One of a run, one of slices, and one that is held open as it has two names.
+    for (name, size) in [("big", 3 << 20), ("small", 10), ("two", 10)] {
+        std::fs::write(dir.path().join(name), vec![b'0'; size]).unwrap();
+    }
+    std::fs::hard_link(dir.path().join("two"), dir.path().join("two-too")).unwrap();
+    std::thread::scope(|scope| {
+        let files = ["big", "small", "two"].map(|name| dir.path().join(name));
+        let holder = Cmd::new("python3").args(["-c", LEASE]).arg(signals.path()).args(files);
+        let holder = scope.spawn(move || holder.run());
+        while !signals.path().join("held").exists() {
+            assert!(!holder.is_finished(), "{:?}", holder.join());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let target = Target::new();
+        let (created, manifest) = target.create(&options(dir.path(), FIRST), None);
+        std::fs::write(signals.path().join("end"), "").unwrap();
+        assert_eq!(created.unread, None, "{:?}", created.warnings);
+        let (to, _) = target.extract(&manifest, &[]);
+        for name in ["big", "small", "two", "two-too"] {
+            let was = std::fs::read(dir.path().join(name)).unwrap();
+            let is = std::fs::read(to.path().join(name));
+            // What was written before the lease was given back is in it.
+            assert!(is.is_ok_and(|is| is == was && is[0] == b'!'), "{name}: {created:?}");
+        }
+    });
+}
