@@ -492,3 +492,70 @@ fn loop_a_snapshot_is_read_and_deleted() {
     }
     guard.close().unwrap();
 }
+
+/// Swaps to a file until this is dropped.
+struct Swap(std::path::PathBuf);
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        Cmd::new("swapoff").arg(&self.0).run().unwrap();
+    }
+}
+
+/// The kernel makes no snapshot of a subvolume with an active swap file.
+#[test]
+fn loop_a_subvolume_that_is_swapped_to_is_read_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, mnt) = (dir.path().join("image"), dir.path().join("mnt"));
+    std::fs::create_dir(&mnt).unwrap();
+    let script = format!("truncate -s 300M {0}; mkfs.btrfs -q {0}", image.display());
+    let made = Cmd::new("sh").args(["-ec", &script]).run();
+    let options = ["-o", "loop", &image.to_string_lossy()];
+    let mounted = made.and_then(|()| MountGuard::mount(&options, &mnt));
+    let Ok(guard) = mounted else {
+        eprintln!("skipped: can't mount a btrfs here");
+        return;
+    };
+    let script = "btrfs subvolume create sub; btrfs subvolume create swapped
+        for dir in . sub swapped; do echo as it was >$dir/file; done
+        for file in swap swapped/swap; do
+            touch $file; chattr +C $file; fallocate -l 16M $file; chmod 600 $file; mkswap $file
+        done";
+    Cmd::new("sh").args(["-ec", script]).dir(&mnt).run().unwrap();
+    let mut swaps = Vec::new();
+    for file in ["swap", "swapped/swap"].map(|file| mnt.join(file)) {
+        if let Err(error) = Cmd::new("swapon").arg(&file).run() {
+            eprintln!("skipped: {error:#}");
+            return;
+        }
+        swaps.push(Swap(file));
+    }
+    let target = tempfile::tempdir().unwrap();
+    let mut config = config(target.path());
+    config.backup.snapshot = rr::config::schema::SnapshotMode::Auto;
+    let change = "for dir in . sub swapped; do echo changed >$dir/file; done";
+    config.backup.post = vec![format!("cd {} && {change}", mnt.display())];
+    let report = backup::backup(&config, &include(&mnt), &ui()).unwrap();
+    drop(swaps);
+    assert_eq!(report.failed, None);
+    for (tree, swap) in [(mnt.clone(), "swap"), (mnt.join("swapped"), "swapped/swap")] {
+        let swap = mnt.join(swap).display().to_string();
+        let said = format!(
+            "{} is read as it is: it has the active swap file {swap}\nhint: ",
+            tree.display()
+        );
+        assert!(
+            report.warnings.iter().any(|line| line.starts_with(&said)),
+            "{:?}",
+            report.warnings
+        );
+    }
+
+    // A snapshot of what is below it can be had all the same.
+    let to = restore_newest(target.path());
+    let restored = to.path().join(mnt.strip_prefix("/").unwrap());
+    let read = ["", "sub", "swapped"].map(|dir| restored.join(dir).join("file"));
+    let read = read.map(|file| std::fs::read_to_string(file).unwrap());
+    assert_eq!(read, ["changed\n", "as it was\n", "changed\n"]);
+    guard.close().unwrap();
+}

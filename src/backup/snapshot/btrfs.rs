@@ -8,11 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::Snapshot;
+use crate::probe::swaps::Active;
 use crate::sys::at_end::AtEnd;
 use crate::sys::run::Cmd;
 use crate::sys::{fs, mount};
@@ -37,6 +38,20 @@ fn is_subvolume_root(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir).is_ok_and(|meta| meta.ino() == SUBVOLUME_INO)
 }
 
+/// Why there can be no snapshot of the subvolume at `dir`: the kernel makes none of one that is
+/// swapped to (ETXTBSY).
+pub(super) fn refusal(dir: &Path, swaps: &[Active]) -> Option<String> {
+    // Each subvolume has a device number of its own. The file may have got its path by another mount.
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.dev());
+    let own = device(dir)?;
+    let mut files = swaps.iter().filter(|swap| swap.file);
+    let file = files.find(|swap| device(&swap.path) == Some(own))?;
+    Some(format!(
+        "it has the active swap file {}\nhint: with the swap file in a subvolume of its own there can be a snapshot of the rest",
+        file.path.display()
+    ))
+}
+
 pub(super) fn take(tree: &Path, generation: &str) -> Result<Snapshot> {
     let dir = tree.join(format!("{PREFIX}{generation}"));
     // The directory that it is made in must look as if nothing had happened.
@@ -55,9 +70,15 @@ pub(super) fn take(tree: &Path, generation: &str) -> Result<Snapshot> {
 
 /// As [`take`], of a subvolume below that of a tree. What can't be written to needs no snapshot, and
 /// where there can be none, it is read as it is.
-pub(super) fn take_nested(dir: &Path, generation: &str, ui: &Ui) -> Result<Snapshot> {
+pub(super) fn take_nested(
+    dir: &Path,
+    swaps: &[Active],
+    generation: &str,
+    ui: &Ui,
+) -> Result<Snapshot> {
     if access(dir, AccessFlags::W_OK) != Err(Errno::EROFS) {
-        match take(dir, generation) {
+        let refusal = refusal(dir, swaps).map(|why| anyhow!(why));
+        match refusal.map_or_else(|| take(dir, generation), Err) {
             Ok(snapshot) => return Ok(snapshot),
             Err(error) => ui.warn(format!("{} is read as it is: {error:#}", dir.display())),
         }
@@ -132,6 +153,24 @@ pub(super) fn delete_left(trees: &[PathBuf], ui: &Ui) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subvolume_that_is_swapped_to_is_read_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &Path, file| Active { path: path.to_owned(), file };
+        let (own, below) = (dir.path().join("swap file"), dir.path().join("d"));
+        std::fs::write(&own, "").unwrap();
+        std::fs::create_dir(&below).unwrap();
+        let elsewhere = at(Path::new("/proc/version"), true);
+        let others = [elsewhere, at(&dir.path().join("gone"), true), at(&own, false)];
+        assert_eq!(refusal(dir.path(), &others), None);
+        // Wherever in it.
+        let swaps = [&others[..], &[at(&own, true)]].concat();
+        let why = refusal(&below, &swaps).unwrap();
+        let named = format!("it has the active swap file {}\nhint: ", own.display());
+        assert!(why.starts_with(&named), "{why}");
+        assert_eq!(refusal(Path::new("/proc"), &[at(&own, true)]), None);
+    }
 
     #[test]
     fn subvolumes_are_named_from_the_one_that_is_mounted() {

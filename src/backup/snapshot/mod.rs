@@ -15,10 +15,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::probe::swaps::{self, Active};
 use crate::sys::at_end::AtEnd;
 use crate::sys::fs;
 use crate::sys::lock::{self, Lock};
 use crate::ui::Ui;
+
+const NOTHING: &str = "no btrfs subvolume and no logical volume is mounted there";
 
 /// A snapshot that is mounted.
 #[derive(Debug)]
@@ -54,32 +57,34 @@ impl Snapshots {
             btrfs::delete_left(trees, ui);
             lvm::delete_left(ui)?;
         }
-        let origins = lvm::origins(trees)?;
+        let (origins, swaps) = (lvm::origins(trees)?, swaps::read());
         let mut snapshots = Snapshots { taken: Vec::new(), _lock: lock };
         for (number, tree) in trees.iter().enumerate() {
             if btrfs::is_nested(tree) {
-                snapshots.take_nested(tree, generation, ui)?;
+                snapshots.take_nested(tree, &swaps, generation, ui)?;
                 continue;
             }
             let origin = origins.iter().find(|origin| origin.tree() == tree);
-            let taken = match origin.map(|origin| (origin, origin.refusal())) {
-                _ if btrfs::is_subvolume(tree) => btrfs::take(tree, generation),
-                Some((origin, None)) => origin.take(&format!("rr-{generation}-{number}")),
-                refused => {
-                    let why = refused.and_then(|(_, why)| why);
-                    let why = why
-                        .as_deref()
-                        .unwrap_or("no btrfs subvolume and no logical volume is mounted there");
-                    ui.warn(format!("{} is read as it is: {why}", tree.display()));
-                    continue;
-                }
+            let is_subvolume = btrfs::is_subvolume(tree);
+            let refusal = match origin {
+                _ if is_subvolume => btrfs::refusal(tree, &swaps),
+                Some(origin) => origin.refusal(),
+                None => Some(NOTHING.to_owned()),
             };
-            let taken =
-                taken.with_context(|| format!("taking a snapshot of {}", tree.display()))?;
-            snapshots.taken.push((tree.clone(), taken));
-            if nested && btrfs::is_subvolume(tree) {
+            if let Some(why) = refusal {
+                ui.warn(format!("{} is read as it is: {why}", tree.display()));
+            } else {
+                let taken = match origin.filter(|_| !is_subvolume) {
+                    Some(origin) => origin.take(&format!("rr-{generation}-{number}")),
+                    None => btrfs::take(tree, generation),
+                };
+                let taken =
+                    taken.with_context(|| format!("taking a snapshot of {}", tree.display()));
+                snapshots.taken.push((tree.clone(), taken?));
+            }
+            if nested && is_subvolume {
                 for dir in btrfs::nested(tree)?.into_iter().filter(|dir| !trees.contains(dir)) {
-                    snapshots.take_nested(&dir, generation, ui)?;
+                    snapshots.take_nested(&dir, &swaps, generation, ui)?;
                 }
             }
         }
@@ -87,8 +92,14 @@ impl Snapshots {
     }
 
     /// A subvolume that is gone by now is no failure: who makes many of them deletes many.
-    fn take_nested(&mut self, dir: &Path, generation: &str, ui: &Ui) -> Result<()> {
-        match btrfs::take_nested(dir, generation, ui) {
+    fn take_nested(
+        &mut self,
+        dir: &Path,
+        swaps: &[Active],
+        generation: &str,
+        ui: &Ui,
+    ) -> Result<()> {
+        match btrfs::take_nested(dir, swaps, generation, ui) {
             Ok(taken) => self.taken.push((dir.to_owned(), taken)),
             Err(_) if !dir.exists() => log::info!("{} is gone", dir.display()),
             Err(error) => return Err(error).with_context(|| dir.display().to_string()),
