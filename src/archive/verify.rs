@@ -203,22 +203,32 @@ impl Verifier {
         let same_size = was.size_bytes == is.size_bytes;
         let ranges = head.extra.data_ranges(was.size_bytes).collect();
         let compared = was.kind == Kind::File && same_size && !self.swaps.contains(&was.path);
-        Ok(file.filter(|_| compared).map(|file| {
-            self.compare_holes(&file, head);
-            Open { file, entry: was.clone(), ranges }
-        }))
+        let Some(file) = file.filter(|_| compared) else { return Ok(None) };
+        self.compare_holes(&file, head)?;
+        Ok(Some(Open { file, entry: was.clone(), ranges }))
     }
 
-    /// Where there was a hole there must be no data, which could be anything.
-    fn compare_holes(&self, file: &File, head: &Head) {
-        let Some(was) = &head.extra.sparse else { return };
-        let Ok(Some(is)) = fs::data_ranges(file.as_fd(), head.entry.size_bytes) else { return };
-        let covered = |&(start, len): &(u64, u64)| {
-            was.iter().any(|&(s, l)| s <= start && start + len <= s + l)
-        };
-        if !is.iter().all(covered) {
-            self.differ(&head.entry, "has data where it had holes");
+    /// Where there was a hole there must be nothing but zeros. Written ones are no difference: the hole
+    /// was filled meanwhile, or can't be one on this filesystem.
+    fn compare_holes(&self, file: &File, head: &Head) -> io::Result<()> {
+        let Some(was) = &head.extra.sparse else { return Ok(()) };
+        let size_bytes = head.entry.size_bytes;
+        let is = fs::data_ranges(file.as_fd(), size_bytes)?;
+        let is = is.unwrap_or_else(|| vec![(0, size_bytes)]);
+        let mut buffer = vec![0; 1 << 16];
+        for (mut at, len) in outside(&is, was) {
+            let end = at + len;
+            while at < end {
+                let part = usize::try_from(end - at).map_or(buffer.len(), |n| n.min(buffer.len()));
+                file.read_exact_at(&mut buffer[..part], at)?;
+                if buffer[..part].iter().any(|byte| *byte != 0) {
+                    self.differ(&head.entry, "has data where it had holes");
+                    return Ok(());
+                }
+                at += part as u64;
+            }
         }
+        Ok(())
     }
 
     /// False when it differs, which is told once.
@@ -243,5 +253,46 @@ impl Verifier {
             }
         }
         true
+    }
+}
+
+/// The parts of `ranges`, as (offset, length), that none of `others` covers. Both are in order.
+fn outside(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut others = others.iter().map(|&(start, len)| (start, start.saturating_add(len)));
+    let (mut other, mut found) = (others.next(), Vec::new());
+    for &(start, len) in ranges {
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            match other {
+                Some((_, over)) if over <= at => other = others.next(),
+                Some((from, over)) if from <= at => at = over.min(end),
+                _ => {
+                    let till = other.map_or(end, |(from, _)| from.min(end));
+                    found.push((at, till - at));
+                    at = till;
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_a_hole_is_found_in_the_data() {
+        assert_eq!(outside(&[(0, 100)], &[]), [(0, 100)]);
+        assert_eq!(outside(&[], &[(0, 100)]), []);
+        assert_eq!(outside(&[(10, 20)], &[(0, 100)]), []);
+        // From the middle of one to that of the next, then between two, and behind all; the end of a
+        // map has no length.
+        let was = [(0, 10), (20, 10), (40, 10), (60, 0)];
+        assert_eq!(
+            outside(&[(5, 20), (32, 4), (50, 50)], &was),
+            [(10, 10), (32, 4), (50, 10), (60, 40)]
+        );
+        assert_eq!(outside(&[(0, 60)], &was), [(10, 10), (30, 10), (50, 10)]);
     }
 }

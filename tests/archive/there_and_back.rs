@@ -233,6 +233,37 @@ fn some_paths_come_back_alone() {
     }
 }
 
+/// Databases and images of machines fill their holes: with zeros first.
+#[test]
+fn a_hole_that_is_filled_with_zeros_is_no_difference() {
+    if skipped() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let root = source.path();
+    let script = "for file in small big; do truncate -s 1M $file; echo end >>$file; done
+        truncate -s 40M big; echo end >>big; truncate -s 3M empty; touch -r small big empty";
+    Cmd::new("sh").args(["-ec", script]).dir(root).run().unwrap();
+    let target = Target::new();
+    let store = target.store.as_ref();
+    let (created, manifest) = target.create(&options(root, FIRST), None);
+    assert!(created.stats.stream_bytes < 1 << 20, "here are no holes");
+    let write = |from: &str| {
+        let script = format!(
+            "for file in small big empty; do
+                dd if={from} of=$file bs=64K seek=3 count=5 conv=notrunc; touch -d @1 $file
+            done"
+        );
+        Cmd::new("sh").args(["-ec", &script]).dir(root).run().unwrap();
+        let differences = archive::verify_root(&manifest, store, root, &ui()).unwrap().differences;
+        differences.into_iter().filter(|line| !line.contains("another time")).collect::<Vec<_>>()
+    };
+    assert_eq!(write("/dev/zero"), Vec::<String>::new());
+    let expected =
+        ["big", "empty", "small"].map(|file| format!("/{file} has data where it had holes"));
+    assert_eq!(write("/dev/urandom"), expected);
+}
+
 #[test]
 fn a_tree_is_verified_listed_exported_and_compared() {
     if skipped() {
