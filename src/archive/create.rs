@@ -33,6 +33,7 @@ use super::spare::Spare;
 use super::view::View;
 use super::warnings::Warnings;
 use super::worker::{Done, Packed, Part, Ready, new_table, work};
+use super::worn::Worn;
 use super::{CreateOptions, Created, recipe, walk};
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
 use crate::store::{Manifest, Store};
@@ -169,6 +170,7 @@ pub(super) struct Shared<'a> {
     /// Stored frames by the BLAKE3 of their plain bytes. None for a first generation: its packs
     /// hold the whole stream in order, repeated chunks included.
     pub(super) known: Option<RwLock<HashMap<Id, Place>>>,
+    worn: Worn,
     budget: Budget,
     pub(super) failed: &'a AtomicBool,
     /// How many the process may have.
@@ -201,12 +203,14 @@ fn pipeline(
             warnings.unread(&shown(&path), format!("{}: {why}", shown(&path)));
         }
     }
+    let worn = index.map(Worn::of).unwrap_or_default();
     let shared = Shared {
         options,
         settled,
         warnings: &warnings,
         progress,
-        known: index.map(|index| RwLock::new(known_frames(index))),
+        known: index.map(|index| RwLock::new(known_frames(index, &worn))),
+        worn,
         budget: Budget::default(),
         failed: &failed,
         open_files: usize::try_from(fs::raise_open_files_limit())?,
@@ -253,9 +257,10 @@ fn is_mounted(root: &Path, tree: &Path) -> Result<bool> {
     Ok(visible_mounts()?.iter().any(|mount| mount.path == dir))
 }
 
-fn known_frames(index: &Index) -> HashMap<Id, Place> {
+fn known_frames(index: &Index, worn: &Worn) -> HashMap<Id, Place> {
     let frames = index.chunks.iter().flat_map(|chunk| [Some(chunk.frame), chunk.table]);
-    frames.flatten().map(|frame| (frame.id, frame.place)).collect()
+    let kept = frames.flatten().filter(|frame| !worn.has(frame));
+    kept.map(|frame| (frame.id, frame.place)).collect()
 }
 
 pub(super) struct Work {
@@ -273,7 +278,7 @@ fn feed(
     jobs: &Sender<Work>,
 ) -> Result<()> {
     let options = shared.options;
-    let previous = index.map(|index| Previous::new(index, store));
+    let previous = index.map(|index| Previous::new(index, &shared.worn, store));
     let mut sequence = 0;
     let walked = {
         let emit = |job, bytes: u64| {

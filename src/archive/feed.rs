@@ -244,7 +244,9 @@ impl<'a> Feed<'a> {
 
     fn stored_run(&self) -> Option<&'a [Chunk]> {
         let same = whole_run(&self.same)?;
-        self.previous.as_ref()?.chunks(same.run, same.slices)
+        let previous = self.previous.as_ref()?;
+        let chunks = previous.chunks(same.run, same.slices)?;
+        chunks.iter().all(|chunk| !previous.worn.has_of(chunk)).then_some(chunks)
     }
 
     /// The run, and the slices behind it, are as the parent has them.
@@ -288,18 +290,25 @@ impl<'a> Feed<'a> {
             same.slices as usize == slices.len()
                 && head.is_some_and(|head| head_hash(&head.bytes) == same.head_hash)
         });
-        let known = known.and_then(|same| self.previous.as_ref()?.chunks(same.run, same.slices));
+        let known = known.and_then(|same| {
+            let previous = self.previous.as_ref()?;
+            Some((previous.chunks(same.run, same.slices)?, previous.worn))
+        });
+        let stored = |n: usize| {
+            let (chunks, worn) = known?;
+            chunks.get(n + 1).filter(|chunk| !worn.has_of(chunk))
+        };
         let pad = head.map_or(0, |head| padding(head.data_bytes));
         self.items.push(item);
         if !self.emit_run() {
             return false;
         }
         let last = slices.len().saturating_sub(1);
-        let left = Arc::new(AtomicUsize::new(slices.len()));
+        let read = (0..slices.len()).filter(|&n| stored(n).is_none()).count();
+        let left = Arc::new(AtomicUsize::new(read));
         for (n, ranges) in slices.into_iter().enumerate() {
             let bytes = ranges.iter().map(|(_, len)| len).sum();
-            let stored = known.and_then(|known| known.get(n + 1));
-            let job = match stored {
+            let job = match stored(n) {
                 Some(&chunk) => Job::Stored { chunk, entries: 0, files: 0 },
                 None => Job::Slice(Slice {
                     file: Arc::clone(&file),
@@ -356,6 +365,9 @@ fn small_bytes(entry: &Entry) -> u64 {
 mod tests {
     use std::cell::RefCell;
 
+    use super::super::entry::Time;
+    use super::super::index::{Frame, Index, Pack, Place};
+    use super::super::worn::Worn;
     use super::super::{run, table};
     use super::*;
     use crate::sys::fs;
@@ -404,6 +416,79 @@ mod tests {
         let said = warnings.into_vec();
         assert!(said[0].starts_with("/a is archived without its attributes: "), "{said:?}");
         assert_eq!(said[1], "/alone vanished before it was read");
+    }
+
+    /// What becomes of a big file that did not change for long.
+    fn jobs(dir: &std::path::Path, previous: Option<Previous<'_>>) -> Vec<Job> {
+        let (warnings, failed) = Default::default();
+        let jobs = RefCell::new(Vec::new());
+        let mut dirs = Dirs::plain(dir).unwrap();
+        let mut big = found(&mut dirs, "big");
+        big.stat.ctime = (1_000_000_000, 0);
+        let emit = |job, _| {
+            jobs.borrow_mut().push(job);
+            true
+        };
+        let mut feed = Feed::new(dirs, settled(dir), previous, &warnings, (32, &failed), emit);
+        assert!(feed.take(big));
+        feed.finish();
+        jobs.into_inner()
+    }
+
+    /// That a file changes while it is read is seen by the slice that is read last.
+    #[test]
+    fn of_a_big_file_only_the_slices_in_worn_packs_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("big"), vec![7; 9 << 20]).unwrap();
+        let Some(Job::Run(mut items)) = jobs(dir.path(), None).into_iter().next() else {
+            panic!("no run")
+        };
+        // It is not what the walk saw, so it is to be read again the next time.
+        items[0].entry.ctime = Time { sec: 1_000_000_000, nsec: 0 };
+        let mut dirs = Dirs::plain(dir.path()).unwrap();
+        let table =
+            run::build(&mut items.into_iter(), &mut dirs, &Warnings::default(), Vec::new()).table;
+        let stored = super::super::press::compress_table(&table).unwrap();
+        let (_dir, store) = crate::store::test_store();
+        store.put("packs/tables", &stored).unwrap();
+
+        let frame = |plain: &[u8], pack, len: usize| Frame {
+            id: *blake3::hash(plain).as_bytes(),
+            plain_bytes: u32::try_from(plain.len()).unwrap(),
+            place: Place { pack, offset: 0, len: u32::try_from(len).unwrap() },
+        };
+        let chunk = |pack, table| Chunk { frame: frame(b"slice", pack, 50), table };
+        let pack = |name: &str, size_bytes| Pack { name: name.to_owned(), size_bytes };
+        let tables = pack("packs/tables", stored.len() as u64);
+        let index = |worn_bytes| Index {
+            packs: vec![pack("packs/a", 50), tables.clone(), pack("packs/b", worn_bytes)],
+            chunks: vec![
+                chunk(0, Some(frame(&table, 1, stored.len()))),
+                chunk(0, None),
+                chunk(2, None),
+                chunk(0, None),
+            ],
+        };
+        let kinds = |index: &Index| {
+            let worn = Worn::of(index);
+            let kind = |job: &Job| match job {
+                Job::Run(items) => format!("run of {}", items.len()),
+                Job::Slice(slice) => {
+                    format!(
+                        "1 of {} from {}",
+                        slice.left.load(Ordering::Relaxed),
+                        slice.ranges[0].0
+                    )
+                }
+                Job::Stored { .. } => "stored".to_owned(),
+                Job::End => "end".to_owned(),
+            };
+            let previous = Previous::new(index, &worn, &*store);
+            jobs(dir.path(), Some(previous)).iter().map(kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&index(50)), ["stored", "stored", "stored", "stored", "end"]);
+        let expected = ["run of 1", "stored", "1 of 1 from 4194304", "stored", "end"];
+        assert_eq!(kinds(&index(1000)), expected);
     }
 
     #[test]

@@ -74,7 +74,8 @@
 //! consists of the entries of one run of the parent, all with the same metadata (type, mode, owner,
 //! size, mtime, ctime, inode number), its chunk, its table and its slices are taken over unread
 //! ([`previous`]). So are the slices of a big file with the same metadata and head. Everything else
-//! is read, and stored if its id is new.
+//! is read, and stored if its id is new. What is in packs of which little is in use any more counts
+//! as neither unchanged nor stored ([`worn`]).
 
 mod acl;
 mod ahead;
@@ -118,6 +119,7 @@ mod view;
 mod walk;
 mod warnings;
 mod worker;
+mod worn;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -136,6 +138,7 @@ pub use recipe::restore_text;
 pub use select::exclude_glob;
 pub use settled::Settled;
 pub use verify::{Verified, verify_root};
+pub use worn::used_bytes;
 
 use crate::store::catalog::{self, ArchiveStats, FileRecord};
 use crate::store::{Manifest, Store, StoreError};

@@ -5,11 +5,13 @@ use anyhow::Result;
 use super::entry::Entry;
 use super::index::{Chunk, Index};
 use super::table::{Row, path_order};
+use super::worn::Worn;
 use crate::store::Store;
 
 /// Goes through the parent's rows beside the walk: both have the same order.
 pub struct Previous<'a> {
     index: &'a Index,
+    pub worn: &'a Worn,
     runs: Box<dyn Iterator<Item = Result<(usize, Vec<Row>)>> + 'a>,
     /// The chunk of the run whose rows these are, and the row that is next.
     run: usize,
@@ -30,9 +32,9 @@ pub struct Same {
 }
 
 impl<'a> Previous<'a> {
-    pub fn new(index: &'a Index, store: &'a dyn Store) -> Previous<'a> {
+    pub fn new(index: &'a Index, worn: &'a Worn, store: &'a dyn Store) -> Previous<'a> {
         let runs = Box::new(index.runs(store));
-        Previous { index, runs, run: 0, rows: Vec::new(), at: 0 }
+        Previous { index, worn, runs, run: 0, rows: Vec::new(), at: 0 }
     }
 
     /// Must be asked in the order of the stream.

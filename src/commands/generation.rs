@@ -73,15 +73,17 @@ pub(super) fn show(session: &Session<'_>, generation: Option<&str>) -> Result<Ex
     if session.global.json {
         print_json(&manifest)?;
     } else {
-        print(&describe(&manifest))?;
+        // What is damaged is told by rr verify.
+        let used = archive::used_bytes(&manifest, &*store);
+        print(&describe(&manifest, used.ok()))?;
     }
     Ok(Exit::Done)
 }
 
-fn describe(m: &Manifest) -> String {
+fn describe(m: &Manifest, used_bytes: Option<u64>) -> String {
     let packs: u64 = m.pack.iter().map(|p| p.size_bytes).sum();
     let mut text = format!(
-        "generation  {}\nnode        {}\nof          {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} in all\n",
+        "generation  {}\nnode        {}\nof          {}\nwritten by  rr {}\nfinished    {}\nfiles       {} in {}\nstored      {} new, {} in {} in all{}\n",
         m.generation,
         m.node,
         subject(m),
@@ -91,7 +93,8 @@ fn describe(m: &Manifest) -> String {
         size(m.archive.stream_bytes),
         size(m.archive.stored_bytes),
         size(packs),
-        counted(m.pack.len() as u64, "pack", "packs")
+        counted(m.pack.len() as u64, "pack", "packs"),
+        used_bytes.map(|used| format!(", {} of it in use", size(used))).unwrap_or_default()
     );
     for (at, tree) in m.tree.iter().enumerate() {
         text += &format!("{:<11} {tree}\n", if at == 0 { "trees" } else { "" });

@@ -2,7 +2,8 @@
 //!
 //! Which generations are kept is said by [`super::keep`]. One that is not goes in an order that a
 //! kill at any point leaves sound: its manifest first, which unpublishes it, then its other files,
-//! then the packs that no generation names.
+//! then the packs that no generation names. That none names a pack for the little that is still in
+//! use of it is what each new generation sees to ([`crate::archive`]).
 //!
 //! What can't be understood is never deleted, and neither is what it may need: a manifest that is
 //! damaged or newer than this program stays, does not count as kept, and stops the deletion of

@@ -8,6 +8,7 @@ mod foreign;
 mod ground;
 mod live;
 mod there_and_back;
+mod worn;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
