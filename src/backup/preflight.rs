@@ -21,8 +21,8 @@ use crate::layout::{BytesPath, Layout, Unprotected};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::{self, mounts};
 use crate::rescue::iso::{new_id, volume_id};
-use crate::store::catalog::{Manifest, Subject};
-use crate::store::{self, Access, Store, StoreError, nfs, object, usb};
+use crate::store::catalog::Subject;
+use crate::store::{self, Access, Store, StoreError, nfs, object, retain, usb};
 use crate::sys::{fs, tools};
 use crate::ui::{Ui, listed};
 
@@ -413,39 +413,44 @@ impl Job<'_> {
         }
         let Some(store) = &self.store else { return Ok(()) };
         self.free_bytes = store.free_bytes()?;
-        let Some(free) = self.free_bytes else { return Ok(()) };
+        let Some(mut free) = self.free_bytes else { return Ok(()) };
+        // The first generation has to hold everything, the next about what the last one had to.
+        let newest = store::catalog::latest(&**store)?;
+        let newest = newest.and_then(|name| store::catalog::manifest(&**store, &name).ok());
+        let is_iso = self.url.is_iso() && self.options.rescue;
+        let used = self.used_bytes.unwrap_or_default();
+        let needed = match &newest {
+            None => used / if is_iso { 2 } else { 4 },
+            Some(last) => {
+                let stored = last.parent.as_ref().map_or(0, |_| last.archive.stored_bytes);
+                // On an ISO all of it is once more, beside the one before.
+                let whole: u64 = last.pack.iter().map(|pack| pack.size_bytes).sum();
+                stored + if is_iso { whole } else { 0 }
+            }
+        };
+        if free < needed.max(LEAST_FREE_BYTES) {
+            // What killed runs left goes before anything is stored.
+            free = free.saturating_add(retain::swept_bytes(&**store, ui)?);
+        }
         if free < LEAST_FREE_BYTES {
             fatal.push(format!(
                 "{} is full: {} free\nhint: make room there, or keep fewer generations (rr prune --dry-run)",
                 store.url(),
                 size(free)
             ));
-            return Ok(());
-        }
-        // The first generation has to hold everything, the next about what the last one had to.
-        let newest = store::catalog::latest(&**store)?;
-        let newest = newest.and_then(|name| store::catalog::manifest(&**store, &name).ok());
-        let is_iso = self.url.is_iso() && self.options.rescue;
-        let needed = |last: &Manifest| {
-            let stored = last.parent.as_ref().map_or(0, |_| last.archive.stored_bytes);
-            // On an ISO all of it is once more, beside the one before.
-            let whole = last.pack.iter().map(|pack| pack.size_bytes).sum();
-            stored + if is_iso { whole } else { 0 }
-        };
-        match (newest, self.used_bytes) {
-            (None, Some(used)) if free < used / if is_iso { 2 } else { 4 } => ui.warn(format!(
-                "the target has {} free and {} are to be archived for the first time: compressed to a quarter they would not fit",
-                size(free),
-                size(used)
-            )),
-            (Some(last), _) if free < needed(&last) => {
-                ui.warn(format!(
+        } else if free < needed {
+            ui.warn(match newest {
+                None => format!(
+                    "the target has {} free and {} are to be archived for the first time: compressed to a quarter they would not fit",
+                    size(free),
+                    size(used)
+                ),
+                Some(_) => format!(
                     "the target has {} free, and the last generation needed {}",
                     size(free),
-                    size(needed(&last))
-                ));
-            }
-            _ => {}
+                    size(needed)
+                ),
+            });
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use super::catalog::{self, Manifest, Subject};
 use super::keep::{self, Keep, Made, Verdict};
 use super::lock::LockGuard;
-use super::{Object, Store};
+use super::{Object, Store, StoreError};
 use crate::layout::units::size;
 use crate::ui::{Ui, counted};
 
@@ -89,6 +89,12 @@ pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
     Ok(pruned)
 }
 
+/// What [`sweep`] would free. Needs no lock, as [`forecast`].
+pub fn swept_bytes(store: &dyn Store, ui: &Ui) -> Result<u64> {
+    let doomed = Survey::of(store, &[], ui)?.all().doomed(store)?;
+    Ok(doomed.iter().map(|object| object.size_bytes).sum())
+}
+
 impl Pruned {
     fn count(&mut self, object: &Object) {
         self.objects += 1;
@@ -104,6 +110,8 @@ struct Survey {
     torn: Vec<Manifest>,
     /// The names of those that can't be read.
     strange: Vec<String>,
+    /// Those that were taken out, to be deleted.
+    given_up: Vec<String>,
 }
 
 /// What stays of them.
@@ -111,9 +119,19 @@ struct Survey {
 struct Left<'a> {
     generations: HashSet<&'a str>,
     packs: HashSet<&'a str>,
-    /// Whether it is known of every pack if it is needed. Where no generation can be read, nothing
-    /// says what is not.
-    packs_known: bool,
+    unneeded: Unneeded,
+    given_up: &'a [String],
+}
+
+/// Which packs it is known of that no generation needs them.
+#[derive(Debug, PartialEq, Eq)]
+enum Unneeded {
+    /// All others than those that stay.
+    Others,
+    /// Where no generation is there, only those that can never have been of one.
+    Unpublished,
+    /// A generation can't be read.
+    Unknown,
 }
 
 impl Survey {
@@ -185,6 +203,7 @@ impl Survey {
                 "{name} is the last whole backup of the node: it is not deleted\nhint: delete its directory at the target by hand, if that is really wanted"
             );
         }
+        self.given_up.push(name.to_owned());
         Ok(())
     }
 
@@ -198,7 +217,12 @@ impl Survey {
         Left {
             generations: names.chain(self.strange.iter().map(String::as_str)).collect(),
             packs: read.iter().flat_map(|m| &m.pack).map(|pack| pack.name.as_str()).collect(),
-            packs_known: self.strange.is_empty() && !read.is_empty(),
+            unneeded: match (self.strange.is_empty(), read.is_empty()) {
+                (true, false) => Unneeded::Others,
+                (true, true) => Unneeded::Unpublished,
+                (false, _) => Unneeded::Unknown,
+            },
+            given_up: &self.given_up,
         }
     }
 }
@@ -225,13 +249,32 @@ impl Left<'_> {
             let generation = object.name.split('/').nth(1).unwrap_or_default();
             catalog::time_of(generation).is_some() && !self.generations.contains(generation)
         });
-        if self.packs_known {
-            let packs = store.list("packs/")?.into_iter();
-            doomed.extend(packs.filter(|object| {
-                is_pack(&object.name) && !self.packs.contains(object.name.as_str())
-            }));
+        if self.unneeded == Unneeded::Unknown {
+            return Ok(doomed);
+        }
+        let mut packs = store.list("packs/")?;
+        packs.retain(|object| {
+            generation_of(&object.name).is_some() && !self.packs.contains(object.name.as_str())
+        });
+        if self.unneeded == Unneeded::Others || self.are_unpublished(&packs, store) {
+            doomed.append(&mut packs);
         }
         Ok(doomed)
+    }
+
+    /// Whether these packs are of runs that ended before the node had a generation. That none is
+    /// listed does not tell: `generations/` may have got lost, and packs alone can still be unpacked by
+    /// hand. But `latest.json` is put after the first manifest, and goes only with the last; and where
+    /// a list is older than what is there, each manifest is there by its name.
+    fn are_unpublished(&self, packs: &[Object], store: &dyn Store) -> bool {
+        let is_missing =
+            |name: &str| matches!(store.size_bytes(name), Err(StoreError::NotFound { .. }));
+        let mut of: Vec<&str> = packs.iter().filter_map(|pack| generation_of(&pack.name)).collect();
+        of.sort_unstable();
+        of.dedup();
+        of.retain(|generation| !self.given_up.iter().any(|given_up| given_up == generation));
+        is_missing("latest.json")
+            && of.iter().all(|generation| is_missing(&catalog::object(generation, "manifest.json")))
     }
 }
 
@@ -283,12 +326,13 @@ fn collect(guard: &LockGuard, doomed: &[Object], pruned: &mut Pruned) -> Result<
     Ok(())
 }
 
-/// `packs/<generation>-<seq>-<hash>.tar.zst`, or `.index.zst` with tables of the index.
-fn is_pack(name: &str) -> bool {
-    name.strip_prefix("packs/")
-        .filter(|name| name.ends_with(".tar.zst") || name.ends_with(".index.zst"))
-        .and_then(|name| name.split_once('-'))
-        .is_some_and(|(generation, _)| catalog::time_of(generation).is_some())
+/// Which generation a pack was stored for: it is `packs/<generation>-<seq>-<hash>.tar.zst`, or
+/// `.index.zst` with tables of the index.
+fn generation_of(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("packs/")?;
+    let is_pack = name.ends_with(".tar.zst") || name.ends_with(".index.zst");
+    let (generation, _) = name.split_once('-').filter(|_| is_pack)?;
+    catalog::time_of(generation).map(|_| generation)
 }
 
 #[cfg(test)]
@@ -483,20 +527,69 @@ mod tests {
     fn leavings_of_killed_runs_are_swept() {
         let (_dir, store) = test_store();
         let ui = Ui::new(Style::Plain);
-        // Killed before anything was ever published: packs stay, since nothing speaks for or
-        // against them.
+        // Killed before anything was ever published.
+        store.put("machine.json", b"{}").unwrap();
         store.put("generations/20261030T000000Z/recipe", b"r").unwrap();
         store.put(&pack("20261030T000000Z", 1), b"x").unwrap();
         let guard = lock::lock(&store, &ui).unwrap();
-        assert_eq!(sweep(&guard, &ui).unwrap().objects, 1);
+        assert_eq!(swept_bytes(&*store, &ui).unwrap(), 2);
+        let swept = sweep(&guard, &ui).unwrap();
+        assert_eq!((swept.objects, swept.freed_bytes), (2, 2));
+        store.put(&pack("20261031T000000Z", 1), b"x").unwrap();
+        assert_eq!(prune(&guard, &last(1), &ui).unwrap().objects, 1);
         four_generations(&store);
         store.put(&pack("20261105T000000Z", 1), b"x").unwrap();
         store.put("packs/20261105T000000Z-1-abc.index.zst", b"x").unwrap();
         let swept = sweep(&guard, &ui).unwrap();
-        assert_eq!((swept.objects, swept.generations.len()), (3, 0));
+        assert_eq!((swept.objects, swept.generations.len()), (2, 0));
         assert_eq!(names(&store, "packs/").len(), 4);
         assert_eq!(catalog::generations(&*store).unwrap(), DAYS);
     }
+
+    /// Packs alone can still be unpacked by hand.
+    #[test]
+    fn packs_stay_where_the_generations_got_lost() {
+        let (dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        let guard = lock::lock(&store, &ui).unwrap();
+        let stay = |store: &Arc<dyn Store>, guard: &LockGuard| {
+            assert_eq!(swept_bytes(&**store, &ui).unwrap(), 0);
+            sweep(guard, &ui).unwrap();
+            prune(guard, &last(1), &ui).unwrap();
+            assert_eq!(names(store, "packs/").len(), 4);
+        };
+        std::fs::remove_dir_all(dir.path().join("node001/generations")).unwrap();
+        stay(&store, &guard);
+        // One that can't be read is not one that is not there.
+        store.delete("latest.json").unwrap();
+        std::fs::create_dir(dir.path().join("node001/latest.json")).unwrap();
+        stay(&store, &guard);
+        std::fs::remove_dir(dir.path().join("node001/latest.json")).unwrap();
+        drop(guard);
+        // A run that was killed before it wrote latest.json, and a list that is older than that.
+        let manifest = "generations/20261103T000000Z/manifest.json";
+        store.put(manifest, b"{}").unwrap();
+        let stale = BesideStore::shared(&store, Beside::ListedWithout(manifest));
+        stay(&stale, &lock::lock(&stale, &ui).unwrap());
+    }
+
+    #[test]
+    fn the_packs_of_the_only_generation_go_when_it_is_given_up() {
+        let ui = Ui::new(Style::Plain);
+        for damage in ["manifest.json", "recipe"] {
+            let (_dir, store) = test_store();
+            four_generations(&store);
+            let guard = lock::lock(&store, &ui).unwrap();
+            let older = [DAYS[0], DAYS[1], DAYS[2]].map(str::to_owned);
+            drop_generations(&guard, &older, &ui).unwrap();
+            store.put(&catalog::object(DAYS[3], damage), b"damage").unwrap();
+            assert_eq!(names(&store, "packs/").len(), 2);
+            drop_generations(&guard, &[DAYS[3].to_owned()], &ui).unwrap();
+            assert_eq!(names(&store, ""), ["lock-1.json"]);
+        }
+    }
+
     #[test]
     fn a_generation_that_lost_a_pack_does_not_cost_the_last_whole_one() {
         let (_dir, store) = test_store();

@@ -12,7 +12,7 @@ use rr::sys::mount::MountGuard;
 use rr::sys::run::{Cmd, Output};
 
 use crate::is_root;
-use crate::node::{Dice, Node, said};
+use crate::node::{Dice, Node, said, start};
 
 const MOMENTS: u64 = 200;
 /// Generations come and go all the time.
@@ -187,4 +187,39 @@ fn loop_a_target_that_others_fill_keeps_what_it_has() {
     node.nothing_is_left_over();
     let latest = catalog::latest(&*node.store()).unwrap();
     assert!(latest.is_some_and(|latest| latest > first));
+}
+
+/// No generation is there, and nearly all of the target is what killed runs left.
+#[test]
+fn loop_a_first_run_that_is_killed_leaves_room_for_the_next() {
+    if !is_root("loop_a_first_run_that_is_killed_leaves_room_for_the_next") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::new(dir.path(), &dir.path().join("target"), "node001", "");
+    let _mounted =
+        MountGuard::mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"], &node.target).unwrap();
+    node.change(1, 10 << 20);
+    let packs = node.target.join("node001/packs");
+    let stored =
+        || std::fs::read_dir(&packs).into_iter().flatten().flatten().any(|entry| is_pack(&entry));
+    // The second pack comes later.
+    node.configure("[backup]\nbandwidth_mib_per_second = 8\n");
+    let mut child = start(&node.backup());
+    while !stored() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(stored() && node.generations().is_empty());
+    std::fs::write(packs.join("20261101T000000Z-1-abc.tar.zst"), vec![1; 20 << 20]).unwrap();
+    node.configure("");
+    node.backed_up();
+    node.comes_back();
+    node.nothing_is_left_over();
+}
+
+fn is_pack(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().ends_with(".tar.zst")
 }
