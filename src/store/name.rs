@@ -6,9 +6,7 @@
 //! the PID namespace is told behind it: one of the host, or of another container, that has the same
 //! number is somebody else.
 
-use std::path::Path;
-
-use super::owner;
+use super::owner::{self, Process};
 
 /// Says whose the tree is. It is there before the first generation.
 pub const OWNER: &str = "machine.json";
@@ -70,7 +68,7 @@ impl Tag {
 
     /// Whether the process is known to run. One of another boot or machine is not.
     pub fn is_alive(&self) -> bool {
-        self.boot == Tag::own().boot && Path::new("/proc").join(self.pid.to_string()).exists()
+        self.boot == Tag::own().boot && Process::of(self.pid) != Process::Gone
     }
 }
 
@@ -85,6 +83,8 @@ fn boot_of(boot_id: &str, pid_ns: Option<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use proptest::prelude::*;
 

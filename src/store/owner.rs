@@ -1,7 +1,9 @@
 //! Who holds a lock, and what can be known of whether it lives.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 /// Who holds a lock.
@@ -47,7 +49,10 @@ impl Owner {
             boot: read("/proc/sys/kernel/random/boot_id"),
             pid_ns: pid_namespace(),
             pid: std::process::id(),
-            pid_start: start_of(std::process::id()).unwrap_or(0),
+            pid_start: match Process::of(std::process::id()) {
+                Process::Since(start) => start,
+                _ => 0,
+            },
             since: jiff::Timestamp::now().to_string(),
             beat: 0,
         }
@@ -63,8 +68,11 @@ impl Owner {
             if self.pid_ns.is_some() && self.pid_ns != me.pid_ns {
                 return Life::Unknown;
             }
-            let lives = start_of(self.pid) == Some(self.pid_start);
-            return if lives { Life::Alive } else { Life::Dead };
+            return match Process::of(self.pid) {
+                Process::Since(start) if start == self.pid_start => Life::Alive,
+                Process::Since(_) | Process::Gone => Life::Dead,
+                Process::Hidden => Life::Unknown,
+            };
         }
         let here = !me.machine.is_empty() && (&self.machine, &self.host) == (&me.machine, &me.host);
         if here { Life::Rebooted } else { Life::Unknown }
@@ -82,11 +90,45 @@ pub fn pid_namespace() -> Option<u64> {
     std::fs::metadata("/proc/self/ns/pid").ok().map(|found| found.ino())
 }
 
-/// When a process started, in ticks since boot. None: there is no such process.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is a name in brackets that may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+/// What the kernel says of a number of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// It runs, since so many ticks after boot.
+    Since(u64),
+    Gone,
+    /// It is there, and not for us to look at.
+    Hidden,
+}
+
+impl Process {
+    pub fn of(pid: u32) -> Process {
+        match std::fs::read(format!("/proc/{pid}/stat")) {
+            Ok(stat) => Process::told_by(&stat),
+            // It may also end while it is read.
+            Err(error) if error.kind() == ErrorKind::NotFound => Process::Gone,
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Process::Gone,
+            Err(_) => Process::Hidden,
+        }
+    }
+
+    /// By `/proc/PID/stat`. One that has ended is there until its parent has asked how, which in a
+    /// container nobody may ever do. It writes no more, but for threads that still have to end: one
+    /// may hang in a write to a server that is away.
+    fn told_by(stat: &[u8]) -> Process {
+        // The second field is a name in brackets that may hold anything.
+        let Some(end) = stat.iter().rposition(|&byte| byte == b')') else {
+            return Process::Hidden;
+        };
+        let rest = String::from_utf8_lossy(&stat[end + 1..]);
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
+        let (has_ended, threads) = (matches!(field(3), "Z" | "X" | "x"), field(20).parse::<u64>());
+        match field(22).parse() {
+            _ if has_ended && threads.is_ok_and(|threads| threads <= 1) => Process::Gone,
+            Ok(start) => Process::Since(start),
+            Err(_) => Process::Hidden,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -102,5 +144,51 @@ mod tests {
         assert_eq!(old.life_seen_by(&Owner::me()), Life::Alive);
         let dead = Owner { pid: 4_194_305, ..old };
         assert_eq!(dead.life_seen_by(&Owner::me()), Life::Dead);
+    }
+
+    #[test]
+    fn one_that_was_killed_is_dead_though_nobody_has_asked_for_it() {
+        let mut child = crate::sys::run::Cmd::new("sleep")
+            .arg("600")
+            .spawn(std::process::Stdio::null(), std::process::Stdio::null())
+            .unwrap();
+        let Process::Since(pid_start) = Process::of(child.id()) else { panic!("it runs") };
+        let owner = Owner { pid: child.id(), pid_start, ..Owner::me() };
+        assert_eq!(owner.life_seen_by(&Owner::me()), Life::Alive);
+        child.kill().unwrap();
+        let started = std::time::Instant::now();
+        while owner.life_seen_by(&Owner::me()) == Life::Alive {
+            assert!(started.elapsed().as_secs() < 20, "it counts as alive for ever");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert_eq!(owner.life_seen_by(&Owner::me()), Life::Dead);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        assert!(stat.contains(" Z "), "{stat}");
+        child.wait().unwrap();
+        assert_eq!(Process::of(child.id()), Process::Gone);
+    }
+
+    #[test]
+    fn what_a_process_is_is_told_whatever_its_name_is() {
+        let stat = |name: &str, state: &str, threads: u32| {
+            let text = format!(
+                "77 ({name}) {state} 1 77 77 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 {threads} 0 4711 8 9\n"
+            );
+            Process::told_by(text.as_bytes())
+        };
+        for name in ["rr", "a b) Z 1 (c", ") Z 1 77 77 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 1 0 5"] {
+            for (state, threads) in [("S", 1), ("R", 9), ("D", 1), ("Z", 2), ("T", 1)] {
+                assert_eq!(stat(name, state, threads), Process::Since(4711), "{state} {threads}");
+            }
+            for (state, threads) in [("Z", 1), ("Z", 0), ("X", 1)] {
+                assert_eq!(stat(name, state, threads), Process::Gone, "{state} {threads}");
+            }
+        }
+        let mut strange =
+            b"77 (\xff) S 1 77 77 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 1 0 4711 8".to_vec();
+        assert_eq!(Process::told_by(&strange), Process::Since(4711));
+        strange.truncate(20);
+        assert_eq!(Process::told_by(&strange), Process::Hidden);
+        assert_eq!(Process::told_by(b""), Process::Hidden);
     }
 }
