@@ -80,6 +80,9 @@ impl Store for HeldStore {
     fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
         self.inner.free_bytes()
     }
+    fn keeps_versions(&self) -> bool {
+        self.inner.keeps_versions()
+    }
     fn sweep(&self) -> Result<usize, StoreError> {
         self.held()?.sweep()
     }

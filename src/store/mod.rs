@@ -147,6 +147,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn delete(&self, name: &str) -> Result<(), StoreError>;
     /// Room left at the target, where it can be known.
     fn free_bytes(&self) -> Result<Option<u64>, StoreError>;
+    /// Whether it is known that what is deleted or replaced goes on taking room, as an older version.
+    fn keeps_versions(&self) -> bool {
+        false
+    }
     /// Removes what unfinished puts of dead runs left, and says how many they were. Only for the
     /// holder of the lock.
     fn sweep(&self) -> Result<usize, StoreError> {

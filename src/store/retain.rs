@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::catalog::{self, Manifest, Subject};
 use super::keep::{self, Keep, Made, Verdict};
-use super::lock::LockGuard;
+use super::lock::{self, LockGuard};
 use super::{Object, Store, StoreError};
 use crate::layout::units::size;
 use crate::ui::{Ui, counted};
@@ -43,6 +43,7 @@ pub struct Pruned {
 
 /// Deletes the generations that `keep` does not keep, and what no generation needs.
 pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
+    tell_versions(guard.store(), ui);
     let survey = Survey::of(guard.store(), &[], ui)?;
     let (pruned, left) = survey.judge(keep);
     delete(guard, pruned, &left)
@@ -53,6 +54,7 @@ pub fn prune(guard: &LockGuard, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// # Errors
 /// One is not there, or is the last whole one of the machine, or of all; nothing is deleted then.
 pub fn drop_generations(guard: &LockGuard, names: &[String], ui: &Ui) -> Result<Pruned> {
+    tell_versions(guard.store(), ui);
     let mut generations = names.to_vec();
     generations.sort();
     generations.dedup();
@@ -76,6 +78,7 @@ pub fn forecast(store: &dyn Store, keep: &Keep, ui: &Ui) -> Result<Pruned> {
 /// Deletes what runs left that were killed before they published. For the start of a run: nothing
 /// of its own may be stored yet.
 pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
+    tell_versions(guard.store(), ui);
     let mut pruned = Pruned { objects: guard.store().sweep()?, ..Pruned::default() };
     let survey = Survey::of(guard.store(), &[], ui)?;
     collect(guard, &survey.all().doomed(guard.store())?, &mut pruned)?;
@@ -93,6 +96,16 @@ pub fn sweep(guard: &LockGuard, ui: &Ui) -> Result<Pruned> {
 pub fn swept_bytes(store: &dyn Store, ui: &Ui) -> Result<u64> {
     let doomed = Survey::of(store, &[], ui)?.all().doomed(store)?;
     Ok(doomed.iter().map(|object| object.size_bytes).sum())
+}
+
+fn tell_versions(store: &dyn Store, ui: &Ui) {
+    if store.keeps_versions() {
+        ui.warn_once(format!(
+            "{} keeps all versions: what rr deletes takes as much room there as before, and each change of a small object, as the lock is one every {} s, adds another\nhint: give the bucket a lifecycle rule that expires noncurrent versions after some days (rr sees it where it may s3:GetLifecycleConfiguration), or one without versions",
+            store.url(),
+            lock::BEAT.as_secs()
+        ));
+    }
 }
 
 impl Pruned {

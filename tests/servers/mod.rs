@@ -181,11 +181,16 @@ pub fn moto(dir: &Path) -> Server {
     let port = free_port();
     let text = port.to_string();
     let server = start("moto_server", &["-H", "127.0.0.1", "-p", &text], port, dir, PathBuf::new());
-    let made = ureq::put(format!("{}/{BUCKET}", server.url()))
-        .header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
-        .send_empty();
-    assert_eq!(made.unwrap().status(), 200);
+    set_bucket(&server, "", "");
     server
+}
+
+/// Puts what is asked for as `?what` of the bucket [`BUCKET`] of moto; as nothing, the bucket itself.
+pub fn set_bucket(server: &Server, what: &str, xml: &str) {
+    let made = ureq::put(format!("{}/{BUCKET}{what}", server.url()))
+        .header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
+        .send(xml);
+    assert_eq!(made.unwrap().status(), 200);
 }
 
 /// With the bucket [`BUCKET`], for [`ACCESS_KEY`] only.

@@ -322,6 +322,53 @@ fn s3_on_moto() {
 }
 
 #[test]
+fn s3_on_a_bucket_that_keeps_versions() {
+    if servers::lacks("s3_on_a_bucket_that_keeps_versions", &["moto_server"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = servers::moto(dir.path());
+    let (config, tree) = (dir.path().join("rr.toml"), dir.path().join("tree"));
+    let text = format!(
+        "node = \"node002\"\ntarget = \"s3://{BUCKET}/nodes\"\n[target_options]\nendpoint = \"{}\"\n\
+         [target_options.login]\naccess_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n",
+        server.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("note"), "first\n").unwrap();
+    let backup = ["mkbackuponly", "--include", tree.to_str().unwrap()];
+    let prune = ["prune", "--keep-last", "1"];
+    rr_ok(&config, &backup);
+    let versioning = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    servers::set_bucket(&server, "?versioning", versioning);
+    let ends_versions_of = |prefix: &str| {
+        let rule = format!(
+            "<LifecycleConfiguration><Rule><ID>a</ID><Filter><Prefix>{prefix}</Prefix></Filter><Status>Enabled</Status><NoncurrentVersionExpiration><NoncurrentDays>7</NoncurrentDays></NoncurrentVersionExpiration></Rule></LifecycleConfiguration>"
+        );
+        servers::set_bucket(&server, "?lifecycle", &rule);
+    };
+    let warns = || {
+        for args in [&backup[..], &prune] {
+            let output = rr(&config, args);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.success(), "{said}");
+            let told = said.matches("warning: ").count();
+            assert!(told == 1 && said.contains("keeps all versions: "), "{args:?}: {said}");
+            assert!(said.contains("\nhint: give the bucket a lifecycle rule"), "{said}");
+        }
+    };
+    warns();
+    ends_versions_of("others/");
+    warns();
+    ends_versions_of("nodes/");
+    rr_ok(&config, &backup);
+    rr_ok(&config, &prune);
+    rr_ok(&config, &["verify"]);
+}
+
+#[test]
 fn s3_on_a_server_that_checks_signatures() {
     if servers::lacks("s3_on_a_server_that_checks_signatures", &["s3s-fs"]) {
         return;

@@ -68,6 +68,8 @@ pub struct ObjectStore {
     tag: Tag,
     /// Whether the server says how much room is left.
     tells_room: bool,
+    /// Whether it keeps what is deleted, as an older version, and no rule that is known ends that.
+    keeps_versions: bool,
 }
 
 #[derive(Debug)]
@@ -164,7 +166,7 @@ impl Way<'_> {
             _ => Server::Http(Box::new(Dav::new(url.to_string(), node, &options.login)), None),
         };
         let (claim, tag) = (Claim::Look, Tag::own());
-        Ok(ObjectStore { client, server, claim, tag, tells_room: false })
+        Ok(ObjectStore { client, server, claim, tag, tells_room: false, keeps_versions: false })
     }
 }
 
@@ -278,10 +280,18 @@ impl ObjectStore {
     }
 
     fn delete_object(&self, name: &str) -> Result<(), StoreError> {
+        self.delete_or_hide(name).map(drop)
+    }
+
+    /// Deletes it, and says whether the server only hides it: S3 keeps it as an older version then.
+    fn delete_or_hide(&self, name: &str) -> Result<bool, StoreError> {
         self.client.run(
             |_| self.call("DELETE", name, &[]),
             |mut reply, _| match reply.status {
-                200..=299 | 404 | 410 => reply.text().map(drop),
+                200..=299 | 404 | 410 => {
+                    reply.text()?;
+                    Ok(reply.header("x-amz-delete-marker") == Some("true"))
+                }
                 _ => Err(self.refusal(&mut reply, name)),
             },
         )
@@ -486,6 +496,10 @@ impl Store for ObjectStore {
             }
             _ => Ok(None),
         }
+    }
+
+    fn keeps_versions(&self) -> bool {
+        self.keeps_versions
     }
 
     fn sweep(&self) -> Result<usize, StoreError> {

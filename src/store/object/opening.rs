@@ -45,7 +45,13 @@ impl ObjectStore {
         self.claim = self.find_claim(&probe)?;
         self.tells_room = self.free_bytes()?.is_some();
         log::info!("{}: objects are put where none is by {:?}", self.client.label(), self.claim);
-        self.delete_object(&probe).context("trying whether objects can be deleted there")
+        let hides =
+            self.delete_or_hide(&probe).context("trying whether objects can be deleted there")?;
+        self.keeps_versions = match &self.server {
+            Server::S3(s3) => hides && !s3.ends_versions(&self.client),
+            Server::Http(..) => false,
+        };
+        Ok(())
     }
 
     /// Where the server can't list, `latest.json` is all that tells which generations there are. One

@@ -223,6 +223,35 @@ impl S3 {
         }
     }
 
+    /// Whether a rule of the bucket deletes older versions in time. One that can't be seen is none.
+    pub fn ends_versions(&self, client: &Client) -> bool {
+        let fail = |error: anyhow::Error| StoreError::Other {
+            store: client.label().to_owned(),
+            detail: format!("{error:#}"),
+        };
+        let call = |_| {
+            let credentials = self.credentials().map_err(fail)?;
+            let mut rules = GetObject::new(&self.bucket, Some(&credentials), "");
+            rules.query_mut().insert("lifecycle", "");
+            Ok(Call::new("GET", self.sign(rules, &[])))
+        };
+        let asked = client.run(call, |mut reply, _| {
+            let text = reply.text()?;
+            Ok((reply.status, text))
+        });
+        match asked {
+            Ok((200, text)) => ends_versions(&text, &self.base),
+            Ok((status, text)) => {
+                log::info!("{}: its lifecycle rules: status {status}: {text}", client.label());
+                false
+            }
+            Err(error) => {
+                log::info!("asking for the lifecycle rules of the bucket: {error}");
+                false
+            }
+        }
+    }
+
     /// What an error of S3 means; None where its status says it all.
     pub fn explain(&self, store: &str, reply: &Reply, text: &str) -> Option<Failed> {
         // Of a URL that is signed for another time most say just AccessDenied, and to HEAD nothing.
@@ -305,6 +334,24 @@ impl S3 {
     }
 }
 
+/// Whether one of these lifecycle rules deletes older versions of all that is below `base`.
+fn ends_versions(rules: &str, base: &str) -> bool {
+    let Ok(document) = roxmltree::Document::parse(rules.trim_start()) else { return false };
+    document.descendants().filter(|node| node.tag_name().name() == "Rule").any(|rule| {
+        let all = |name: &'static str| {
+            let found = rule.descendants().filter(move |node| node.tag_name().name() == name);
+            found.map(|node| node.text().unwrap_or_default().trim().to_owned())
+        };
+        all("Status").any(|status| status == "Enabled")
+            && all("NoncurrentVersionExpiration").next().is_some()
+            && all("Prefix").all(|prefix| base.starts_with(&prefix))
+            // Only of some objects.
+            && ["Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan"]
+                .into_iter()
+                .all(|filter| all(filter).next().is_none())
+    })
+}
+
 /// Code and message of an error.
 pub(super) fn error_of(text: &str) -> Option<(String, String)> {
     let document = roxmltree::Document::parse(text.trim_start()).ok()?;
@@ -327,5 +374,28 @@ mod tests {
         assert_eq!(found, ("SlowDown".into(), "Please reduce your request rate.".into()));
         assert_eq!(error_of("<html><body>502</body>"), None);
         assert_eq!(error_of(""), None);
+    }
+
+    #[test]
+    fn a_rule_counts_where_it_is_for_all_that_rr_stores() {
+        let rule = |filter: &str, status: &str| {
+            format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Rule><ID>other</ID><Filter><Prefix></Prefix></Filter><Status>Enabled</Status><Expiration><ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker></Expiration></Rule><Rule><ID>a</ID>{filter}<Status>{status}</Status><NoncurrentVersionExpiration><NoncurrentDays>7</NoncurrentDays></NoncurrentVersionExpiration></Rule></LifecycleConfiguration>"
+            )
+        };
+        for all in ["<Filter/>", "<Prefix/>", "<Filter><Prefix>site/</Prefix></Filter>"] {
+            assert!(ends_versions(&rule(all, "Enabled"), "site/node001/"), "{all}");
+            assert!(!ends_versions(&rule(all, "Disabled"), "site/node001/"), "{all}");
+        }
+        for some in [
+            "<Filter><Prefix>logs/</Prefix></Filter>",
+            "<Filter><Tag><Key>a</Key><Value>b</Value></Tag></Filter>",
+            "<Filter><And><Prefix></Prefix><ObjectSizeGreaterThan>9</ObjectSizeGreaterThan></And></Filter>",
+        ] {
+            assert!(!ends_versions(&rule(some, "Enabled"), "site/node001/"), "{some}");
+        }
+        for none in ["", "<LifecycleConfiguration/>", "<html>"] {
+            assert!(!ends_versions(none, "site/node001/"), "{none}");
+        }
     }
 }
