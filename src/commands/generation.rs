@@ -16,8 +16,8 @@ use crate::rescue::menu::{self, MENU};
 use crate::store::catalog::Subject;
 use crate::store::keep::{Keep, Verdict};
 use crate::store::lock::LockGuard;
-use crate::store::{Access, Manifest, Store, StoreError, catalog, lock, retain};
-
+use crate::store::retain::{Order, Pruned};
+use crate::store::{Access, Manifest, StoreError, catalog, lock, retain};
 use crate::ui::{counted, hanging};
 
 use super::{Exit, Session, answer, print, print_json, usage};
@@ -142,12 +142,13 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
     let pruned = if args.dry_run {
         retain::forecast(&*session.store(Access::Read)?, &keep, session.ui)?
     } else {
-        let store: Arc<dyn Store> = session.store(Access::Change)?.into();
-        let guard = lock::lock(&store, session.ui)?;
-        let pruned = match args.drop.as_slice() {
-            [] => retain::prune(&guard, &keep, session.ui)?,
-            names => retain::drop_generations(&guard, names, session.ui)?,
+        let mut order = match args.drop.as_slice() {
+            [] => Order::Keep(keep),
+            names => Order::Drop(names.to_vec()),
         };
+        let (guard, before) = lock_to_delete(session, &mut order)?;
+        let mut pruned = retain::carry_out(&guard, &order, session.ui)?;
+        pruned.add(before);
         refresh_menu(&guard)?;
         pruned
     };
@@ -168,6 +169,33 @@ pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {
         size(pruned.freed_bytes)
     ));
     Ok(Exit::Done)
+}
+
+/// Takes the lock. Where the target is too full for that, some of what is ordered is deleted before, and
+/// is given.
+fn lock_to_delete(session: &Session<'_>, order: &mut Order) -> Result<(LockGuard, Pruned)> {
+    let mut before = Pruned::default();
+    loop {
+        let store = session.store(Access::Change).map(Arc::from);
+        let locked = store.and_then(|store| lock::lock(&store, session.ui));
+        match locked {
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Full { .. })) => {}
+            other => return Ok((other?, before)),
+        }
+        let store = session.store(Access::Delete)?;
+        let mut gone = retain::make_room(&*store, order, session.ui)?;
+        if gone.objects == 0 {
+            bail!(
+                "{} is so full that no lock can be made there, and nothing that is to be deleted makes room for one\nhint: make room there; or rr prune --keep-last N for fewer generations, --drop GEN for one that is not the newest",
+                store.url()
+            );
+        }
+        if let Order::Drop(names) = order {
+            names.retain(|name| !gone.generations.contains(name));
+        }
+        gone.add(before);
+        before = gone;
+    }
 }
 
 /// Takes what is deleted out of the boot menu of a backup disk.

@@ -109,7 +109,7 @@ impl DirStore {
         let device = fstat(&node_dir).map_err(|e| fail("looking at", e))?.st_dev;
         let store =
             DirStore { node_dir, device, label, tag: Tag::own(), writing: Mutex::default() };
-        if access != Access::Read {
+        if matches!(access, Access::Change | Access::Write) {
             store.write_part(&store.node_dir, "try", &mut |file| file.write_all(b"rr\n"))?;
         }
         Ok(store)

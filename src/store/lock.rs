@@ -72,6 +72,14 @@ pub fn lock(store: &Arc<dyn Store>, ui: &Ui) -> Result<LockGuard> {
     lock_as(store, Owner::me(), (BEAT, DEAD_AFTER), ui).context("locking the node's tree")
 }
 
+/// Returns when no other run holds the lock, which is not taken; or fails, as [`lock`] does.
+pub(super) fn wait_for_others(store: &dyn Store, ui: &Ui) -> Result<()> {
+    match numbers(store)?.last() {
+        Some(&highest) => wait_until_dead(store, highest, &Owner::me(), (BEAT, DEAD_AFTER), ui),
+        None => Ok(()),
+    }
+}
+
 /// The highest number of a lock: it is 1 where none was there, and one more than that of a dead run
 /// whose lock is taken over. A server that can't list is asked for each.
 pub const MOST: u64 = 8;

@@ -53,6 +53,8 @@ pub enum Access {
     Read,
     /// For writing, where the node has a tree: a name that is mistyped makes none.
     Change,
+    /// As [`Access::Change`], to delete only: where no file can be written, since the target is full.
+    Delete,
     Write,
 }
 
@@ -166,7 +168,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 const NAMED: usize = 10;
 
 /// Opens the tree of `node` at the target. To [`Access::Write`] it is made where it is missing, and to
-/// change anything a file is written to see that one can be.
+/// change anything, but to [`Access::Delete`], a file is written to see that one can be.
 ///
 /// # Errors
 /// A tree that is not there fails with a [`StoreError::NotFound`] in the chain.

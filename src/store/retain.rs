@@ -10,7 +10,8 @@
 //! packs. A generation that lacks an object stays with what it has, and does not count either, so
 //! that the last good one is never the one that goes. Objects whose names are not ours stay.
 //!
-//! Who writes holds the lock, so that nothing is deleted beside a backup that runs. Who reads holds
+//! Who writes holds the lock, so that nothing is deleted beside a backup that runs, but for the little
+//! that makes room for a lock ([`make_room`]). Who reads holds
 //! nothing: a target may be read-only, and a rescue system must not write to it. A reader of a
 //! generation that is deleted meanwhile finds an object missing, never a wrong one, and is told why
 //! ([`crate::archive`]).
@@ -29,6 +30,15 @@ use crate::ui::{Ui, counted};
 /// After so many deletions it is asked again whether the lock is still ours.
 const CHECKED_TOGETHER: usize = 64;
 
+/// What is to be deleted.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// The generations that these rules don't keep.
+    Keep(Keep),
+    /// Just these, whole or damaged.
+    Drop(Vec<String>),
+}
+
 /// What [`prune`] did, or would do.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Pruned {
@@ -39,6 +49,70 @@ pub struct Pruned {
     /// Packs and files of generations, also those that killed runs left.
     pub objects: usize,
     pub freed_bytes: u64,
+}
+
+/// Deletes what is ordered.
+pub fn carry_out(guard: &LockGuard, order: &Order, ui: &Ui) -> Result<Pruned> {
+    match order {
+        Order::Keep(keep) => prune(guard, keep, ui),
+        Order::Drop(names) => drop_generations(guard, names, ui),
+    }
+}
+
+/// Deletes a little of what is ordered, for a target that is so full that no lock can be made there,
+/// and says what; with nothing deleted there is nothing to be had so.
+///
+/// No lock is held, so it must be what no other run can miss, whenever that begins: the files of the
+/// oldest generation that goes, but not its packs, which one that builds upon it may need; where none
+/// goes, what runs left that did not end. Never the newest: `latest.json` would have to be written.
+///
+/// # Errors
+/// Another run holds the lock.
+pub fn make_room(store: &dyn Store, order: &Order, ui: &Ui) -> Result<Pruned> {
+    let (_, before) = needless(store, order, ui)?;
+    lock::wait_for_others(store, ui)?;
+    let (oldest, mut doomed) = needless(store, order, ui)?;
+    // What a run has begun since is not in the first list, and what one has published not in the second.
+    doomed.retain(|object| before.contains(object));
+    // By its manifest a generation is unpublished.
+    doomed.sort_by_key(|object| !object.name.ends_with("/manifest.json"));
+    let mut pruned = Pruned::default();
+    for object in &doomed {
+        store.delete(&object.name)?;
+        pruned.count(object);
+    }
+    if pruned.objects > 0 {
+        let whose = oldest.as_deref().unwrap_or("runs that did not end");
+        let objects = counted(pruned.objects as u64, "object", "objects");
+        ui.info(format!(
+            "no lock can be made, {} is full: {objects} of {whose} went first",
+            store.url()
+        ));
+        pruned.generations.extend(oldest);
+    }
+    Ok(pruned)
+}
+
+/// The objects for [`make_room`], and of which generation they are.
+fn needless(store: &dyn Store, order: &Order, ui: &Ui) -> Result<(Option<String>, Vec<Object>)> {
+    let mut going = match order {
+        Order::Keep(_) => Vec::new(),
+        Order::Drop(names) => names.clone(),
+    };
+    let mut survey = Survey::of(store, &going, ui)?;
+    let leavings = survey.all().doomed(store)?;
+    let newest = survey.all().generations.into_iter().max().map(str::to_owned);
+    match order {
+        Order::Keep(keep) => going = survey.judge(keep).0.generations,
+        Order::Drop(names) => names.iter().try_for_each(|name| survey.take_out(name))?,
+    }
+    match going.into_iter().min().filter(|oldest| Some(oldest) < newest.as_ref()) {
+        Some(oldest) => {
+            let objects = store.list(&catalog::object(&oldest, ""))?;
+            Ok((Some(oldest), objects))
+        }
+        None => Ok((None, leavings)),
+    }
 }
 
 /// Deletes the generations that `keep` does not keep, and what no generation needs.
@@ -109,6 +183,18 @@ fn tell_versions(store: &dyn Store, ui: &Ui) {
 }
 
 impl Pruned {
+    /// Adds what was done before.
+    pub fn add(&mut self, before: Pruned) {
+        let gone =
+            |generation: &String| Verdict { generation: generation.clone(), kept: Vec::new() };
+        if !self.verdicts.is_empty() {
+            self.verdicts.splice(0..0, before.generations.iter().map(gone));
+        }
+        self.generations.splice(0..0, before.generations);
+        self.objects += before.objects;
+        self.freed_bytes = self.freed_bytes.saturating_add(before.freed_bytes);
+    }
+
     fn count(&mut self, object: &Object) {
         self.objects += 1;
         self.freed_bytes = self.freed_bytes.saturating_add(object.size_bytes);
@@ -496,6 +582,53 @@ mod tests {
         assert_eq!(newest_named(&store), DAYS[1]);
         let named = catalog::named_in_latest(&store.get("latest.json").unwrap()).unwrap();
         assert!(named.contains(&DAYS[3].to_owned()), "{named:?}");
+    }
+
+    #[test]
+    fn no_room_is_made_beside_another_run() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        store.put(&pack("20261105T000000Z", 1), b"x").unwrap();
+        let before = names(&store, "");
+        let guard = lock::lock(&store, &ui).unwrap();
+        let orders =
+            [Order::Keep(last(2)), Order::Keep(last(9)), Order::Drop(vec![DAYS[0].into()])];
+        for order in &orders {
+            let text = make_room(&*store, order, &ui).unwrap_err().to_string();
+            assert!(text.contains("another rr works in"), "{text}");
+        }
+        drop(guard);
+        assert_eq!(names(&store, ""), before);
+        // One that has only just begun misses nothing: the packs of the generation are there.
+        let made = make_room(&*store, &orders[0], &ui).unwrap();
+        assert_eq!((made.objects, made.generations), (2, vec![DAYS[0].to_owned()]));
+        let mut left = before;
+        left.retain(|name| !name.contains(&format!("generations/{}", DAYS[0])));
+        assert_eq!(names(&store, ""), left);
+        assert_eq!(make_room(&*store, &orders[1], &ui).unwrap().objects, 1);
+        assert_eq!(make_room(&*store, &orders[1], &ui).unwrap().objects, 0);
+        let newest = Order::Drop(vec![DAYS[3].into()]);
+        assert_eq!(make_room(&*store, &newest, &ui).unwrap().objects, 0);
+        let missing = Order::Drop(vec![DAYS[0].into(), DAYS[1].into()]);
+        assert!(make_room(&*store, &missing, &ui).is_err());
+        assert_eq!(catalog::generations(&*store).unwrap(), DAYS[1..]);
+    }
+
+    #[test]
+    fn room_is_not_made_of_what_runs_bring_meanwhile() {
+        let (_dir, store) = test_store();
+        let ui = Ui::new(Style::Plain);
+        four_generations(&store);
+        for generation in ["20261030T000000Z", "20261105T000000Z"] {
+            store.put(&pack(generation, 1), b"x").unwrap();
+        }
+        let beside = BesideStore::shared(&store, Beside::RunsWhileLooking);
+        let made = make_room(&*beside, &Order::Keep(last(9)), &ui).unwrap();
+        assert_eq!(made.objects, 1);
+        let mut packs = DAYS.map(|day| pack(day, 1)).to_vec();
+        packs.extend(["20261105T000000Z", "20261106T000000Z"].map(|begun| pack(begun, 1)));
+        assert_eq!(names(&store, "packs/"), packs);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::{Access, Object, Pieces, Store, StoreError, TargetUrl, open};
+use super::{Access, Object, Pieces, Store, StoreError, TargetUrl, catalog, open};
 use crate::config::TargetOptions;
 
 /// An empty tree in a directory that goes away when the first value is dropped.
@@ -25,6 +25,9 @@ pub enum Beside {
     SweptWhilePublishing,
     /// Another machine takes the lock over when the first object is deleted.
     TakenOverWhileDeleting,
+    /// While it is looked who holds the lock, another run publishes what it had stored
+    /// (20261105T000000Z), and a third begins (20261106T000000Z).
+    RunsWhileLooking,
     /// A cache lists what was there before this object was put.
     ListedWithout(&'static str),
 }
@@ -77,6 +80,14 @@ impl Store for BesideStore {
         self.0.size_bytes(name)
     }
     fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
+        if self.1 == Beside::RunsWhileLooking && prefix == "lock-" {
+            let mut next = catalog::tests::example("20261105T000000Z");
+            let name = "packs/20261105T000000Z-1-abc.tar.zst".to_owned();
+            let pack = catalog::record("", "", b"x");
+            next.pack.push(catalog::FileRecord { name, ..pack });
+            catalog::publish(&*self.0, &next).unwrap();
+            self.0.put("packs/20261106T000000Z-1-abc.tar.zst", b"x")?;
+        }
         let mut found = self.0.list(prefix)?;
         if let Beside::ListedWithout(name) = self.1 {
             found.retain(|object| object.name != name);

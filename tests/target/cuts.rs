@@ -12,7 +12,7 @@ use rr::sys::mount::MountGuard;
 use rr::sys::run::{Cmd, Output};
 
 use crate::is_root;
-use crate::node::{Dice, Node, said, start};
+use crate::node::{Dice, Node, noise, said, start};
 
 const MOMENTS: u64 = 200;
 /// Generations come and go all the time.
@@ -187,6 +187,71 @@ fn loop_a_target_that_others_fill_keeps_what_it_has() {
     node.nothing_is_left_over();
     let latest = catalog::latest(&*node.store()).unwrap();
     assert!(latest.is_some_and(|latest| latest > first));
+}
+
+/// Others have filled the target to the last byte, so that there is no room for a lock either.
+#[test]
+fn loop_a_target_that_is_full_can_be_pruned() {
+    if !is_root("loop_a_target_that_is_full_can_be_pruned") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::new(dir.path(), &dir.path().join("target"), "node001", "");
+    let mounted =
+        MountGuard::mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"], &node.target).unwrap();
+    let mut made: Vec<String> = (1..=5)
+        .map(|seed| {
+            node.change(seed, 100_000);
+            node.backed_up()
+        })
+        .collect();
+    let ballast = mounted.path().join("ballast");
+    // No file more, either; what is deleted makes room for both.
+    let fill = || {
+        let _ = std::fs::remove_file(&ballast);
+        let mut file = File::create(&ballast).unwrap();
+        let _ = std::io::copy(&mut std::io::repeat(1), &mut file);
+        let used = statvfs(mounted.path()).unwrap();
+        assert_eq!(used.blocks_free(), 0);
+        let options = format!("remount,nr_inodes={}", used.files() - used.files_free());
+        Cmd::new("mount").args(["-o", &options]).arg(mounted.path()).run().unwrap();
+    };
+    let prune = |args: &[&str]| {
+        let output = node.rr(&[&["prune"], args].concat()).output().unwrap();
+        (output.success(), said(&output))
+    };
+    fill();
+    // Nothing is to go, what is may not, or it is the newest, which latest.json names.
+    for (args, why) in [
+        (&["--keep-last", "9"][..], "--keep-last N for fewer"),
+        (&["--drop", "20201101T000000Z"], "there is no generation"),
+        (&["--drop", &made[4]], "one that is not the newest"),
+    ] {
+        let (done, said) = prune(args);
+        assert!(!done && said.contains(why), "{args:?}: {said}");
+        assert_eq!(node.verify(), made);
+    }
+    let (done, said) = prune(&["--drop", &made[1]]);
+    assert!(done && said.contains("1 generation and"), "{said}");
+    made.remove(1);
+    assert_eq!(node.verify(), made);
+    fill();
+    let (done, said) = prune(&["--keep-last", "2"]);
+    let deleted = |name: &String| said.contains(&format!("delete  {name}\n"));
+    assert!(done && made[..2].iter().all(deleted) && said.contains("2 generations and"), "{said}");
+    made.drain(..2);
+    assert_eq!(node.verify(), made);
+    // The last one, and what a run left that was killed.
+    prune(&["--keep-last", "1"]);
+    let left = node.target.join("node001/packs/20261101T000000Z-1-abc.tar.zst");
+    std::fs::write(&left, noise("left", 100_000)).unwrap();
+    fill();
+    let (done, said) = prune(&[]);
+    assert!(done && !left.exists(), "{said}");
+    assert_eq!(node.verify(), made[1..]);
+    std::fs::remove_file(&ballast).unwrap();
+    node.comes_back();
+    node.nothing_is_left_over();
 }
 
 /// No generation is there, and nearly all of the target is what killed runs left.

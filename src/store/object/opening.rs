@@ -32,9 +32,12 @@ impl ObjectStore {
         if access == Access::Read {
             return Ok(());
         }
-        if access == Access::Change && !has_latest && !self.is_tree()? {
+        if access != Access::Write && !has_latest && !self.is_tree()? {
             let store = self.client.label().to_owned();
             return Err(StoreError::NotFound { store, name: "a backup".to_owned() }.into());
+        }
+        if access == Access::Delete {
+            return Ok(());
         }
         let probe = self.tag.part_name("try");
         self.put_content(&probe, Content::Bytes(b"rr\n"), false)
