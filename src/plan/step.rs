@@ -170,6 +170,8 @@ const VIEW_OPTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("btrfs", &["compress=", "compress-force="]),
+    // Two of one UUID, a clone and its source, come back with it, and one can't be mounted without.
+    ("xfs", &["nouuid"]),
 ];
 
 impl MountFs {

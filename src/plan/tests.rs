@@ -359,13 +359,14 @@ fn the_log_of_an_xfs_comes_back_on_its_own_device_or_is_refused() {
     let fs = &mut recorded.fs[0];
     (fs.kind, fs.size_bytes, fs.xfs) = ("xfs".into(), 400_000 * 4096, Some(xfs));
     let root = recorded.mount.iter_mut().find(|m| m.fs == fs.id).unwrap();
-    root.options = "rw,relatime,inode64,logdev=/dev/dm-1".into();
+    root.options = "rw,relatime,nouuid,inode64,logdev=/dev/dm-1".into();
     let with_log = plan(&recorded, &recorded, &auto()).unwrap();
     let script = with_log.render_script();
     let line = script.lines().find(|l| l.starts_with("mkfs.xfs")).unwrap();
     assert!(line.contains(" -l logdev=/dev/vg0/swap,size=20000b "), "{line}");
     let root = with_log.mounts().next().unwrap();
-    assert_eq!(root.data_options(), "logdev=/dev/vg0/swap");
+    // A clone keeps its source's UUID.
+    assert_eq!(root.data_options(), "nouuid,logdev=/dev/vg0/swap");
     recorded.fs[0].xfs.as_mut().unwrap().log_on = None;
     let text = refused(&recorded, &recorded, &auto());
     assert!(text.contains("/ has a part on a device of its own"), "{text}");
