@@ -14,7 +14,8 @@
 //! knows for dead, and objects that it sweeps.
 //!
 //! * [`preflight`] what has to be known before; [`included`] what `--include` names
-//! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not
+//! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not,
+//!   [`absent`] what the machine waits for and is not there
 //! * [`resolver`] whether the rescue system can look up the target's name
 //! * [`spare`] what a recovery leaves alone, as nothing of it is in the backup
 //! * [`headers`] copies of LUKS headers
@@ -23,6 +24,7 @@
 //!   [`local`] and in the node's own boot menu
 //! * [`report`] what was done
 
+mod absent;
 pub mod coverage;
 mod halves;
 pub mod headers;

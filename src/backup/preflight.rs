@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
+use super::absent::absent;
 use super::coverage::{self, Coverage, NOT_IN_LAYOUT};
 use super::headers::{self, Header};
 use super::identity;
@@ -19,6 +20,7 @@ use crate::config::{Config, Iso, Output, TargetUrl};
 use crate::layout::units::size;
 use crate::layout::{BytesPath, Layout, Unprotected};
 use crate::plan::{self, Answers, Plan};
+use crate::probe::devices::Devices;
 use crate::probe::{self, mounts};
 use crate::rescue::iso::{new_id, volume_id};
 use crate::store::catalog::Subject;
@@ -271,6 +273,14 @@ impl Job<'_> {
         self.problems.extend(coverage::without_kernels(&names, exclude));
         let has_grub = probe::boot::has_bios_grub(Path::new("/"));
         self.problems.extend(coverage::unknown_loader(layout, has_grub));
+        let crypttab = std::fs::read_to_string("/etc/crypttab").unwrap_or_default();
+        match Devices::read() {
+            Ok(devices) => {
+                let is_mounted = |path: &Path| mounts.iter().any(|mount| mount.path == path);
+                self.problems.extend(absent(&fstab, &crypttab, &devices, is_mounted));
+            }
+            Err(error) => log::warn!("whether all of /etc/fstab is there is not known: {error:#}"),
+        }
     }
 
     fn check_headers(&mut self) {

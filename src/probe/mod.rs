@@ -11,6 +11,7 @@
 //! blkid: every device ──> content: ext, xfs, vfat, f2fs, swap <── mounts, swaps
 //! boot, net, node
 //! menu, kernels: what a system's boot loader starts
+//! devices, fstab, crypttab: what a system waits for when it starts, and whether it is there
 //! coverage: what is in use, and what would not come back
 //! ```
 //!
@@ -24,8 +25,11 @@ pub mod boot;
 pub mod btrfs;
 pub mod content;
 pub mod coverage;
+pub mod crypttab;
+pub mod devices;
 pub mod ext;
 pub mod f2fs;
+pub mod fstab;
 pub mod kernels;
 pub mod luks;
 pub mod lvm;

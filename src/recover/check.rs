@@ -6,12 +6,13 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::devices::Devices;
 use super::fixup::efi::Esp;
-use super::fixup::{Tree, crypttab, efi, fstab, initramfs};
+use super::fixup::{Tree, efi, initramfs};
 use super::report::Check;
 use crate::layout::Boot;
 use crate::probe::boot::{has_boot_code, has_grub};
+use crate::probe::devices::Devices;
+use crate::probe::fstab;
 use crate::probe::kernels::kernels;
 use crate::sys::inside;
 
@@ -51,10 +52,7 @@ fn unreadable(root: &Path, initrd: &Path) -> Option<String> {
 }
 
 fn unresolved(devices: &Devices, spec: &str) -> Option<String> {
-    // What is no device (`ZFS=rpool/ROOT`, `/dev/nfs`) is not for this check to judge.
-    let device = spec.starts_with("/dev/") || spec.contains("UUID=") || spec.contains("LABEL=");
-    (device && spec != "/dev/nfs" && devices.resolve(spec).is_none())
-        .then(|| "no such device is there".into())
+    devices.lacks(spec).then(|| "no such device is there".into())
 }
 
 /// Every device that the system waits for when it boots is there.
@@ -63,15 +61,8 @@ pub fn check_fstab(root: &Path, devices: &Devices) -> Vec<Check> {
         return Vec::new();
     };
     let crypttab = inside::read(root, "/etc/crypttab").unwrap_or_default();
-    let made_at_boot: Vec<String> = crypttab::parse(&crypttab)
+    fstab::awaited(&text, &crypttab)
         .into_iter()
-        .filter(crypttab::Entry::is_volatile)
-        .map(|entry| format!("/dev/mapper/{}", entry.name))
-        .collect();
-    fstab::parse(&text)
-        .into_iter()
-        .filter(|entry| !made_at_boot.contains(&entry.spec))
-        .filter(|entry| entry.on_a_device() && entry.needed_at_boot())
         .map(|entry| {
             let what = format!("{} on {} in /etc/fstab", entry.spec, entry.file);
             Check::new(what, unresolved(devices, &entry.spec))

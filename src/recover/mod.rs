@@ -20,12 +20,11 @@
 //! * [`fixup`] what the restored tree needs to boot here             [`chroot`] running its programs
 //! * [`check`] does it boot?                                         [`report`] log and result
 //! * [`machine`] is it the one that was backed up?
-//! * [`devices`], [`sysfs`], [`mounts`] what is here: devices, stacks, mounts, files
+//! * [`sysfs`], [`mounts`] what is here: stacks, mounts, files
 
 pub mod check;
 pub mod chroot;
 pub mod confirm;
-pub mod devices;
 pub mod fetch;
 pub mod fixup;
 pub mod login;

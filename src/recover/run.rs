@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::devices::Devices;
 use super::fetch::{self, Backup};
 use super::fixup::{self, Tree};
 use super::report::{self, Check, DiskTaken, Report};
@@ -18,6 +17,7 @@ use crate::archive::{self, ExtractOptions};
 use crate::config::{Config, TargetOptions, TargetUrl};
 use crate::layout::{Firmware, Layout, units};
 use crate::plan::{self, Answers, KeptDisk, Plan, Refusal};
+use crate::probe::devices::Devices;
 use crate::rescue::info::RescueInfo;
 use crate::store::{StoreError, usb};
 use crate::sys::hook::{self, Hook};

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::devices::Devices;
 use super::mounts;
 use super::sysfs::{Sysfs, kernel_name};
 use crate::config::{TargetOptions, TargetUrl};
+use crate::probe::devices::Devices;
 use crate::rescue::info::{RescueInfo, TargetDevice};
 use crate::store::iso::{self, Source};
 use crate::store::{self, Access, Store, usb};

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
-use super::super::devices::Devices;
 use super::super::sysfs::{self, Slot, Sysfs};
 use crate::layout::{Boot, EfiEntry, Id, Layout};
 use crate::probe::boot;
+use crate::probe::devices::Devices;
 use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;

@@ -8,7 +8,7 @@
 //! * [`lvm`] LVM's list of devices
 //! * [`crypttab`] key files open their volumes again
 //! * [`nics`] network cards that are gone
-//! * [`fstab`] reading the restored system's own files
+//! * [`fstab`] rewriting the restored system's own files
 
 pub mod crypttab;
 pub mod efi;
@@ -29,12 +29,13 @@ use anyhow::{Context, Result, ensure};
 use efi::Esp;
 
 use super::chroot::Chroot;
-use super::devices::Devices;
 use super::report::Check;
 use super::sysfs::Sysfs;
 use crate::layout::{Disk, Firmware, Id, Layout, Mount};
 use crate::plan::{Plan, leave};
 use crate::probe::boot;
+use crate::probe::devices::Devices;
+use crate::probe::fstab::{Entry, parse};
 use crate::probe::kernels::{self, Kernel, kernels};
 use crate::sys::inside;
 use crate::sys::secret::Secret;
@@ -188,16 +189,16 @@ fn without_waiting(
         recorded.iter().find(at).is_some_and(leave::can_be_missed)
             && !planned.iter().any(|m| at(&m))
     };
-    let is_gone = |entry: &fstab::Entry| {
+    let is_gone = |entry: &Entry| {
         // What is bound to a place is of a directory.
         let is_local = entry.on_a_device() || entry.spec.starts_with('/');
         is_local && is_left(Path::new(&entry.file)) && !is_here(&entry.spec)
     };
-    let entries = fstab::parse(fstab);
+    let entries = parse(fstab);
     let gone: Vec<&str> =
         entries.iter().filter(|e| is_gone(e)).map(|entry| entry.file.as_str()).collect();
     // systemd.mount(5): a mount requires those that its place and its source are below.
-    let hangs = |entry: &fstab::Entry| {
+    let hangs = |entry: &Entry| {
         let below = |path: &str| gone.iter().any(|at| Path::new(path).starts_with(at));
         !gone.contains(&entry.file.as_str()) && (below(&entry.file) || below(&entry.spec))
     };

@@ -74,6 +74,13 @@ impl Devices {
         let node = self.nodes.join(rest);
         node.exists().then_some(node)
     }
+
+    /// Whether `spec` means a device that is not there. What means none (`ZFS=rpool/ROOT`, `/dev/nfs`) is
+    /// not to be judged.
+    pub fn lacks(&self, spec: &str) -> bool {
+        let device = spec.starts_with("/dev/") || spec.contains("UUID=") || spec.contains("LABEL=");
+        device && spec != "/dev/nfs" && self.resolve(spec).is_none()
+    }
 }
 
 /// Asks about these devices, or about all.
