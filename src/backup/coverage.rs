@@ -8,6 +8,7 @@ use super::place::{Place, PlaceKind};
 use crate::archive::exclude_glob;
 use crate::layout::{BytesPath, Firmware, Layout, Unprotected};
 use crate::probe::coverage::has_room_for_grub;
+use crate::probe::esp::{self, Esp};
 use crate::probe::kernels::{Kernel, kernels};
 use crate::probe::mounts::MountInfo;
 
@@ -264,6 +265,22 @@ pub fn unknown_loader(layout: &Layout, has_grub: bool) -> Option<String> {
     ))
 }
 
+/// The same of a machine with UEFI: what is on its EFI system partitions starts nothing that is known.
+pub fn unknown_efi_loader(layout: &Layout, root: &Path) -> Option<String> {
+    let (boot, arch) = (&layout.boot, layout.node.arch.as_str());
+    let esps = Esp::all(layout, root);
+    // That none is mounted is told elsewhere.
+    if boot.firmware != Firmware::Uefi || esps.is_empty() || esp::can_start(&esps, boot, arch) {
+        return None;
+    }
+    let dirs: Vec<String> = esps.iter().map(|esp| esp.dir.display().to_string()).collect();
+    Some(format!(
+        "there is neither a file on {} that a boot entry of the firmware starts nor {}, nor a shim, a GRUB or a systemd-boot: a recovery would end as failed\nhint: grub-install or bootctl install, and back up again",
+        dirs.join(", "),
+        esp::fallback_path("", arch)
+    ))
+}
+
 /// What a recovery would only say at its end: it does not know what the boot menu starts.
 pub fn unknown_kernel(root: &Path) -> Option<String> {
     let (what, hint) = match kernels(root).first() {
@@ -495,6 +512,25 @@ mod tests {
         let recorded = |boot: Boot| unknown_loader(&Layout { boot, ..layout.clone() }, false);
         assert_eq!(recorded(Boot { grub_disk: vec![Id::disk("sda")], ..Boot::default() }), None);
         assert_eq!(recorded(Boot { firmware: Firmware::Uefi, ..Boot::default() }), None);
+    }
+
+    #[test]
+    fn what_a_uefi_starts_is_a_known_loader_or_a_problem() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut layout = testing::layout();
+        layout.boot.esp = vec![layout.mount[0].fs.clone()];
+        let told = |layout: &Layout| unknown_efi_loader(layout, tmp.path());
+        assert_eq!(told(&layout), None, "a BIOS");
+        layout.boot.firmware = Firmware::Uefi;
+        let dir = layout.mount[0].path.as_path().strip_prefix("/").unwrap();
+        let dir = tmp.path().join(dir).join("EFI/debian");
+        let problem = told(&layout).unwrap();
+        assert!(problem.contains(r"nor \EFI\BOOT\BOOTX64.EFI, nor"), "{problem}");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("grubx64.efi"), "").unwrap();
+        assert_eq!(told(&layout), None);
+        layout.boot.esp.clear();
+        assert_eq!(told(&layout), None, "told elsewhere");
     }
 
     #[test]

@@ -273,6 +273,7 @@ impl Job<'_> {
         self.problems.extend(coverage::without_kernels(&names, exclude));
         let has_grub = probe::boot::has_bios_grub(Path::new("/"));
         self.problems.extend(coverage::unknown_loader(layout, has_grub));
+        self.problems.extend(coverage::unknown_efi_loader(layout, Path::new("/")));
         let crypttab = std::fs::read_to_string("/etc/crypttab").unwrap_or_default();
         match Devices::read() {
             Ok(devices) => {

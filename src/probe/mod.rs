@@ -9,7 +9,7 @@
 //!                     ├─> md: sysfs, mdadm
 //!                     └─> lvm: fullreport
 //! blkid: every device ──> content: ext, xfs, vfat, f2fs, swap <── mounts, swaps
-//! boot, net, node
+//! boot, esp, net, node
 //! menu, kernels: what a system's boot loader starts
 //! devices, fstab, crypttab: what a system waits for when it starts, and whether it is there
 //! coverage: what is in use, and what would not come back
@@ -27,6 +27,7 @@ pub mod content;
 pub mod coverage;
 pub mod crypttab;
 pub mod devices;
+pub mod esp;
 pub mod ext;
 pub mod f2fs;
 pub mod fstab;

@@ -6,12 +6,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::fixup::efi::Esp;
-use super::fixup::{Tree, efi, initramfs};
+use super::fixup::{Tree, initramfs};
 use super::report::Check;
 use crate::layout::Boot;
 use crate::probe::boot::{has_boot_code, has_grub};
 use crate::probe::devices::Devices;
+use crate::probe::esp::{self, Esp};
 use crate::probe::fstab;
 use crate::probe::kernels::kernels;
 use crate::sys::inside;
@@ -123,27 +123,24 @@ pub fn check_loaders(tree: &Tree<'_>) -> Vec<Check> {
 }
 
 /// Each one that the firmware knows by an entry; the others may be copies for a bad day, or hold the
-/// only loader of the machine.
+/// only loader of the machine. Where the files of all entries are gone, it starts the fallback.
 fn check_esps(esps: &[Esp], boot: &Boot, arch: &str) -> Vec<Check> {
     let mut checks = Vec::new();
     for esp in esps.iter().filter(|esp| esp.has_entries(boot)) {
         let entries = esp.entries(boot);
-        let problem = "no file is there that a boot entry of the firmware starts".to_owned();
-        let what = format!("loader on {}", esp.dir.display());
-        checks.push(Check::new(what, entries.is_empty().then_some(problem)));
         let path = entries.first().map_or("", |entry| entry.path.as_str());
-        checks.push(check_loader(&[esp], efi::fallback_path(path, arch)));
+        checks.push(check_loader(&[esp], esp::fallback_path(path, arch)));
     }
     if checks.is_empty() && !esps.is_empty() {
         let esps: Vec<&Esp> = esps.iter().collect();
-        checks.push(check_loader(&esps, efi::fallback_path("", arch)));
+        checks.push(check_loader(&esps, esp::fallback_path("", arch)));
     }
     checks
 }
 
 /// A loader on one of these EFI system partitions.
 fn check_loader(esps: &[&Esp], path: &str) -> Check {
-    let found = esps.iter().any(|esp| efi::file(&esp.dir, path).is_some());
+    let found = esps.iter().any(|esp| esp::file(&esp.dir, path).is_some());
     Check::new(format!("loader {path}"), (!found).then(|| "the file is not there".into()))
 }
 
@@ -297,6 +294,7 @@ mod tests {
         assert_eq!(of(&[&whole, &copy], &[1, 2]), 1, "the firmware knows both");
         assert_eq!(of(&[&copy, &whole], &[]), 0, "by the fallback of one");
         assert_eq!(of(&[&copy], &[]), 1);
-        assert_eq!(of(&[&esp("lost", 3, &[])], &[3]), 2, "neither file");
+        assert_eq!(of(&[&esp("lost", 3, &[])], &[3]), 1, "neither file");
+        assert_eq!(of(&[&esp("stale", 4, &[fallback])], &[4]), 0, "as it started before");
     }
 }

@@ -3,16 +3,16 @@
 //! The files of the EFI system partition came back with the archive. What the firmware keeps in
 //! its own memory did not: a new mainboard, or a wiped one, knows nothing of `\EFI\debian`.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
 use super::super::sysfs::{self, Slot, Sysfs};
-use crate::layout::{Boot, EfiEntry, Id, Layout};
+use crate::layout::EfiEntry;
 use crate::probe::boot;
 use crate::probe::devices::Devices;
+use crate::probe::esp::{fallback_path, file};
 use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
@@ -129,92 +129,18 @@ fn order(first: &[u16], now: &[u16]) -> Vec<u16> {
     order
 }
 
-/// An EFI system partition (or a mirror of some) that is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Esp {
-    pub dir: PathBuf,
-    /// The GUIDs of the partitions that it is on.
-    pub partitions: BTreeSet<Uuid>,
-}
-
-impl Esp {
-    /// The EFI system partitions of the layout, as they are mounted below `root`.
-    pub fn all(layout: &Layout, root: &Path) -> Vec<Esp> {
-        let esps = layout.mount.iter().filter(|mount| layout.boot.esp.contains(&mount.fs));
-        esps.map(|mount| {
-            let path = mount.path.as_path();
-            let dir = root.join(path.strip_prefix("/").unwrap_or(path));
-            Esp { dir, partitions: partitions_below(layout, &mount.fs) }
-        })
-        .collect()
-    }
-
-    /// The recorded entries that start a file which is on it.
-    pub fn entries<'a>(&self, boot: &'a Boot) -> Vec<&'a EfiEntry> {
-        let here = |entry: &&EfiEntry| {
-            self.partitions.contains(&entry.partition) && file(&self.dir, &entry.path).is_some()
-        };
-        boot.efi_entry.iter().filter(here).collect()
-    }
-
-    /// Whether entries were recorded for it, with their files or without.
-    pub fn has_entries(&self, boot: &Boot) -> bool {
-        boot.efi_entry.iter().any(|entry| self.partitions.contains(&entry.partition))
-    }
-}
-
-fn partitions_below(layout: &Layout, id: &Id) -> BTreeSet<Uuid> {
-    let mut guids = BTreeSet::new();
-    let mut todo = vec![id.clone()];
-    while let Some(id) = todo.pop() {
-        match layout.partition.iter().find(|p| p.id == id) {
-            Some(partition) => guids.extend(partition.uuid),
-            None => todo.extend(layout.below(&id)),
-        }
-    }
-    guids
-}
-
-/// The file that an entry's path (`\EFI\debian\shimx64.efi`) means on a mounted ESP. Letters count
-/// alike, as on FAT.
-pub fn file(esp: &Path, path: &str) -> Option<PathBuf> {
-    let mut at = esp.to_owned();
-    for part in path.split(['\\', '/']).filter(|part| !part.is_empty()) {
-        let found = std::fs::read_dir(&at)
-            .ok()?
-            .flatten()
-            .find(|entry| entry.file_name().to_string_lossy().eq_ignore_ascii_case(part))?;
-        at = found.path();
-    }
-    at.is_file().then_some(at)
-}
-
-/// The name that firmware tries by itself on a disk without an entry (UEFI specification 2.10,
-/// section 3.5.1.1), by the architecture in the loader's own name.
-pub fn fallback_path(loader: &str, arch: &str) -> &'static str {
-    let loader = loader.to_ascii_lowercase();
-    let has = |suffix: &str| loader.ends_with(suffix);
-    match arch {
-        _ if has("x64.efi") => r"\EFI\BOOT\BOOTX64.EFI",
-        _ if has("aa64.efi") => r"\EFI\BOOT\BOOTAA64.EFI",
-        _ if has("ia32.efi") => r"\EFI\BOOT\BOOTIA32.EFI",
-        "aarch64" => r"\EFI\BOOT\BOOTAA64.EFI",
-        _ => r"\EFI\BOOT\BOOTX64.EFI",
-    }
-}
-
-/// Puts the loader of `entry` under the fallback path where there is none. A shim starts the GRUB
+/// Puts the loader of this path under the fallback path where there is none. A shim starts the GRUB
 /// that lies beside it, and GRUB finds its configuration by the directory it was built for
 /// (`\EFI\debian`), so the vendor's loaders are copied and nothing else.
 ///
 /// Returns whether something was copied.
-pub fn ensure_fallback(esp: &Path, entry: &EfiEntry, arch: &str) -> Result<bool> {
-    let fallback = fallback_path(&entry.path, arch);
+pub fn ensure_fallback(esp: &Path, path: &str, arch: &str) -> Result<bool> {
+    let fallback = fallback_path(path, arch);
     if file(esp, fallback).is_some() {
         return Ok(false);
     }
-    let loader = file(esp, &entry.path)
-        .with_context(|| format!("{} is not on the EFI system partition", entry.path))?;
+    let loader =
+        file(esp, path).with_context(|| format!("{path} is not on the EFI system partition"))?;
     let dir = esp.join("EFI/BOOT");
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let beside = loader.parent().unwrap_or(esp);
@@ -283,22 +209,6 @@ mod tests {
     }
 
     #[test]
-    fn only_entries_for_this_partition_whose_file_is_there_count() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("efi/Debian")).unwrap();
-        std::fs::write(dir.path().join("efi/Debian/grubx64.efi"), "").unwrap();
-        let partitions = BTreeSet::from([Uuid::from_u128(1)]);
-        let esp = Esp { dir: dir.path().to_owned(), partitions };
-        let elsewhere =
-            EfiEntry { partition: Uuid::from_u128(2), ..entry(2, r"\EFI\debian\grubx64.efi") };
-        let gone = entry(1, r"\EFI\old\grubx64.efi");
-        let mut boot = Boot { efi_entry: vec![gone, elsewhere], ..Boot::default() };
-        assert!(esp.has_entries(&boot) && esp.entries(&boot).is_empty());
-        boot.efi_entry.push(entry(3, r"\EFI\debian\grubx64.efi"));
-        assert_eq!(esp.entries(&boot), [&boot.efi_entry[2]]);
-    }
-
-    #[test]
     fn the_nodes_own_entries_come_first_and_none_twice() {
         assert_eq!(order(&[7, 3], &[0, 3, 1]), [7, 3, 0, 1]);
         assert_eq!(order(&[], &[2, 1]), [2, 1]);
@@ -312,25 +222,15 @@ mod tests {
         for name in ["shimx64.efi", "grubx64.efi", "mmx64.efi", "fbx64.efi", "grub.cfg"] {
             std::fs::write(esp.join("EFI/debian").join(name), name).unwrap();
         }
-        let entry = entry(3, r"\EFI\DEBIAN\SHIMX64.EFI");
-        assert!(ensure_fallback(esp, &entry, "x86_64").unwrap());
-        assert!(!ensure_fallback(esp, &entry, "x86_64").unwrap());
+        let shim = r"\EFI\DEBIAN\SHIMX64.EFI";
+        assert!(ensure_fallback(esp, shim, "x86_64").unwrap());
+        assert!(!ensure_fallback(esp, shim, "x86_64").unwrap());
         let read = |name: &str| std::fs::read_to_string(esp.join("EFI/BOOT").join(name));
         assert_eq!(read("BOOTX64.EFI").unwrap(), "shimx64.efi");
         assert_eq!(read("grubx64.efi").unwrap(), "grubx64.efi");
         assert_eq!(read("mmx64.efi").unwrap(), "mmx64.efi");
         assert!(read("fbx64.efi").is_err());
-        let lost = EfiEntry { path: r"\EFI\lost.efi".into(), ..entry };
         std::fs::remove_dir_all(esp.join("EFI/BOOT")).unwrap();
-        assert!(ensure_fallback(esp, &lost, "x86_64").is_err());
-    }
-
-    #[test]
-    fn the_fallback_is_named_by_architecture() {
-        assert_eq!(
-            fallback_path(r"\EFI\debian\grubaa64.efi", "aarch64"),
-            r"\EFI\BOOT\BOOTAA64.EFI"
-        );
-        assert_eq!(fallback_path(r"\loader.efi", "x86_64"), r"\EFI\BOOT\BOOTX64.EFI");
+        assert!(ensure_fallback(esp, r"\EFI\lost.efi", "x86_64").is_err());
     }
 }

@@ -26,15 +26,15 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
-use efi::Esp;
 
 use super::chroot::Chroot;
 use super::report::Check;
 use super::sysfs::Sysfs;
-use crate::layout::{Disk, Firmware, Id, Layout, Mount};
+use crate::layout::{Boot, Disk, Firmware, Id, Layout, Mount};
 use crate::plan::{Plan, leave};
 use crate::probe::boot;
 use crate::probe::devices::Devices;
+use crate::probe::esp::{self, Esp};
 use crate::probe::fstab::{Entry, parse};
 use crate::probe::kernels::{self, Kernel, kernels};
 use crate::sys::inside;
@@ -411,19 +411,42 @@ fn install_grub(
     Ok(())
 }
 
-fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
-    let mut entries = Vec::new();
-    for esp in Esp::all(&tree.plan.layout, tree.root) {
-        let here = esp.entries(&tree.recorded.boot);
-        if let Some(first) = here.iter().find(|entry| entry.active).or(here.first())
-            && efi::ensure_fallback(&esp.dir, first, &tree.recorded.node.arch)?
+/// Has a fallback loader on each EFI system partition that the firmware may look at: what its first entry
+/// starts or, where no entry that was recorded is of use, what is likely to be a loader.
+fn ensure_fallbacks(
+    esps: &[Esp],
+    boot: &Boot,
+    arch: &str,
+    changed: &mut Vec<String>,
+) -> Result<()> {
+    let none_known = !esps.iter().any(|esp| esp.has_entries(boot));
+    for esp in esps {
+        let here = esp.entries(boot);
+        let first = here.iter().find(|entry| entry.active).or(here.first());
+        let looked_at = none_known || esp.has_entries(boot);
+        let path = match first {
+            Some(entry) => Some(entry.path.clone()),
+            None if looked_at => esp::unnamed_loader(&esp.dir, arch),
+            None => None,
+        };
+        if let Some(path) = path
+            && efi::ensure_fallback(&esp.dir, &path, arch)?
         {
-            let path = efi::fallback_path(&first.path, &tree.recorded.node.arch);
-            changed.push(format!("{path} is a copy of {}", first.path));
+            changed.push(format!("{} is a copy of {path}", esp::fallback_path(&path, arch)));
         }
-        entries.extend(here.into_iter().map(|entry| {
-            let fallback = efi::fallback_path(&entry.path, &tree.recorded.node.arch);
-            efi::Wanted { entry, has_fallback: efi::file(&esp.dir, fallback).is_some() }
+    }
+    Ok(())
+}
+
+fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
+    let (boot, arch) = (&tree.recorded.boot, tree.recorded.node.arch.as_str());
+    let esps = Esp::all(&tree.plan.layout, tree.root);
+    ensure_fallbacks(&esps, boot, arch, changed)?;
+    let mut entries = Vec::new();
+    for esp in &esps {
+        entries.extend(esp.entries(boot).into_iter().map(|entry| {
+            let fallback = esp::fallback_path(&entry.path, arch);
+            efi::Wanted { entry, has_fallback: esp::file(&esp.dir, fallback).is_some() }
         }));
     }
     // In the order in which the firmware tried them.
@@ -471,6 +494,38 @@ mod tests {
         assert_eq!(waits(&["/srv"]), Some((mended, hanging)));
         // A place below it may be there. And without /var it is no system.
         assert_eq!(waits(&["UUID=2", "/srv/x"]), None);
+    }
+
+    #[test]
+    fn a_firmware_without_a_known_entry_finds_a_fallback() {
+        let tmp = tempfile::tempdir().unwrap();
+        let esp = |name: &str, number: u128| {
+            let dir = tmp.path().join(name);
+            fs::create_dir_all(dir.join("EFI/debian")).unwrap();
+            fs::write(dir.join("EFI/debian/shimx64.efi"), name).unwrap();
+            Esp { dir, partitions: [uuid::Uuid::from_u128(number)].into() }
+        };
+        let made = |esp: &Esp, others: &[Esp], boot: &Boot| {
+            let esps = [std::slice::from_ref(esp), others].concat();
+            let mut changed = Vec::new();
+            ensure_fallbacks(&esps, boot, "x86_64", &mut changed).unwrap();
+            (esp.dir.join("EFI/BOOT/BOOTX64.EFI").is_file(), changed.join("\n"))
+        };
+        let said = r"\EFI\BOOT\BOOTX64.EFI is a copy of \EFI\debian\shimx64.efi";
+        assert_eq!(made(&esp("none", 1), &[], &Boot::default()), (true, said.to_owned()));
+        let entry = |number: u128, path: &str| crate::layout::EfiEntry {
+            number: 1,
+            label: String::new(),
+            partition: uuid::Uuid::from_u128(number),
+            path: path.into(),
+            active: true,
+        };
+        let stale = Boot { efi_entry: vec![entry(2, r"\EFI\old.efi")], ..Boot::default() };
+        assert_eq!(made(&esp("stale", 2), &[], &stale), (true, said.to_owned()));
+        // A copy for a bad day stays as it is.
+        let path = r"\EFI\debian\shimx64.efi";
+        let known = Boot { efi_entry: vec![entry(3, path)], ..Boot::default() };
+        assert_eq!(made(&esp("copy", 4), &[esp("own", 3)], &known), (false, said.to_owned()));
     }
 
     #[test]
