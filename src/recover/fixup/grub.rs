@@ -20,19 +20,35 @@ const BESIDE_IMAGES: &str = "/usr/lib/grub/i386-pc/grub-bios-setup";
 ///
 /// With `as_recorded`, the images that came back with the archive are written to the disk again,
 /// which changes no file. Without, or where that does not work, `grub-install` makes new ones.
-pub fn install(chroot: &Chroot, root: &Path, disk: &str, as_recorded: bool) -> Result<()> {
+pub fn install(chroot: &Chroot, root: &Path, disk: &str, as_recorded: bool, ui: &Ui) -> Result<()> {
     if !(as_recorded && set_up(chroot, root, disk)) {
         let program = inside::program(root, GRUB_INSTALLERS).with_context(|| {
             format!("{disk} booted by GRUB, but the node's files lack grub-install")
         })?;
-        chroot
-            .run(&Cmd::new(program).args(["--target=i386-pc", disk]), TIMEOUT)
-            .with_context(|| format!("installing GRUB on {disk}"))?;
+        let cmd = Cmd::new(program).arg("--target=i386-pc");
+        with_force(disk, |force| chroot.run(&cmd.clone().args(force).arg(disk), TIMEOUT), ui)?;
     }
     if !has_grub(disk)? {
         bail!("installing GRUB went through, but the first sector of {disk} holds none");
     }
     Ok(())
+}
+
+/// Installs as the node must have been where that disk has no room for GRUB's core: by a list of the
+/// blocks that it is in, which `grub-install` does only when it is forced to (as Debian's grub-pc does).
+fn with_force(disk: &str, install: impl Fn(&[&str]) -> Result<()>, ui: &Ui) -> Result<()> {
+    let result = match install(&[]) {
+        Err(error) if format!("{error:#}").contains("blocklists") => {
+            ui.warn(format!(
+                "{disk} has no room for GRUB, which starts by a list of blocks there: that breaks when \
+                 the files of /boot/grub move; a BIOS boot partition, or a gap before the first \
+                 partition, is better"
+            ));
+            install(&["--force"])
+        }
+        result => result,
+    };
+    result.with_context(|| format!("installing GRUB on {disk}"))
 }
 
 /// Installs on the disks that the machine starts from, and then on the others: what a data disk has in
@@ -81,6 +97,27 @@ fn set_up(chroot: &Chroot, root: &Path, disk: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::ensure;
+
+    #[test]
+    fn a_disk_without_room_for_grub_is_started_by_a_list_of_blocks() {
+        let tried = std::cell::RefCell::new(Vec::new());
+        let said = "grub-install: error: will not proceed with blocklists.";
+        let install = |said: &'static str| {
+            let tried = &tried;
+            move |force: &[&str]| {
+                tried.borrow_mut().push(force.join(" "));
+                ensure!(!force.is_empty(), "exit status: 1\n{said}");
+                Ok(())
+            }
+        };
+        let ui = Ui::detect(true);
+        with_force("/dev/sda", install(said), &ui).unwrap();
+        assert_eq!(tried.take(), ["", "--force"]);
+        assert!(ui.warnings()[0].starts_with("/dev/sda has no room"), "{:?}", ui.warnings());
+        assert!(with_force("/dev/sda", install("error: disk not found."), &ui).is_err());
+        assert_eq!(tried.take(), [""]);
+    }
 
     #[test]
     fn a_data_disk_without_room_for_grub_does_not_end_a_recovery() {

@@ -393,7 +393,7 @@ fn install_grub(
         && (disks.len() == 1 || tree.root_disks().len() > 1);
     let install = |disk: &str| {
         ui.step(&format!("Installing GRUB on /dev/{disk}"), || {
-            grub::install(chroot, tree.root, &format!("/dev/{disk}"), as_recorded)
+            grub::install(chroot, tree.root, &format!("/dev/{disk}"), as_recorded, ui)
         })
     };
     if is_recorded {
