@@ -91,26 +91,58 @@ pub fn check_identity(file: &File, disk: &Disk) -> Result<()> {
             disk.sector_bytes
         );
     }
-    let serial = serial(&disk.name);
-    if let (Some(planned), Some(found)) = (plan::consent::serial(disk), &serial)
-        && !found.contains(planned)
-        && !planned.contains(found.as_str())
-    {
+    let told = Told::of(&disk.name);
+    if !told.is_of(disk) {
         bail!(
-            "{dev} is not the disk that was planned for: its serial number is {found}, the plan \
-             says {planned}\nhint: run the recovery again"
+            "{dev} is not the disk that was planned for: its serial number is {}, the plan \
+             says {}\nhint: run the recovery again",
+            told.serial.unwrap_or_default(),
+            disk.serial.as_deref().unwrap_or_default()
         );
     }
     Ok(())
 }
 
-/// The serial number where the kernel knows it.
-fn serial(name: &str) -> Option<String> {
-    ["serial", "device/serial"]
-        .iter()
-        .find_map(|file| fs::read_to_string(sys_block(name).join(file)).ok())
-        .map(|text| text.trim().to_owned())
-        .filter(|text| !text.is_empty())
+/// The numbers of a disk where the kernel knows them.
+#[derive(Debug, Default)]
+struct Told {
+    serial: Option<String>,
+    /// Of a SCSI disk: `naa.5000c500...`
+    wwid: Option<String>,
+}
+
+impl Told {
+    fn of(name: &str) -> Told {
+        let dir = sys_block(name);
+        let first = |files: &[&str]| {
+            let texts = files.iter().filter_map(|file| fs::read_to_string(dir.join(file)).ok());
+            texts.map(|text| text.trim().to_owned()).find(|text| !text.is_empty())
+        };
+        Told { serial: first(&["serial", "device/serial"]), wwid: first(&["device/wwid"]) }
+    }
+
+    /// Whether nothing tells that this is another disk. Of a SCSI disk udev's serial number, which was
+    /// planned with, is often its name in page 0x83; the kernel's, since 7.1, is that of page 0x80. So
+    /// one that differs says nothing there: the name has to differ as well.
+    fn is_of(&self, planned: &Disk) -> bool {
+        let alike = |a: &str, b: &str| a.contains(b) || b.contains(a);
+        let (Some(serial), Some(found)) = (plan::consent::serial(planned), &self.serial) else {
+            return true;
+        };
+        let number = |name: &str| {
+            let number = ["0x", "naa.", "eui."].iter().find_map(|kind| name.strip_prefix(kind))?;
+            Some(number.to_ascii_lowercase())
+        };
+        let names = (planned.wwn.as_deref().and_then(number), self.wwid.as_deref());
+        alike(serial, found)
+            || match names {
+                (Some(planned), Some(found)) => {
+                    number(found).is_none_or(|found| alike(&planned, &found))
+                }
+                (None, Some(_)) => true,
+                (_, None) => false,
+            }
+    }
 }
 
 /// Everything that stands on `name` must stand on nothing but `disks`.
@@ -263,4 +295,36 @@ fn stop(name: &str) -> Result<()> {
 /// Where sysfs has a device; a slash in its name is an exclamation mark there.
 pub fn sys_block(name: &str) -> PathBuf {
     Path::new("/sys/class/block").join(name.replace('/', "!"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::raid_node;
+
+    #[test]
+    fn a_scsi_disk_has_two_serial_numbers_and_is_still_one_disk() {
+        let planned = |serial: &str, wwn: Option<&str>| {
+            let (serial, wwn) = (Some(serial.to_owned()), wwn.map(str::to_owned));
+            Disk { serial, wwn, ..raid_node().disk[0].clone() }
+        };
+        let same = |disk: &Disk, serial: &str, wwid: &str| {
+            let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            Told { serial: known(serial), wwid: known(wwid) }.is_of(disk)
+        };
+        let sas = planned("5000c500a1b2c3d4", Some("0x5000c500a1b2c3d4"));
+        assert!(same(&sas, "ZC1A2B3C", "naa.5000c500a1b2c3d4"), "Linux 7.1");
+        assert!(!same(&sas, "ZC1A2B3C", "naa.5000c500a1b2c3d5"), "another disk");
+        assert!(same(&sas, "", "naa.5000c500a1b2c3d4") && same(&sas, "", ""), "older kernels");
+        // A RAID controller's: udev's short name of it ends earlier.
+        let lun = planned("600508b1001c0000", Some("0x600508b1001c0000"));
+        assert!(same(&lun, "PDNLH0BRH8", "naa.600508b1001c00001234567812345678"));
+        // ATA disks, whose serial numbers are of one kind.
+        let ata = planned("WD-WCC4N1234567", Some("0x50014ee2b1234567"));
+        assert!(same(&ata, "WD-WCC4N1234567", "t10.ATA WDC WD-WCC4N1234567"));
+        // NVMe, virtio and MMC have no such name: their serial number decides.
+        let nvme = planned("S4EWNX0R1", Some("eui.0025385b"));
+        assert!(same(&nvme, "S4EWNX0R1", "") && !same(&nvme, "S4EWNX0R2", ""));
+        assert!(!same(&planned("disk-1", None), "disk-2", ""));
+    }
 }
