@@ -275,6 +275,16 @@ pub struct Pbkdf {
     pub threads: Option<u64>,
 }
 
+impl Pbkdf {
+    /// With fewer rounds of pbkdf2 than this a passphrase is soon guessed: they are those of a random key.
+    pub const LEAST_ROUNDS: u64 = 100_000;
+
+    /// Whether this is too quick for a passphrase.
+    pub fn is_weak(&self) -> bool {
+        self.kind == "pbkdf2" && self.iterations < Pbkdf::LEAST_ROUNDS
+    }
+}
+
 /// An LVM volume group, see lvm(8).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -88,7 +88,8 @@ pub fn luks_format(step: &MakeLuks) -> Argv {
             }
         }
     }
-    if luks.pbkdf.iterations > 0 {
+    // Else cryptsetup finds out how many this machine can do.
+    if luks.pbkdf.iterations > 0 && !luks.pbkdf.is_weak() {
         let iterations = luks.pbkdf.iterations.to_string();
         argv.extend(words(&["--pbkdf-force-iterations", &iterations]));
     }

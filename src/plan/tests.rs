@@ -516,6 +516,12 @@ fn encrypted_volumes_are_made_below_what_is_on_them_and_the_secret_is_no_part_of
         "{text}"
     );
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    // A random key's cost is none for a passphrase.
+    recorded.luks[0].pbkdf =
+        crate::layout::Pbkdf { kind: "pbkdf2".into(), iterations: 1000, ..Default::default() };
+    let script = super::plan(&recorded, &recorded, &auto()).unwrap().render_script();
+    let line = script.lines().find(|l| l.starts_with("cryptsetup luksFormat")).unwrap();
+    assert!(line.contains("--pbkdf pbkdf2") && !line.contains("iterations"), "{line}");
 }
 
 #[test]

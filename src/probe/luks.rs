@@ -78,15 +78,17 @@ fn parse_2(text: &str, on: &Id) -> Result<Luks> {
         (section("Data segments:"), section("Keyslots:"), section("Digests:"));
     ensure!(value(&segments, "integrity:").is_none(), "LUKS with integrity is not supported yet");
     ensure!(items(&segments).len() == 1, "a volume that is being encrypted anew");
-    let first = slots.split_inclusive('\n').skip(1);
-    let first: String = first.take_while(|line| item(line).is_none()).collect();
+    let (own, slot) = slot_of_passphrase(&slots, &section("Tokens:"));
     let named = |key: &str| {
         let text = value(text, key).unwrap_or_default();
         if text.starts_with('(') { String::new() } else { text.to_owned() }
     };
-    let optional = |key: &str| number(&first, key).ok();
+    let optional = |key: &str| number(&slot, key).ok();
     let iterations = optional("Time cost:").or_else(|| optional("Iterations:"));
     let numbers = items(&slots).into_iter().filter_map(|(number, _)| number.parse().ok());
+    // What comes back comes first.
+    let mut keyslots: Vec<u32> = numbers.collect();
+    keyslots.sort_by_key(|number| number.to_string() != own);
     Ok(Luks {
         id: Id::luks(needed(text, "UUID:")?),
         on: on.clone(),
@@ -96,7 +98,7 @@ fn parse_2(text: &str, on: &Id) -> Result<Luks> {
         label: named("Label:"),
         subsystem: named("Subsystem:"),
         cipher: needed(&segments, "cipher:")?.to_owned(),
-        key_bits: u32::try_from(number(&first, "Key:")?).context("the size of the key")?,
+        key_bits: u32::try_from(number(&slot, "Key:")?).context("the size of the key")?,
         hash: needed(&digests, "Hash:")?.to_owned(),
         sector_bytes: u32::try_from(number(&segments, "sector:")?).context("the sector size")?,
         data_offset_bytes: number(&segments, "offset:")?,
@@ -104,15 +106,45 @@ fn parse_2(text: &str, on: &Id) -> Result<Luks> {
         metadata_bytes: Some(number(text, "Metadata area:")?),
         keyslots_bytes: Some(number(text, "Keyslots area:")?),
         pbkdf: Pbkdf {
-            kind: needed(&first, "PBKDF:")?.to_owned(),
+            kind: needed(&slot, "PBKDF:")?.to_owned(),
             iterations: iterations.unwrap_or_default(),
             memory_kib: optional("Memory:"),
             threads: optional("Threads:"),
         },
-        keyslots: numbers.collect(),
+        keyslots,
         tokens: items(&section("Tokens:")).into_iter().map(|(_, kind)| kind).collect(),
         flags: named("Flags:").split_whitespace().map(str::to_owned).collect(),
     })
+}
+
+/// The key slot that is most likely a passphrase's: its number and what is told of it. A token's (TPM,
+/// FIDO2, Clevis) holds a long random key and needs no slow function, nor do those of key files. The
+/// first of the others is taken, not the slowest: GRUB may have to read it, and knows no argon2.
+fn slot_of_passphrase(slots: &str, tokens: &str) -> (String, String) {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for line in slots.split_inclusive('\n') {
+        match (item(line), found.last_mut()) {
+            (Some((number, _)), _) => found.push((number, line.to_owned())),
+            (None, Some((_, text))) => text.push_str(line),
+            (None, None) => {}
+        }
+    }
+    let of_tokens: Vec<&str> =
+        tokens.lines().filter_map(|line| line.trim().strip_prefix("Keyslot:")).collect();
+    let is_tokens = |slot: &str| of_tokens.iter().any(|of| of.trim() == slot);
+    let bound = |text: &str| !text.lines().next().unwrap_or_default().contains("unbound");
+    let cost = |text: &str| match value(text, "PBKDF:") {
+        Some("pbkdf2") => number(text, "Iterations:").unwrap_or_default(),
+        _ => u64::MAX,
+    };
+    // The first of the best.
+    found
+        .into_iter()
+        .rev()
+        .max_by_key(|(slot, text)| {
+            (bound(text), !is_tokens(slot), cost(text).min(Pbkdf::LEAST_ROUNDS))
+        })
+        .unwrap_or_default()
 }
 
 /// The lines below a heading.

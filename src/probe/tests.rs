@@ -519,6 +519,20 @@ fn luks_headers_are_read() {
     assert_eq!(new.keyslots, [0, 1]);
     assert_eq!(new.tokens, ["luks2-keyring"]);
     assert!(new.flags.is_empty());
+    // The first slot is Clevis's, with a quick function; the second is the passphrase's.
+    let bound = read("luks2-clevis");
+    assert_eq!((bound.pbkdf.clone(), bound.keyslots.as_slice()), (pbkdf, [1, 0].as_slice()));
+    let text = fixture("debian12/luksDump.luks2-clevis");
+    let slow = text.replace("Iterations: 1000", "Iterations: 250000");
+    assert_eq!(luks::parse(&slow, &on).unwrap().keyslots, [1, 0], "a token's, whatever it costs");
+    // Without the token it is a key file's.
+    let bare = text.replace("0: clevis\n\tKeyslot:    0", "");
+    assert_eq!(luks::parse(&bare, &on).unwrap().pbkdf, bound.pbkdf);
+    // GRUB, which reads pbkdf2 alone, may open the first.
+    let slow = bare.replace("Iterations: 1000", "Iterations: 250000");
+    assert_eq!(luks::parse(&slow, &on).unwrap().pbkdf.iterations, 250_000);
+    let unbound = slow.replace("  0: luks2\n", "  0: luks2 (unbound)\n");
+    assert_eq!(luks::parse(&unbound, &on).unwrap().pbkdf.kind, "argon2id");
     assert!(luks::parse("Device x is not a valid LUKS device.", &on).is_err());
 }
 

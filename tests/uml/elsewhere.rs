@@ -76,7 +76,7 @@ lvm vgcreate vg0 /dev/md1
 lvm lvcreate -y -n root -L 60M vg0
 mke2fs -q -t ext4 /dev/vg0/root
 mkfs.xfs -q --unsupported -s size=512 -b size=1024 /dev/ubdb5
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --sector-size 512 --pbkdf pbkdf2 --iter-time 50 --key-file - /dev/ubdc5
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --sector-size 512 --pbkdf pbkdf2 --pbkdf-force-iterations 100000 --key-file - /dev/ubdc5
 printf 'pass phrase' | cryptsetup open --key-file - /dev/ubdc5 crypt
 mkfs.xfs -q --unsupported -s size=512 /dev/mapper/crypt
 mount /dev/vg0/root /node

@@ -16,7 +16,7 @@ pub fn volumes() -> Vec<Case> {
 for disk in ubdb1 ubdc1; do
     printf 'label: gpt\ntype=linux\n' | sfdisk /dev/${disk%1}
     udevadm settle
-    printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --iter-time 50 --key-file - /dev/$disk
+    printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 100000 --key-file - /dev/$disk
     printf 'pass phrase' | cryptsetup open --key-file - /dev/$disk $disk-crypt
 done
 lvm vgcreate vg /dev/mapper/ubdb1-crypt /dev/mapper/ubdc1-crypt
@@ -152,10 +152,10 @@ pub fn encrypted() -> Vec<Case> {
             r#"
 printf 'label: gpt\ntype=linux\n' | sfdisk /dev/ubdb
 udevadm settle
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks1 --hash sha512 --cipher aes-cbc-essiv:sha256 --key-size 256 --iter-time 50 --key-file - /dev/ubdb1
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks1 --hash sha512 --cipher aes-cbc-essiv:sha256 --key-size 256 --pbkdf-force-iterations 100000 --key-file - /dev/ubdb1
 printf 'pass phrase' | cryptsetup open --key-file - /dev/ubdb1 disk
 mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --homehost=node001 --name=0 /dev/ubdc /dev/ubdd
-printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --iter-time 50 --sector-size 4096 --offset 16384 --key-file - /dev/md0
+printf 'pass phrase' | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 100000 --sector-size 4096 --offset 16384 --key-file - /dev/md0
 printf 'pass phrase' | cryptsetup open --key-file - /dev/md0 on-md
 lvm pvcreate /dev/mapper/on-md
 lvm vgcreate vg /dev/mapper/on-md
