@@ -24,6 +24,9 @@ const LV_KINDS: [&str; 7] =
 /// Where people mount what they plug in and take away again.
 const PLUGGED: [&str; 3] = ["/media", "/run/media", "/mnt"];
 
+/// Where a disk belongs to the node wherever it is.
+const NEEDED: [&str; 6] = ["/", "/boot", "/boot/efi", "/efi", "/usr", "/var"];
+
 /// Marks the disks that are not in use, completes what is known of booting, and names what would
 /// not come back, `contents` among it. `has_grub` looks at a disk's first sector.
 pub fn complete(
@@ -155,9 +158,27 @@ fn below_swap(machine: &Machine) -> Vec<String> {
     below.map(super::block::Device::dev).collect()
 }
 
-/// Whether a mount is of a disk that somebody plugged in, and has in no line of fstab(5): it need not be
-/// there tomorrow, and is no part of the node.
+/// Whether a mount is of what is no part of the node.
 fn is_passing(layout: &Layout, machine: &Machine, mount: &Mount) -> bool {
+    is_plugged(layout, machine, mount) || is_on_network(layout, mount)
+}
+
+/// Whether all of it is on LUNs of the network, which another machine keeps, and the node starts
+/// without it. FibreChannel's look like disks of the node: some have no others.
+fn is_on_network(layout: &Layout, mount: &Mount) -> bool {
+    let disks = layout.disks_on(&mount.fs);
+    !disks.is_empty()
+        && disks.into_iter().all(is_iscsi)
+        && NEEDED.iter().all(|path| mount.path.as_path() != Path::new(path))
+}
+
+fn is_iscsi(disk: &Disk) -> bool {
+    disk.path.as_deref().is_some_and(|path| path.contains("-iscsi-"))
+}
+
+/// Whether a mount is of a disk that somebody plugged in, and has in no line of fstab(5): it need not be
+/// there tomorrow.
+fn is_plugged(layout: &Layout, machine: &Machine, mount: &Mount) -> bool {
     let comes_and_goes = |disk: &Disk| {
         let path = disk.path.as_deref().unwrap_or_default();
         disk.removable || path.split('-').any(|part| part.starts_with("usb"))
@@ -170,15 +191,19 @@ fn is_passing(layout: &Layout, machine: &Machine, mount: &Mount) -> bool {
         && disks.into_iter().all(comes_and_goes)
 }
 
-/// What is mounted of disks that come and go, and that nothing else uses.
+/// What is mounted of disks that are no part of the node, and that nothing else uses.
 fn passing(layout: &Layout, machine: &Machine) -> Vec<Unprotected> {
     let idle = |mount: &Mount| layout.disks_on(&mount.fs).into_iter().find(|disk| disk.unused);
     let mounts = layout.mount.iter().filter(|mount| is_passing(layout, machine, mount));
     let note = |mount: &Mount| {
-        let disk = describe(idle(mount)?);
+        let disk = idle(mount)?;
+        let reason = match is_iscsi(disk) {
+            true => "which is on the network (iSCSI)",
+            false => "which can be unplugged and is not in /etc/fstab",
+        };
         let why = format!(
-            "on {disk}, which can be unplugged and is not in /etc/fstab: a recovery leaves it alone; \
-             the files are in the backup"
+            "on {}, {reason}: a recovery leaves it alone; the files are in the backup",
+            describe(disk)
         );
         Some(Unprotected { what: mount.path.to_string(), why })
     };
@@ -454,6 +479,13 @@ mod tests {
             let [note] = &notes[..] else { panic!("{notes:?}") };
             assert!(!used && note.what == at && note.why.contains("leaves it alone"), "{note:?}");
         }
+        // A LUN stays where it is when the node dies; one that the node starts from is a part of it.
+        let lun =
+            |disk: &mut Disk| disk.path = Some("ip-10.1.2.3:3260-iscsi-iqn.2001:x-lun-1".into());
+        let (used, notes) = found(lun, "/srv", &["/", "/srv"]);
+        let [note] = &notes[..] else { panic!("{notes:?}") };
+        assert!(!used && note.what == "/srv" && note.why.contains("iSCSI"), "{note:?}");
+        assert_eq!(found(lun, "/var", &["/var"]), (true, Vec::new()));
         // What is built in, is there whenever the node starts, or is where a program has its data.
         assert_eq!(found(|_| (), at, &[]), (true, Vec::new()));
         assert_eq!(found(usb, at, &[at]), (true, Vec::new()));
