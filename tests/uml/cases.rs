@@ -312,6 +312,20 @@ mount /dev/ubdb2 /node/a
         ),
         XFS_GROWN,
         blank(
+            "xfs_and_its_clone",
+            &[400, 400],
+            r#"
+for disk in ubdb ubdc; do
+    printf 'label: gpt\ntype=linux\n' | sfdisk /dev/$disk
+    udevadm settle
+    mkfs.xfs -q -m uuid=5f0d1e0c-77aa-4a3f-9d6e-0a7b2f6f0003 /dev/${disk}1
+done
+mount /dev/ubdb1 /node
+mkdir /node/old
+mount -o nouuid /dev/ubdc1 /node/old
+"#,
+        ),
+        blank(
             "ext_whole_disk_and_grown",
             &[100, 300],
             r#"
