@@ -389,6 +389,91 @@ fn assert_nothing_is_left_over(target: &Path) {
     assert_eq!(count_files(target), store.list("").unwrap().len(), "no unfinished file is left");
 }
 
+/// Runs a script with an fstab(5) of its own, where only it sees what it mounts. `$rr` is rr with the
+/// target `$d/target`. None where that can't be.
+fn with_fstab(dir: &Path, fstab: &str, script: &str) -> Option<String> {
+    std::fs::write(dir.join("fstab"), fstab).unwrap();
+    let config = format!(
+        "target = \"file://{}/target\"\nnode = \"node001\"\n[backup]\nkeep_last = 1\nkeep_daily = 0\n\
+         keep_weekly = 0\nkeep_monthly = 0\n",
+        dir.display()
+    );
+    std::fs::write(dir.join("rr.toml"), config).unwrap();
+    std::fs::create_dir_all(dir.join("target")).unwrap();
+    let begin = "mount --bind $d/fstab /etc/fstab || exit\necho begun\n\
+                 rr=\"$rr --config $d/rr.toml\"\n";
+    let unshare = Cmd::new("unshare").args(["-m", "sh", "-c", &format!("{begin}{script}")]);
+    let cmd = unshare.env("d", dir).env("rr", env!("CARGO_BIN_EXE_rr"));
+    let output = cmd.output().ok().filter(|output| output.text().starts_with("begun"));
+    let Some(output) = output else {
+        eprintln!("skipped: nothing may be mounted here");
+        return None;
+    };
+    assert_eq!(output.code(), Some(0), "{}", output.text());
+    Some(output.text())
+}
+
+/// Once a disk did not come up, and nobody saw it for weeks.
+#[test]
+fn loop_nights_without_a_filesystem_do_not_cost_the_last_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("srv");
+    std::fs::create_dir(&tree).unwrap();
+    let fstab = format!("UUID=gone {} ext4 defaults,nofail 0 2\n", tree.display());
+    let script = "mount -t tmpfs data $d/srv; echo good >$d/srv/file0
+        $rr mkbackuponly --include $d/srv; echo rc $?; umount $d/srv
+        for night in 1 2 3; do $rr mkbackuponly --include $d/srv 2>&1; echo rc $?; done
+        mkdir -p $d/srv/below; $rr mkbackuponly --include $d/srv/below 2>&1; echo rc $?; true";
+    let Some(said) = with_fstab(dir.path(), &fstab, script) else { return };
+    let ends: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("rc ")).collect();
+    assert_eq!(ends, ["0", "1", "1", "1", "1"], "{said}");
+    let problem = format!("{} is in /etc/fstab and is not mounted", tree.display());
+    assert!(said.contains(&problem), "{said}");
+    let target = dir.path().join("target");
+    let store = open(&target);
+    let kept = catalog::generations(&*store).unwrap();
+    assert_eq!(kept.len(), 3, "{kept:?}: the first, and the newest of either tree");
+    let came = restore(&target, &kept[0]);
+    let file = came.path().join(tree.strip_prefix("/").unwrap()).join("file0");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "good\n");
+    let newest = catalog::manifest(&*store, &kept[1]).unwrap();
+    assert!(newest.problems().any(|told| told.starts_with(&problem)), "{newest:?}");
+}
+
+#[test]
+fn loop_what_should_be_mounted_is_missed_in_a_backup_of_the_machine() {
+    // What is in /tmp is not missed.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let d = dir.path().display();
+    for name in ["real", "data", "usb", "cache", "seen", "never"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+    let fstab = format!(
+        "/dev/none {d}/data ext4 defaults 0 2\n/dev/none {d}/usb ext4 nofail\n/dev/none {d}/link xfs\n\
+         /dev/none {d}/cache ext4\n/dev/none {d}/there ext4\n/dev/none {d}/seen ext4 nofail\n\
+         /dev/none {d}/never ext4 nofail\n"
+    );
+    let script = "mkdir $d/there; mount -t tmpfs x $d/there
+        mount -t tmpfs x $d/seen; $rr mkbackuponly --include $d/seen >$d/log 2>&1 || exit 1
+        $rr mkbackuponly --include $d/never >>$d/log 2>&1 && exit 1
+        umount $d/seen; $rr mkbackuponly --dry-run --exclude \"$d/cache/*\" 2>&1; true";
+    let Some(said) = with_fstab(dir.path(), &fstab, script) else { return };
+    let told = |name: &str| {
+        let problem = said.contains(&format!("{d}/{name} is in /etc/fstab and is not mounted"));
+        (problem, said.contains(&format!("NOT protected: {d}/{name}: ")))
+    };
+    for name in ["data", "real", "seen"] {
+        assert_eq!(told(name), (true, false), "{name}: {said}");
+    }
+    for name in ["usb", "never"] {
+        assert_eq!(told(name), (false, true), "{name}: {said}");
+    }
+    for name in ["link", "cache", "there"] {
+        assert_eq!(told(name), (false, false), "{name}: {said}");
+    }
+}
+
 /// A hook that kills rr the hard way: the other hook still runs.
 #[test]
 fn the_last_command_runs_even_when_rr_is_killed() {

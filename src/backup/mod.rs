@@ -15,7 +15,7 @@
 //!
 //! * [`preflight`] what has to be known before; [`included`] what `--include` names
 //! * [`place`] where a `file://` target lies, [`coverage`] what is in the backup and what is not,
-//!   [`absent`] what the machine waits for and is not there
+//!   [`unmounted`] what should be, and is not mounted, [`absent`] what the machine waits for in vain
 //! * [`resolver`] whether the rescue system can look up the target's name
 //! * [`spare`] what a recovery leaves alone, as nothing of it is in the backup
 //! * [`headers`] copies of LUKS headers
@@ -39,6 +39,7 @@ pub mod report;
 mod resolver;
 mod snapshot;
 pub mod spare;
+mod unmounted;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -78,7 +78,10 @@ pub fn find(dir: &Path, mounts: &[MountInfo], layout: Option<&Layout>) -> Option
 }
 
 /// The mount that `dir` is on.
-fn holder<'a>(dir: &Path, mounts: impl Iterator<Item = &'a MountInfo>) -> Option<&'a MountInfo> {
+pub fn holder<'a>(
+    dir: &Path,
+    mounts: impl Iterator<Item = &'a MountInfo>,
+) -> Option<&'a MountInfo> {
     mounts.filter(|m| dir.starts_with(&m.path)).max_by_key(|m| m.path.components().count())
 }
 
@@ -164,6 +167,16 @@ impl Place {
         let is_news =
             |note: &Unprotected| note.what != mount && !disks.iter().any(|disk| note.is_of(disk));
         layout.unprotected.retain(is_news);
+    }
+
+    /// The block devices of its filesystem; those of a btrfs as far as they are told.
+    pub fn devices(&self, mounts: &[MountInfo]) -> Vec<(u32, u32)> {
+        let own = mounts.iter().filter(|mount| mount.device == self.device);
+        let numbers = own.filter_map(|mount| {
+            let number = std::fs::metadata(&mount.source).ok()?.rdev();
+            Some((u32::try_from(major(number)).ok()?, u32::try_from(minor(number)).ok()?))
+        });
+        numbers.chain([self.device]).collect()
     }
 
     /// What an admin has to know about it.

@@ -15,6 +15,7 @@ use super::local;
 use super::place::{self, Place, PlaceKind};
 use super::resolver;
 use super::spare;
+use super::unmounted::{self, Device, Fstab};
 use crate::config::url::ISO_DIR;
 use crate::config::{Config, Iso, Output, TargetUrl};
 use crate::layout::units::size;
@@ -74,7 +75,10 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
         }
     }
     let mounts = mounts::read()?;
-    let store = match unmounted(&url, &mounts) {
+    let fstab = Fstab::read(&mounts);
+    fstab.wake(&include, &mounts);
+    let mounts = mounts::read()?;
+    let store = match no_target(&url, &mounts) {
         Some(problem) => {
             fatal.push(problem);
             None
@@ -105,6 +109,9 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
     }
     job.find_place(&mounts, ui);
     job.cover(&include, &mounts, &mut fatal);
+    if options.archive {
+        job.check_fstab(&fstab, &include, &mounts, unmounted::device_of);
+    }
     if options.rescue {
         job.check_rescue();
     }
@@ -128,7 +135,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
 }
 
 /// A `file://` target below a mount point that is not mounted now.
-fn unmounted(url: &TargetUrl, mounts: &[mounts::MountInfo]) -> Option<String> {
+fn no_target(url: &TargetUrl, mounts: &[mounts::MountInfo]) -> Option<String> {
     let dir = url.dir()?;
     let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
     let missing = place::missing_mount(dir, &fstab, mounts)?;
@@ -282,6 +289,49 @@ impl Job<'_> {
             }
             Err(error) => log::warn!("whether all of /etc/fstab is there is not known: {error:#}"),
         }
+    }
+
+    /// What should be mounted, and so be in the backup. Patterns that leave out all of it are obeyed.
+    fn check_fstab(
+        &mut self,
+        fstab: &Fstab,
+        include: &[PathBuf],
+        mounts: &[mounts::MountInfo],
+        device: impl Fn(&str) -> Device,
+    ) {
+        for (tree, path) in fstab.around_trees(include, mounts) {
+            self.problems.push(unmounted::problem_of_tree(tree, path));
+        }
+        let own = self.place.as_ref().filter(|place| place.kind == PlaceKind::Own);
+        let target = own.map(|place| place.devices(mounts)).unwrap_or_default();
+        let mut missing = fstab.missing(mounts, &target, device);
+        missing.retain(|missing| {
+            let path = &missing.path;
+            let below = |tree: &PathBuf| path.starts_with(tree) && path != tree;
+            (include.is_empty() || include.iter().any(below))
+                && !self.place.as_ref().is_some_and(|place| place.holds(path))
+                && coverage::emptied(std::slice::from_ref(path), &self.exclude).trees.is_empty()
+                && !self.problems.iter().any(|problem| unmounted::is_about(problem, path))
+        });
+        for missing in missing {
+            if missing.is_away && !self.was_backed_up(&missing.path) {
+                self.coverage.unprotected.push(missing.note());
+            } else {
+                self.problems.push(missing.problem());
+            }
+        }
+    }
+
+    /// Whether a generation at the target has the files of what is mounted there.
+    fn was_backed_up(&self, path: &Path) -> bool {
+        let Some(store) = &self.store else { return false };
+        let name = BytesPath(path.to_owned()).to_string();
+        let all = store::catalog::generations(&**store).unwrap_or_default();
+        let mut manifests =
+            all.iter().rev().filter_map(|name| store::catalog::manifest(&**store, name).ok());
+        // A tree that was named is there, whatever was below it.
+        let lacked = |problem: &str| unmounted::is_about(problem, path);
+        manifests.any(|made| made.tree.contains(&name) && !made.problems().any(lacked))
     }
 
     fn check_headers(&mut self) {
