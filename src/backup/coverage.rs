@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use globset::GlobMatcher;
 
-use super::place::{Place, PlaceKind};
+use super::place::{self, Place, PlaceKind};
 use crate::archive::exclude_glob;
 use crate::layout::{BytesPath, Firmware, Layout, Unprotected};
 use crate::probe::coverage::has_room_for_grub;
@@ -25,9 +25,50 @@ pub struct Coverage {
 /// Of a filesystem whose files come back, and which does not.
 pub const NOT_IN_LAYOUT: &str = "its files are in the backup, but the layout lacks what it is on: a recovery does not recreate it";
 
+/// Of a directory that is bound to another place, and hidden at its own.
+const HIDDEN: &str = "something else is mounted over the directory that is bound there: the files are in the backup, but a recovery does not bring them back by itself: rr restore, when it is mounted";
+
 /// The subvolume that is mounted: all of those of one filesystem have the same device number.
 fn subvolume(mount: &MountInfo) -> Option<&str> {
     mount.options.split(',').find(|option| option.starts_with("subvolid="))
+}
+
+/// Whether all that `mount` shows is in what `other` would show, were nothing mounted over it.
+fn is_part(mount: &MountInfo, other: &MountInfo) -> bool {
+    other.device == mount.device
+        && subvolume(other) == subvolume(mount)
+        && mount.root.starts_with(&other.root)
+}
+
+/// Whether it is to be seen there: no other filesystem lies over it that may be backed up.
+fn is_seen_in(mount: &MountInfo, other: &MountInfo, local: &[&MountInfo]) -> bool {
+    let Ok(rest) = mount.root.strip_prefix(&other.root) else { return false };
+    let path = other.path.join(rest);
+    // A directory that is bound to its own place hides nothing.
+    let holder = place::holder(&path, local.iter().copied().filter(|seen| *seen != mount));
+    holder
+        .is_some_and(|seen| is_part(mount, seen) && place::in_filesystem(&path, seen) == mount.root)
+}
+
+/// The mounts without those that show what others do, in order; and which of them are of a directory
+/// that something lies over at its own place.
+fn once_each<'a>(local: &[&'a MountInfo]) -> Vec<(&'a MountInfo, bool)> {
+    // What shows more comes first; of two that show the same, the one with the shorter path counts,
+    // then the first.
+    let length = |path: &Path| path.components().count();
+    let mut order: Vec<usize> = (0..local.len()).collect();
+    order.sort_by_key(|&at| (length(&local[at].root), length(&local[at].path)));
+    let mut kept: Vec<(usize, bool)> = Vec::new();
+    for at in order {
+        let mut above =
+            kept.iter().map(|(other, _)| local[*other]).filter(|other| is_part(local[at], other));
+        let is_hidden = above.clone().next().is_some();
+        if !above.any(|other| is_seen_in(local[at], other, local)) {
+            kept.push((at, is_hidden));
+        }
+    }
+    kept.sort_unstable();
+    kept.into_iter().map(|(at, is_hidden)| (local[at], is_hidden)).collect()
 }
 
 /// Subvolumes that show below others are trees of their own; snapshots are left out.
@@ -58,19 +99,7 @@ pub fn of_machine(
         coverage.unprotected.clone_from(&layout.unprotected);
     }
     let local: Vec<&MountInfo> = mounts.iter().filter(|m| m.is_local()).collect();
-    for (at, mount) in local.iter().enumerate() {
-        let shown_elsewhere = local.iter().enumerate().any(|(other_at, other)| {
-            other.device == mount.device
-                && subvolume(other) == subvolume(mount)
-                && mount.root.starts_with(&other.root)
-                // Of two that show the same, the one with the shorter path counts, then the first.
-                && (other.root != mount.root
-                    || (other.path.components().count(), other_at)
-                        < (mount.path.components().count(), at))
-        });
-        if shown_elsewhere {
-            continue;
-        }
+    for (mount, is_hidden) in once_each(&local) {
         let mut name = |why: &str| {
             coverage.unprotected.push(Unprotected {
                 what: BytesPath(mount.path.clone()).to_string(),
@@ -90,6 +119,8 @@ pub fn of_machine(
             });
             if !known {
                 name(NOT_IN_LAYOUT);
+            } else if is_hidden {
+                name(HIDDEN);
             }
             coverage.trees.push(mount.path.clone());
         }
@@ -344,7 +375,7 @@ pub fn emptied(trees: &[PathBuf], exclude: &[String]) -> Emptied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::{place, testing};
+    use crate::backup::testing;
     use crate::layout::{Boot, Id, Table};
 
     fn trees(coverage: &Coverage) -> Vec<&str> {
@@ -374,6 +405,40 @@ mod tests {
         assert_eq!(trees(&coverage), ["/", "/data", "/data/home", "/srv"]);
         let named: Vec<_> = coverage.unprotected.iter().map(|u| u.what.as_str()).collect();
         assert_eq!(named, ["/dev/sdz", "/mnt/usb", "/data", "/data/home", "/etc/hosts"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_hidden_at_its_own_place_is_archived_where_it_shows() {
+        let of = |lines: &[(&str, &str, &str, &str)], layout: Option<&Layout>| {
+            let coverage = of_machine(&testing::mounts(lines), layout, None, |_| true);
+            let named = coverage.unprotected.iter().map(|note| note.what.clone());
+            (trees(&coverage).join(" "), named.collect::<Vec<_>>().join(" "))
+        };
+        // Once on the root filesystem, and kept in reach when the disk for it came.
+        let mut lines = vec![
+            ("8:1", "/", "/", "ext4"),
+            ("8:1", "/srv", "/old", "ext4"),
+            ("8:1", "/srv", "/older/still", "ext4"),
+            ("8:2", "/", "/srv", "xfs"),
+        ];
+        let mut layout = testing::layout();
+        let mut bound = layout.mount[0].clone();
+        (bound.path, bound.root) = ("/old".into(), Some("/srv".into()));
+        layout.mount.push(bound);
+        assert_eq!(of(&lines, Some(&layout)), ("/ /old /srv".into(), "/old".into()));
+        // With its own place in reach, and what is hidden further down.
+        lines[3].2 = "/srv/new";
+        assert_eq!(of(&lines, None), ("/ /srv/new".into(), String::new()));
+        lines.push(("8:1", "/srv/new/x", "/x", "ext4"));
+        assert_eq!(of(&lines, None).0, "/ /srv/new /x");
+        // What is of no disk hides nothing from a backup; nor does a directory over itself.
+        let net = ("0:50", "/", "/srv", "nfs4");
+        assert_eq!(of(&[lines[0], lines[1], net], None).0, "/");
+        let own = ("8:1", "/srv", "/srv", "ext4");
+        assert_eq!(of(&[lines[0], own], None).0, "/");
+        // Bound to its own place, which is hidden.
+        let deep = ("8:1", "/a/b", "/a/b", "ext4");
+        assert_eq!(of(&[lines[0], ("8:2", "/", "/a", "xfs"), deep], None).0, "/ /a /a/b");
     }
 
     #[test]

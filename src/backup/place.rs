@@ -86,7 +86,7 @@ pub fn holder<'a>(
 }
 
 /// The path of `dir` in the filesystem that `mount` shows it of.
-fn in_filesystem(dir: &Path, mount: &MountInfo) -> PathBuf {
+pub fn in_filesystem(dir: &Path, mount: &MountInfo) -> PathBuf {
     mount.root.join(dir.strip_prefix(&mount.path).unwrap_or(Path::new("")))
 }
 

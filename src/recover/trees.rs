@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::mounts;
-use crate::layout::{BytesPath, Layout};
+use crate::layout::{BytesPath, Layout, Mount};
 
 /// The mount points that an archive holds the files of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,7 +39,8 @@ impl Trees {
             .flat_map(|fs| planned.subvolume_places(fs))
             .filter_map(|s| s.1)
             .collect();
-        places.extend(planned.mount.iter().filter(|m| made(&m.fs)).map(|m| m.path.0.clone()));
+        let whole = planned.mount.iter().filter(|m| made(&m.fs) && !is_bound(m, planned));
+        places.extend(whole.map(|m| m.path.0.clone()));
         let mut trees = Trees::default();
         for name in names {
             let path = BytesPath::parse(name)
@@ -61,6 +62,19 @@ impl Trees {
             )
         })
     }
+}
+
+/// Whether it is a directory of a filesystem that is mounted elsewhere, bound to this place. It is
+/// archived here where something lies over its own place; a recovery makes no such mounts, and at this
+/// place the files may not even fit.
+fn is_bound(mount: &Mount, layout: &Layout) -> bool {
+    let is_subvolume =
+        || layout.fs.iter().any(|fs| fs.id == mount.fs && fs.subvolume_of(mount).is_some());
+    let has_it = |other: &Mount| {
+        let (own, other_shows) = (mount.shows(), other.shows());
+        other.fs == mount.fs && own != other_shows && own.starts_with(other_shows)
+    };
+    mount.shows() != Path::new("/") && !is_subvolume() && layout.mount.iter().any(has_it)
 }
 
 #[cfg(test)]
@@ -87,6 +101,21 @@ mod tests {
         let trees = Trees::sort(&names, &node, |_| false).unwrap();
         assert_eq!(trees.come, [Path::new("/")], "its disk does not come back");
         assert_eq!(Trees::default().told("G1"), None);
+    }
+
+    #[test]
+    fn what_is_bound_to_a_place_that_no_recovery_binds_does_not_fill_what_is_below() {
+        let mut node = raid_node();
+        let mut bound = node.mount[0].clone();
+        (bound.path, bound.root) = ("/old".into(), Some("/srv".into()));
+        node.mount.push(bound);
+        let names = ["/", "/old"].map(str::to_owned);
+        let sorted = |node: &Layout, mounted: bool| Trees::sort(&names, node, |_| mounted).unwrap();
+        assert_eq!(sorted(&node, false).left, [Path::new("/old")]);
+        assert_eq!(sorted(&node, true).left, [""; 0].map(PathBuf::from));
+        // A part of a filesystem that is mounted nowhere else.
+        node.mount.remove(0);
+        assert_eq!(sorted(&node, false).left, [""; 0].map(PathBuf::from));
     }
 
     #[test]
