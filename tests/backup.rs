@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rr::archive::{self, ExtractOptions};
 use rr::backup::{self, Half, Options, Report};
 use rr::config::{Config, TargetOptions, TargetUrl};
+use rr::rescue::stored;
 use rr::store::{self, Access, Store, catalog};
 use rr::sys::mount::MountGuard;
 use rr::sys::run::Cmd;
@@ -313,6 +314,8 @@ fn a_failed_rescue_half_leaves_the_archive_half_done() {
     let report = run(target.path(), &options).unwrap();
     assert_eq!(report.archive, Half::Done);
     let Half::Failed { why } = &report.rescue else { panic!("{report:?}") };
+    let told = stored::problems(&*open(target.path())).unwrap();
+    assert_eq!(told, [format!("no rescue image: {why}")]);
     assert!(report.failed.as_ref().unwrap().contains(why.as_str()), "{report:?}");
     assert_eq!(catalog::latest(&*open(target.path())).unwrap(), report.generation);
     // Who looks at all nodes has only the manifest to see it in.

@@ -49,6 +49,7 @@ use anyhow::{Context, Result};
 
 use crate::config::Config;
 use crate::config::schema::IoClass;
+use crate::rescue::stored;
 use crate::store::keep::Keep;
 use crate::store::{Store, catalog, lock, retain};
 use crate::ui::Ui;
@@ -116,17 +117,24 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
         report.archived(&manifest, unread);
     }
     let mut built = None;
+    let mut of_image = Vec::new();
     if job.options.rescue {
         match halves::rescue(job, &guard, ui) {
             Ok((media, image)) => {
+                of_image.clone_from(&media.problems);
                 report.rescued(media);
                 built = Some(image);
             }
             // Said at the end, with the rest.
             Err(error) if job.options.archive => {
-                report.rescue = Half::Failed { why: format!("{error:#}") };
+                let why = format!("{error:#}");
+                of_image.push(format!("no rescue image: {why}"));
+                report.rescue = Half::Failed { why };
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                note_image(&*store, &[format!("no rescue image: {error:#}")], ui);
+                return Err(error);
+            }
         }
     }
     if job.options.archive {
@@ -141,9 +149,22 @@ fn run(job: &mut Job<'_>, report: &mut Report, ui: &Ui) -> Result<()> {
         && job.local_entry
         && let Err(error) = local::keep(job, &built.image, ui)
     {
-        report.problems.push(format!("{error:#}"));
+        let problem = format!("{error:#}");
+        of_image.push(problem.clone());
+        report.problems.push(problem);
+    }
+    if job.options.rescue {
+        note_image(&*store, &of_image, ui);
     }
     Ok(())
+}
+
+/// For the overview of all nodes, which sees no exit code.
+fn note_image(store: &dyn Store, problems: &[String], ui: &Ui) {
+    let newest = catalog::latest(store).ok().flatten();
+    if let Err(error) = stored::note(store, newest, problems) {
+        ui.warn(format!("{error:#}"));
+    }
 }
 
 /// Lets others go first, if the configuration says so. Threads and programs inherit it.

@@ -72,6 +72,11 @@ fn state_of(
         problems.push("not everything could be read");
     }
     problems.extend(manifest.problems().filter_map(|problem| problem.lines().next()));
+    // What the manifest says already, in other words.
+    let told = problems.iter().any(|problem| problem.starts_with("no rescue image"));
+    let of_image = if told { Ok(Vec::new()) } else { stored::problems(store) };
+    let of_image = of_image.unwrap_or_else(|error| vec![in_a_line(&error)]);
+    problems.extend(of_image.iter().filter_map(|problem| problem.lines().next()));
     if !rescue && !problems.iter().any(|problem| problem.starts_with("no rescue image")) {
         problems.push("no rescue image");
     }
@@ -137,6 +142,29 @@ mod tests {
         catalog::publish(&*store, &made).unwrap();
         let state = state_of("node001".to_owned(), &*store, jiff::Timestamp::now(), None);
         (state.problem, state.warnings)
+    }
+
+    #[test]
+    fn an_image_that_fails_night_by_night_is_in_the_overview() {
+        let (_dir, store) = test_store();
+        FILES.iter().for_each(|file| store.put(file, b"x").unwrap());
+        let mut made = example("20261121T013500Z");
+        let layout = catalog::put(&*store, &made.generation, "layout.toml", b"x".to_vec());
+        made.file.push(layout.unwrap());
+        made.warning.clear();
+        catalog::publish(&*store, &made).unwrap();
+        let told = || state_of("node001".to_owned(), &*store, jiff::Timestamp::now(), None).problem;
+        assert_eq!(told(), None);
+        let problems = ["no rescue image: /var/tmp is full\nhint: x".to_owned()];
+        stored::note(&*store, None, &problems).unwrap();
+        assert_eq!(told().as_deref(), Some("no rescue image: /var/tmp is full"));
+        let newer = br#"{"version": 9, "generation": "x", "problems": ["y"], "more": {}}"#;
+        store.put("rescue.json", newer).unwrap();
+        assert_eq!(told().as_deref(), Some("y"));
+        stored::note(&*store, None, &[]).unwrap();
+        stored::note(&*store, None, &[]).unwrap();
+        assert_eq!(told(), None);
+        assert!(store.list("").unwrap().iter().all(|object| object.name != "rescue.json"));
     }
 
     #[test]

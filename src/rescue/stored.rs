@@ -4,13 +4,55 @@
 //! them, and must never boot those of two images: there each image has a directory of its own,
 //! `rescue/NUMBER/`. Not named by time: a clock may be wrong.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::store::{Object, Store, StoreError};
 
 pub const IMAGES: &str = "rescue/";
 /// What an image consists of. Where the last one is, the others are, too.
 pub const FILES: [&str; 2] = ["kernel", "initrd"];
+
+/// What the last run that was to make an image says of it; there is none where nothing went wrong.
+/// The manifest can't say it: it is written before.
+const STATE: &str = "rescue.json";
+const STATE_VERSION: u32 = 1;
+
+/// Newer versions may say more.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    version: u32,
+    /// The newest generation of then.
+    generation: Option<String>,
+    problems: Vec<String>,
+}
+
+/// Puts down what went wrong with the image, or that nothing did.
+pub fn note(store: &dyn Store, generation: Option<String>, problems: &[String]) -> Result<()> {
+    let saying = || format!("saying in {STATE} how the rescue image went");
+    if problems.is_empty() {
+        return match store.size_bytes(STATE) {
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            _ => store.delete(STATE).with_context(saying),
+        };
+    }
+    let state = State { version: STATE_VERSION, generation, problems: problems.to_vec() };
+    let text = serde_json::to_vec_pretty(&state).with_context(saying)?;
+    store.put(STATE, &text).with_context(saying)
+}
+
+/// What went wrong when the last image was to be made.
+pub fn problems(store: &dyn Store) -> Result<Vec<String>> {
+    match store.get(STATE) {
+        Ok(text) => {
+            let state: State = serde_json::from_slice(&text)
+                .with_context(|| format!("{STATE} can't be understood"))?;
+            Ok(state.problems)
+        }
+        Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// The directory of the newest image that is whole, with a slash at its end; empty where images have
 /// none.
