@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use crate::probe::devices::Devices;
-use crate::probe::fstab;
+use crate::probe::fstab::{self, Entry};
 
 /// The lines whose device is missing now, as it then will be after a recovery.
 pub(super) fn absent(
-    fstab: &str,
+    fstab: Vec<Entry>,
     crypttab: &str,
     devices: &Devices,
     is_mounted: impl Fn(&Path) -> bool,
@@ -16,8 +16,8 @@ pub(super) fn absent(
     lines
         .filter(|line| devices.lacks(&line.spec))
         .map(|line| {
-            let (path, spec) = (&line.file, &line.spec);
-            let what = match is_mounted(Path::new(path)) {
+            let (path, spec) = (line.path.display(), &line.spec);
+            let what = match is_mounted(&line.path) {
                 true => format!("{path} is in /etc/fstab on {spec}, which is not there"),
                 false => format!(
                     "{path} is in /etc/fstab and is not mounted, as {spec} is not there: it is not in the backup"
@@ -39,7 +39,12 @@ mod tests {
         let devices = Devices::new("DEVNAME=/dev/sda1\nUUID=1\n", Path::new("/none"));
         let told = |fstab: &str| {
             let is_mounted = |path: &Path| path == Path::new("/srv");
-            absent(fstab, "tmp /dev/sda3 /dev/urandom\n", &devices, is_mounted)
+            absent(
+                fstab::parse(fstab.as_bytes()),
+                "tmp /dev/sda3 /dev/urandom\n",
+                &devices,
+                is_mounted,
+            )
         };
         let fine = "UUID=1 / ext4\n/dev/mapper/tmp /tmp ext4\nUUID=2 /a ext4 nofail\n\
                     /dev/sr0 /cd udf noauto\nsrv:/export /mnt nfs\n/dev/sdb2 none swap\n";

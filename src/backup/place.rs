@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, minor};
 
 use crate::layout::{BytesPath, Disk, Id, Layout, Unprotected};
+use crate::probe::fstab::Entry;
 use crate::probe::mounts::MountInfo;
 use crate::rescue::TargetDevice;
 use crate::rescue::pxe::tree::AT_TARGET;
@@ -237,24 +238,20 @@ impl Place {
 
 /// The mount point of fstab(5) that `dir` is below and that is not mounted: what is written there
 /// would go to the filesystem that is to be hidden by it.
-pub fn missing_mount(dir: &Path, fstab: &str, mounts: &[MountInfo]) -> Option<PathBuf> {
+pub fn missing_mount(dir: &Path, fstab: &[Entry], mounts: &[MountInfo]) -> Option<PathBuf> {
     fstab
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .map(|field| crate::sys::mount::unescape_octal(field.as_bytes()))
-        .map(|bytes| {
-            PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes))
-        })
+        .iter()
+        .map(|entry| &entry.path)
         .filter(|path| path.is_absolute() && dir.starts_with(path))
-        .find(|path| !mounts.iter().any(|m| m.path == *path))
+        .find(|path| !mounts.iter().any(|m| m.path == **path))
+        .cloned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backup::testing;
+    use crate::probe::fstab;
 
     fn mounts() -> Vec<MountInfo> {
         testing::mounts(&[
@@ -354,8 +351,8 @@ mod tests {
 
     #[test]
     fn an_unmounted_disk_is_noticed() {
-        let fstab = "# a comment /mnt\nUUID=1 / ext4 defaults 0 1\n/dev/sdc1\t/mnt/disk\\0401 ext4 noauto 0 2\nUUID=3 none swap sw 0 0\nUUID=4 /mnt/usb ext4\n";
-        let found = |dir: &str| missing_mount(Path::new(dir), fstab, &mounts());
+        let fstab = b"# a comment /mnt\nUUID=1 / ext4 defaults 0 1\n/dev/sdc1\t/mnt/disk\\0401 ext4 noauto 0 2\nUUID=3 none swap sw 0 0\nUUID=4 /mnt/usb ext4\n";
+        let found = |dir: &str| missing_mount(Path::new(dir), &fstab::parse(fstab), &mounts());
         assert_eq!(found("/mnt/disk 1/rr"), Some(PathBuf::from("/mnt/disk 1")));
         assert_eq!(found("/mnt/usb/rr"), None);
         assert_eq!(found("/mnt/disk"), None);

@@ -22,6 +22,7 @@ use crate::layout::units::size;
 use crate::layout::{BytesPath, Layout, Unprotected};
 use crate::plan::{self, Answers, Plan};
 use crate::probe::devices::Devices;
+use crate::probe::fstab::{self, Entry};
 use crate::probe::{self, mounts};
 use crate::rescue::iso::{new_id, volume_id};
 use crate::store::catalog::Subject;
@@ -137,8 +138,7 @@ pub(super) fn check<'a>(config: &'a Config, options: &'a Options, ui: &Ui) -> Re
 /// A `file://` target below a mount point that is not mounted now.
 fn no_target(url: &TargetUrl, mounts: &[mounts::MountInfo]) -> Option<String> {
     let dir = url.dir()?;
-    let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
-    let missing = place::missing_mount(dir, &fstab, mounts)?;
+    let missing = place::missing_mount(dir, &fstab::read(), mounts)?;
     let missing = missing.display();
     Some(format!(
         "the target {} is below {missing}, which is in /etc/fstab and is not mounted\nhint: mount {missing}",
@@ -267,7 +267,7 @@ impl Job<'_> {
         if root.is_none_or(|root| layout.disks_below(&root.fs).is_empty()) {
             return;
         }
-        let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+        let mut fstab = fstab::read();
         let in_fstab =
             |path: &Path| place::missing_mount(path, &fstab, mounts).is_some_and(|at| at == path);
         let unmounted = coverage::unmounted_boot(layout, in_fstab);
@@ -285,7 +285,11 @@ impl Job<'_> {
         match Devices::read() {
             Ok(devices) => {
                 let is_mounted = |path: &Path| mounts.iter().any(|mount| mount.path == path);
-                self.problems.extend(absent(&fstab, &crypttab, &devices, is_mounted));
+                let told = |entry: &Entry| {
+                    self.problems.iter().any(|problem| unmounted::is_about(problem, &entry.path))
+                };
+                fstab.retain(|entry| !told(entry));
+                self.problems.extend(absent(fstab, &crypttab, &devices, is_mounted));
             }
             Err(error) => log::warn!("whether all of /etc/fstab is there is not known: {error:#}"),
         }

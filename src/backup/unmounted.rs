@@ -21,7 +21,8 @@ use nix::sys::stat::{major, minor};
 use super::place;
 use crate::layout::mount::unescape;
 use crate::layout::{BytesPath, Unprotected};
-use crate::probe::mounts::{self, FstabEntry, MountInfo};
+use crate::probe::fstab::{self, Entry};
+use crate::probe::mounts::MountInfo;
 
 /// systemd waits a minute and a half for a device; a filesystem may have to be checked as well.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -31,7 +32,7 @@ const DRIVES: [u32; 2] = [2, 11];
 
 /// The lines of fstab(5), the links on the way to their mount points followed.
 #[derive(Debug, Default)]
-pub struct Fstab(Vec<FstabEntry>);
+pub struct Fstab(Vec<Entry>);
 
 /// The block device that fstab(5) names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +73,8 @@ impl Fstab {
         if root.is_none_or(MountInfo::is_made_up) {
             return Fstab::default();
         }
-        let mut entries = mounts::parse_fstab(text);
-        entries.retain(FstabEntry::has_files);
+        let mut entries = fstab::parse(text);
+        entries.retain(Entry::has_files);
         for entry in &mut entries {
             entry.path = real(&entry.path, mounts, &follow);
         }
@@ -106,7 +107,7 @@ impl Fstab {
         };
         // Of a volume that opening makes there is no device until then. For any other, systemd would
         // wait in vain.
-        let can_come = |entry: &FstabEntry| {
+        let can_come = |entry: &Entry| {
             entry.spec.starts_with("/dev/mapper/") || device(&entry.spec) != Device::Gone
         };
         let below =

@@ -162,7 +162,7 @@ impl Reader<'_> {
             devices: block::read()?,
             contents: BTreeMap::new(),
             mounts: mounts::read()?,
-            fstab: mounts::of_fstab(&std::fs::read("/etc/fstab").unwrap_or_default()),
+            fstab: fstab::expected(&fstab::read()).map(Path::to_owned).collect(),
             swaps: swaps::read(),
         };
         for device in machine.devices.iter().filter(|d| d.kind != Kind::Other) {

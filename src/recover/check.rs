@@ -61,10 +61,10 @@ pub fn check_fstab(root: &Path, devices: &Devices) -> Vec<Check> {
         return Vec::new();
     };
     let crypttab = inside::read(root, "/etc/crypttab").unwrap_or_default();
-    fstab::awaited(&text, &crypttab)
+    fstab::awaited(fstab::parse(text.as_bytes()), &crypttab)
         .into_iter()
         .map(|entry| {
-            let what = format!("{} on {} in /etc/fstab", entry.spec, entry.file);
+            let what = format!("{} on {} in /etc/fstab", entry.spec, entry.path.display());
             Check::new(what, unresolved(devices, &entry.spec))
         })
         .collect()

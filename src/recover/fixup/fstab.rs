@@ -7,7 +7,7 @@ use crate::probe::fstab::{Entry, parse};
 pub fn with_nofail(text: &str, gone: impl Fn(&Entry) -> bool) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
-        let entry = parse(line).pop();
+        let entry = parse(line.as_bytes()).pop();
         if !entry.is_some_and(|entry| entry.needed_at_boot() && gone(&entry)) {
             out.push_str(line);
             continue;

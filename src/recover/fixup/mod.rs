@@ -192,18 +192,19 @@ fn without_waiting(
     let is_gone = |entry: &Entry| {
         // What is bound to a place is of a directory.
         let is_local = entry.on_a_device() || entry.spec.starts_with('/');
-        is_local && is_left(Path::new(&entry.file)) && !is_here(&entry.spec)
+        is_local && is_left(&entry.path) && !is_here(&entry.spec)
     };
-    let entries = parse(fstab);
-    let gone: Vec<&str> =
-        entries.iter().filter(|e| is_gone(e)).map(|entry| entry.file.as_str()).collect();
+    let entries = parse(fstab.as_bytes());
+    let gone: Vec<&Path> =
+        entries.iter().filter(|e| is_gone(e)).map(|entry| entry.path.as_path()).collect();
     // systemd.mount(5): a mount requires those that its place and its source are below.
     let hangs = |entry: &Entry| {
-        let below = |path: &str| gone.iter().any(|at| Path::new(path).starts_with(at));
-        !gone.contains(&entry.file.as_str()) && (below(&entry.file) || below(&entry.spec))
+        let below = |path: &Path| gone.iter().any(|at| path.starts_with(at));
+        let path = entry.path.as_path();
+        !gone.contains(&path) && (below(path) || below(Path::new(&entry.spec)))
     };
     let hanging = entries.iter().filter(|entry| entry.needed_at_boot() && hangs(entry));
-    let hanging = hanging.map(|entry| entry.file.clone()).collect();
+    let hanging = hanging.map(|entry| entry.path.display().to_string()).collect();
     let text = fstab::with_nofail(fstab, |entry| is_gone(entry) || hangs(entry))?;
     Some((text, hanging))
 }
