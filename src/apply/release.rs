@@ -133,15 +133,17 @@ impl Told {
             let number = ["0x", "naa.", "eui."].iter().find_map(|kind| name.strip_prefix(kind))?;
             Some(number.to_ascii_lowercase())
         };
-        let names = (planned.wwn.as_deref().and_then(number), self.wwid.as_deref());
-        alike(serial, found)
-            || match names {
-                (Some(planned), Some(found)) => {
-                    number(found).is_none_or(|found| alike(&planned, &found))
-                }
-                (None, Some(_)) => true,
-                (_, None) => false,
+        // Such as `t10.ATA     ST4000NM...   ZC1A2B3C`; udev has no blanks.
+        let plain = |text: &str| text.replace([' ', '_'], "").to_ascii_lowercase();
+        let is_named_so = |wwid: &str| {
+            let planned_number = planned.wwn.as_deref().and_then(number);
+            match (planned_number, number(wwid)) {
+                (Some(planned), Some(found)) => alike(&planned, &found),
+                (None, Some(found)) => alike(&plain(serial), &found),
+                (_, None) => plain(wwid).contains(&plain(serial)),
             }
+        };
+        alike(serial, found) || self.wwid.as_deref().is_some_and(is_named_so)
     }
 }
 
@@ -326,5 +328,13 @@ mod tests {
         let nvme = planned("S4EWNX0R1", Some("eui.0025385b"));
         assert!(same(&nvme, "S4EWNX0R1", "") && !same(&nvme, "S4EWNX0R2", ""));
         assert!(!same(&planned("disk-1", None), "disk-2", ""));
+        // Names that are no numbers have the serial number in them.
+        let disk = planned("disk_1", None);
+        assert!(same(&disk, "other", "t10.QEMU    QEMU HARDDISK   disk 1"));
+        assert!(!same(&disk, "disk-2", "t10.QEMU    QEMU HARDDISK   disk-2"));
+        assert!(!same(&ata, "WD-WCC4N7654321", "t10.ATA WDC WD-WCC4N7654321"));
+        let lun = planned("5000c500a1b2c3d4", None);
+        assert!(same(&lun, "ZC1A2B3C", "naa.5000c500a1b2c3d4"));
+        assert!(!same(&lun, "ZC1A2B3C", "naa.5000c500a1b2c3d5"));
     }
 }

@@ -166,10 +166,14 @@ fn is_passing(layout: &Layout, machine: &Machine, mount: &Mount) -> bool {
 /// Whether all of it is on LUNs of the network, which another machine keeps, and the node starts
 /// without it. FibreChannel's look like disks of the node: some have no others.
 fn is_on_network(layout: &Layout, mount: &Mount) -> bool {
+    let is_needed = |mount: &&Mount| NEEDED.iter().any(|at| mount.path.as_path() == Path::new(at));
+    // Who starts from LUNs may have no others.
+    let mut needed = layout.mount.iter().filter(is_needed);
+    if needed.any(|mount| layout.disks_on(&mount.fs).into_iter().any(is_iscsi)) {
+        return false;
+    }
     let disks = layout.disks_on(&mount.fs);
-    !disks.is_empty()
-        && disks.into_iter().all(is_iscsi)
-        && NEEDED.iter().all(|path| mount.path.as_path() != Path::new(path))
+    !disks.is_empty() && disks.into_iter().all(is_iscsi)
 }
 
 fn is_iscsi(disk: &Disk) -> bool {
@@ -202,7 +206,7 @@ fn passing(layout: &Layout, machine: &Machine) -> Vec<Unprotected> {
             false => "which can be unplugged and is not in /etc/fstab",
         };
         let why = format!(
-            "on {}, {reason}: a recovery leaves it alone; the files are in the backup",
+            "on {}, {reason}: a recovery leaves it alone, and restores none of its files",
             describe(disk)
         );
         Some(Unprotected { what: mount.path.to_string(), why })
@@ -486,6 +490,13 @@ mod tests {
         let [note] = &notes[..] else { panic!("{notes:?}") };
         assert!(!used && note.what == "/srv" && note.why.contains("iSCSI"), "{note:?}");
         assert_eq!(found(lun, "/var", &["/var"]), (true, Vec::new()));
+        let mut all = node.clone();
+        all.disk.iter_mut().for_each(lun);
+        all.mount[0].path = "/".into();
+        all.mount.last_mut().unwrap().path = "/srv".into();
+        assert!(!is_on_network(&all, all.mount.last().unwrap()), "it starts from another one");
+        all.disk.iter_mut().filter(|disk| disk.name != "ubde").for_each(|disk| disk.path = None);
+        assert!(is_on_network(&all, all.mount.last().unwrap()));
         // What is built in, is there whenever the node starts, or is where a program has its data.
         assert_eq!(found(|_| (), at, &[]), (true, Vec::new()));
         assert_eq!(found(usb, at, &[at]), (true, Vec::new()));

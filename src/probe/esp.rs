@@ -82,16 +82,31 @@ pub fn fallback_path(loader: &str, arch: &str) -> &'static str {
     }
 }
 
-/// The loader on a mounted ESP that a firmware is likely to have started, where none of its entries is
-/// known: a shim, else GRUB or systemd-boot, in a vendor's directory.
-pub fn unnamed_loader(esp: &Path, arch: &str) -> Option<String> {
+/// The loaders on a mounted ESP that a firmware is likely to have started, where none of its entries is
+/// known, the likeliest first: a shim, else GRUB or systemd-boot, in a vendor's directory. GRUB has a file
+/// there that names the filesystem it starts from: what starts from none of these `filesystems` (UUIDs)
+/// is of a system that was there before.
+pub fn unnamed_loaders(esp: &Path, arch: &str, filesystems: &[&str]) -> Vec<String> {
     let suffix = if arch == "aarch64" { "aa64.efi" } else { "x64.efi" };
-    let efi = names_in(esp).into_iter().find(|name| name.eq_ignore_ascii_case("EFI"))?;
-    let vendors = names_in(&esp.join(efi));
-    let paths = ["shim", "grub", "systemd-boot"].into_iter().flat_map(|loader| {
-        vendors.iter().map(move |vendor| format!(r"\EFI\{vendor}\{loader}{suffix}"))
-    });
-    paths.into_iter().find(|path| file(esp, path).is_some())
+    let is_efi = |name: &String| name.eq_ignore_ascii_case("EFI");
+    let Some(efi) = names_in(esp).into_iter().find(is_efi) else { return Vec::new() };
+    let is_of_another = |vendor: &String| {
+        let config = std::fs::read(esp.join(&efi).join(vendor).join("grub.cfg"));
+        config.is_ok_and(|config| {
+            let config = String::from_utf8_lossy(&config);
+            !filesystems.iter().any(|uuid| !uuid.is_empty() && config.contains(uuid))
+        })
+    };
+    let (others, own): (Vec<_>, Vec<_>) =
+        names_in(&esp.join(&efi)).into_iter().partition(is_of_another);
+    let of_vendors = |vendors: &[String]| {
+        let kinds = ["shim", "grub", "systemd-boot"].into_iter();
+        let paths = kinds.flat_map(|loader| {
+            vendors.iter().map(move |vendor| format!(r"\EFI\{vendor}\{loader}{suffix}"))
+        });
+        paths.filter(|path| file(esp, path).is_some()).collect::<Vec<_>>()
+    };
+    [of_vendors(&own), of_vendors(&others)].concat()
 }
 
 /// Whether the firmware can start one of these: those that it knows by entries, and any where it knows
@@ -100,7 +115,7 @@ pub fn can_start(esps: &[Esp], boot: &Boot, arch: &str) -> bool {
     let starts = |esp: &&Esp| {
         !esp.entries(boot).is_empty()
             || file(&esp.dir, fallback_path("", arch)).is_some()
-            || unnamed_loader(&esp.dir, arch).is_some()
+            || !unnamed_loaders(&esp.dir, arch, &[]).is_empty()
     };
     let known: Vec<&Esp> = esps.iter().filter(|esp| esp.has_entries(boot)).collect();
     if known.is_empty() { esps.iter().any(|esp| starts(&esp)) } else { known.iter().all(starts) }
@@ -148,7 +163,7 @@ mod tests {
     #[test]
     fn a_loader_without_an_entry_is_found_by_its_name() {
         let dir = tempfile::tempdir().unwrap();
-        let find = || unnamed_loader(dir.path(), "x86_64");
+        let find = || unnamed_loaders(dir.path(), "x86_64", &["0f3c"]).into_iter().next();
         let put = |name: &str| {
             let file = dir.path().join("efi").join(name);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -165,6 +180,16 @@ mod tests {
         assert_eq!(find().as_deref(), Some(r"\EFI\debian\grubx64.efi"));
         put("fedora/shimx64.efi");
         assert_eq!(find().as_deref(), Some(r"\EFI\fedora\shimx64.efi"));
+        // Of a system that was there before.
+        put("centos/shimx64.efi");
+        let config = |vendor: &str, text: &str| {
+            std::fs::write(dir.path().join("efi").join(vendor).join("grub.cfg"), text).unwrap();
+        };
+        config("centos", "search --fs-uuid --set=dev 7e57\n");
+        assert_eq!(find().as_deref(), Some(r"\EFI\fedora\shimx64.efi"));
+        config("fedora", "search.fs_uuid 7e57 root\n");
+        config("debian", "search.fs_uuid 0f3c root\n");
+        assert_eq!(find().as_deref(), Some(r"\EFI\debian\grubx64.efi"));
         assert!(can_start(&esps, &Boot::default(), "x86_64"));
         assert!(!can_start(&[], &Boot::default(), "x86_64"));
     }

@@ -28,6 +28,14 @@ pub const MENU: &str = "menu.cfg";
 /// How long the menu waits for a key.
 pub const TIMEOUT_SECONDS: u32 = 30;
 
+/// Which of the node's boot loaders "Boot from the first disk" looks for on UEFI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaders {
+    All,
+    /// Not those whose names are on our own media as well: GRUB may find these first, for ever.
+    NotOfMedia,
+}
+
 /// What the menu says about the image.
 #[derive(Debug)]
 pub struct Menu<'a> {
@@ -44,11 +52,12 @@ pub struct Menu<'a> {
 impl Menu<'_> {
     /// The menu on a CD or a stick.
     pub fn grub_cfg(&self) -> String {
-        fill(MEDIUM, &[("ID", self.id)]) + "\n" + &self.grub_menu(self.config.rescue.default)
+        let menu = self.grub_menu(self.config.rescue.default, Loaders::NotOfMedia);
+        fill(MEDIUM, &[("ID", self.id)]) + "\n" + &menu
     }
 
     /// What GRUB's menus have in common, wherever the files come from.
-    pub fn grub_menu(&self, default: MenuDefault) -> String {
+    pub fn grub_menu(&self, default: MenuDefault, which: Loaders) -> String {
         let (unit, speed) = self.serial();
         fill(
             &format!("{HEAD}\n{IMAGE}"),
@@ -60,7 +69,7 @@ impl Menu<'_> {
                 ("NODE", &plain(&self.info.node)),
                 ("SIZE", &self.size_mib.to_string()),
                 ("CMDLINE", &self.cmdline()),
-                ("LOADERS", &loaders(self.layout)),
+                ("LOADERS", &loaders(self.layout, which)),
             ],
         )
     }
@@ -285,17 +294,16 @@ fn serial_port(console: &str) -> Option<(u32, u32)> {
 }
 
 /// The node's boot loaders as GRUB paths, for "Boot from the first disk" on UEFI.
-fn loaders(layout: &Layout) -> String {
+fn loaders(layout: &Layout, which: Loaders) -> String {
     if layout.boot.firmware != Firmware::Uefi {
         return "none".into();
     }
     let mut paths: Vec<String> = Vec::new();
     for entry in &layout.boot.efi_entry {
         let path = entry.path.replace('\\', "/");
-        // A stick with our own image has this one, too, and GRUB may find that first: for ever.
-        let is_anywhere = path.to_ascii_lowercase().starts_with("/efi/boot/");
+        let is_of_media = path.to_ascii_lowercase().starts_with("/efi/boot/");
         let fits = path.starts_with('/')
-            && !is_anywhere
+            && (which == Loaders::All || !is_of_media)
             && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
         if fits && !paths.contains(&path) {
             paths.push(path);
@@ -367,7 +375,7 @@ pub(crate) mod tests {
     fn the_first_disk_is_not_the_stick_itself() {
         let mut layout = super::super::tests::layout();
         layout.boot.firmware = Firmware::Uefi;
-        let mut of = |paths: &[&str]| {
+        let mut of = |paths: &[&str], which: Loaders| {
             let entry = |path: &&str| crate::layout::EfiEntry {
                 number: 1,
                 label: String::new(),
@@ -376,13 +384,15 @@ pub(crate) mod tests {
                 active: true,
             };
             layout.boot.efi_entry = paths.iter().map(entry).collect();
-            loaders(&layout)
+            loaders(&layout, which)
         };
         // AMI's "UEFI OS" is the last of these.
         let node =
             [r"\EFI\debian\shimx64.efi", r"\EFI\debian\shimx64.efi", r"\EFI\BOOT\BOOTX64.EFI"];
-        assert_eq!(of(&node), "/EFI/debian/shimx64.efi");
-        assert_eq!(of(&[r"\efi\boot\grubx64.efi"]), "none");
+        assert_eq!(of(&node, Loaders::NotOfMedia), "/EFI/debian/shimx64.efi");
+        assert_eq!(of(&[r"\efi\boot\grubx64.efi"], Loaders::NotOfMedia), "none");
+        // From the network nothing else is there, and not every firmware goes on when GRUB ends.
+        assert_eq!(of(&node, Loaders::All), "/EFI/debian/shimx64.efi /EFI/BOOT/BOOTX64.EFI");
     }
 
     #[test]

@@ -19,14 +19,15 @@ pub(super) fn wait(setup: Setup) {
     let setup = Setup { is_last_gateway: true, ..setup };
     let forgotten = FORGOTTEN.load(Ordering::Relaxed);
     std::thread::spawn(move || {
+        let is_wanted = || FORGOTTEN.load(Ordering::Relaxed) == forgotten;
         while !is_linked(&setup.name) {
             std::thread::sleep(PAUSE);
-            if FORGOTTEN.load(Ordering::Relaxed) != forgotten {
+            if !is_wanted() {
                 return;
             }
         }
         log::info!("{} has a link now", setup.name);
-        if let Err(error) = obtain(&setup, &|text| log::info!("{text}")) {
+        if let Err(error) = obtain(&setup, &is_wanted, &|text| log::info!("{text}")) {
             log::warn!("{error:#}");
         }
     });

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::cmdline::Given;
 use super::dhcp;
@@ -405,14 +405,18 @@ fn set_up(setup: &Setup, say: Say<'_>) -> Result<()> {
         return Ok(());
     }
     wait_for_link(name).inspect_err(|_| late::wait(setup.clone()))?;
-    obtain(setup, say)
+    obtain(setup, &|| true, say)
 }
 
-/// Asks DHCP servers and routers for addresses, over a link that is there.
-fn obtain(setup: &Setup, say: Say<'_>) -> Result<()> {
+/// Asks DHCP servers and routers for addresses, over a link that is there. What a server gives is taken
+/// if it is still wanted then.
+fn obtain(setup: &Setup, is_wanted: &dyn Fn() -> bool, say: Say<'_>) -> Result<()> {
     let name = setup.name.as_str();
     // A network without routers of IPv6 may have a DHCP server all the same.
-    let leased = if setup.dhcp { lease(name, setup.is_last_gateway, say) } else { Ok(()) };
+    let leased = match setup.dhcp {
+        true => lease(name, setup.is_last_gateway, is_wanted, say),
+        false => Ok(()),
+    };
     // Who got a lease is past a switch that is still silent.
     let patience = if setup.dhcp && leased.is_ok() { ROUTER_TIMEOUT } else { SLAAC_TIMEOUT };
     let routed = if setup.slaac { wait_for_router(name, patience, say) } else { Ok(()) };
@@ -420,13 +424,14 @@ fn obtain(setup: &Setup, say: Say<'_>) -> Result<()> {
 }
 
 /// Asks for an address by DHCP, and keeps it.
-fn lease(name: &str, is_last: bool, say: Say<'_>) -> Result<()> {
+fn lease(name: &str, is_last: bool, is_wanted: &dyn Fn() -> bool, say: Say<'_>) -> Result<()> {
     let text = std::fs::read_to_string(Path::new(CLASS_NET).join(name).join("address"))
         .unwrap_or_default();
     let mac = parse_mac(text.trim())
         .with_context(|| format!("{name} has no hardware address: {text:?}"))?;
     let metric = dhcp_metric(name, is_last)?;
     let lease = dhcp::acquire(name, mac, DHCP_TIMEOUT)?;
+    ensure!(is_wanted(), "{name} is not used as it was meant to be any more");
     apply(name, &lease, metric, say)?;
     say(&format!("{name} has {} from the DHCP server {}", lease.address, lease.server));
     keep_lease(name.to_owned(), mac, lease, metric);

@@ -418,7 +418,9 @@ fn ensure_fallbacks(
     esps: &[Esp],
     boot: &Boot,
     arch: &str,
+    filesystems: &[&str],
     changed: &mut Vec<String>,
+    ui: &Ui,
 ) -> Result<()> {
     let none_known = !esps.iter().any(|esp| esp.has_entries(boot));
     for esp in esps {
@@ -427,7 +429,17 @@ fn ensure_fallbacks(
         let looked_at = none_known || esp.has_entries(boot);
         let path = match first {
             Some(entry) => Some(entry.path.clone()),
-            None if looked_at => esp::unnamed_loader(&esp.dir, arch),
+            None if looked_at => {
+                let found = esp::unnamed_loaders(&esp.dir, arch, filesystems);
+                if found.len() > 1 && esp::file(&esp.dir, esp::fallback_path("", arch)).is_none() {
+                    ui.warn(format!(
+                        "no boot entry of the firmware is known: {} is started, and not {}",
+                        found[0],
+                        found[1..].join(" or ")
+                    ));
+                }
+                found.into_iter().next()
+            }
             None => None,
         };
         if let Some(path) = path
@@ -442,7 +454,8 @@ fn ensure_fallbacks(
 fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
     let (boot, arch) = (&tree.recorded.boot, tree.recorded.node.arch.as_str());
     let esps = Esp::all(&tree.plan.layout, tree.root);
-    ensure_fallbacks(&esps, boot, arch, changed)?;
+    let filesystems: Vec<&str> = tree.plan.layout.fs.iter().map(|fs| fs.uuid.as_str()).collect();
+    ensure_fallbacks(&esps, boot, arch, &filesystems, changed, ui)?;
     let mut entries = Vec::new();
     for esp in &esps {
         entries.extend(esp.entries(boot).into_iter().map(|entry| {
@@ -509,7 +522,8 @@ mod tests {
         let made = |esp: &Esp, others: &[Esp], boot: &Boot| {
             let esps = [std::slice::from_ref(esp), others].concat();
             let mut changed = Vec::new();
-            ensure_fallbacks(&esps, boot, "x86_64", &mut changed).unwrap();
+            let ui = Ui::new(crate::ui::Style::Plain);
+            ensure_fallbacks(&esps, boot, "x86_64", &[], &mut changed, &ui).unwrap();
             (esp.dir.join("EFI/BOOT/BOOTX64.EFI").is_file(), changed.join("\n"))
         };
         let said = r"\EFI\BOOT\BOOTX64.EFI is a copy of \EFI\debian\shimx64.efi";

@@ -2,7 +2,7 @@
 
 use super::NodeFile;
 use crate::config::schema::MenuDefault;
-use crate::rescue::menu::{Menu, TIMEOUT_SECONDS, fill, plain};
+use crate::rescue::menu::{Loaders, Menu, TIMEOUT_SECONDS, fill, plain};
 
 const MARK: &str = "Made by rr; changes are lost.";
 
@@ -104,7 +104,7 @@ pub fn node(kind: Kind, menu: &Menu<'_>, image: &str) -> String {
         ],
     );
     match kind {
-        Kind::Grub => text + &menu.grub_menu(MenuDefault::Local) + OTHERS,
+        Kind::Grub => text + &menu.grub_menu(MenuDefault::Local, Loaders::All) + OTHERS,
         Kind::Ipxe | Kind::Pxelinux => text,
     }
 }
