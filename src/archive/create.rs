@@ -68,7 +68,9 @@ pub fn create(
     let settled = settled.unwrap_or_else(|| Settled::wait_for(&options.root, &options.trees, ui));
     let progress = ui.progress("archiving", used_bytes(options), Unit::Bytes);
     let index = previous.as_ref().map(|(_, index)| index);
-    let made = pipeline((options, settled), store, &select, index, &progress)?;
+    let worn = previous.as_ref().map(|(parent, index)| Worn::of(index, spare_bytes(store, parent)));
+    let worn = worn.unwrap_or_default();
+    let made = pipeline((options, settled), store, &select, index, worn, &progress)?;
     drop(progress);
 
     let parent = previous.as_ref().map(|(manifest, _)| *manifest);
@@ -90,6 +92,15 @@ pub fn create(
     }
     let parent = parent.map(|manifest| manifest.generation.clone());
     Ok(Created { files, packs, stats, warnings, unread: made.unread, parent })
+}
+
+/// How much may be stored besides what is new: the target must not get full of it, or no run after this
+/// one would end well either.
+fn spare_bytes(store: &dyn Store, parent: &Manifest) -> u64 {
+    match store.free_bytes() {
+        Ok(Some(free)) => free.saturating_sub(parent.archive.stored_bytes.saturating_mul(2)) / 4,
+        _ => u64::MAX,
+    }
 }
 
 /// What the filesystems of the trees hold: about how much there is to do. Zero where a tree is only
@@ -185,6 +196,7 @@ fn pipeline(
     store: &dyn Store,
     select: &Select,
     index: Option<&Index>,
+    worn: Worn,
     progress: &Progress,
 ) -> Result<Made> {
     let warnings = Warnings::default();
@@ -203,7 +215,6 @@ fn pipeline(
             warnings.unread(&shown(&path), format!("{}: {why}", shown(&path)));
         }
     }
-    let worn = index.map(Worn::of).unwrap_or_default();
     let shared = Shared {
         options,
         settled,

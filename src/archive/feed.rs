@@ -216,6 +216,11 @@ impl<'a> Feed<'a> {
                 entry.link = std::os::unix::ffi::OsStringExt::into_vec(target);
                 true
             }
+            // It is no link any more.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.warnings.add(format!("{} became another file", shown(&entry.path)));
+                false
+            }
             Err(error) => {
                 warn_not_archived(self.warnings, entry, &error);
                 false
@@ -470,7 +475,7 @@ mod tests {
             ],
         };
         let kinds = |index: &Index| {
-            let worn = Worn::of(index);
+            let worn = Worn::of(index, u64::MAX);
             let kind = |job: &Job| match job {
                 Job::Run(items) => format!("run of {}", items.len()),
                 Job::Slice(slice) => {

@@ -11,9 +11,9 @@
 //! often, and gain less.
 //!
 //! To do without a pack means to read some of the stream that did not change. A run reads only so
-//! much for it, first for the packs that give the most room for it: what is left is for the next
-//! run. A pack that takes more on its own, as its chunks compress so well, stays: there can't be
-//! more than some forty of them.
+//! much for it, and stores only so much as the target has room for, first for the packs that give the
+//! most room: what is left is for the next run. A pack that takes more on its own, as its chunks
+//! compress so well, stays: there can't be more than some forty of them.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -44,9 +44,10 @@ struct Use {
 }
 
 impl Worn {
-    pub fn of(index: &Index) -> Worn {
+    /// Of which no more than `spare_bytes` in all are to be stored anew.
+    pub fn of(index: &Index, spare_bytes: u64) -> Worn {
         let stream_bytes: u64 = index.chunks.iter().map(|c| u64::from(c.frame.plain_bytes)).sum();
-        let mut left = LEAST_BYTES.max(stream_bytes / PART);
+        let (mut left, mut left_stored) = (LEAST_BYTES.max(stream_bytes / PART), spare_bytes);
         let uses = (0..).zip(&index.packs).zip(uses(index));
         let mut worn: Vec<_> = uses
             .filter(|((_, pack), used)| used.stored_bytes < pack.size_bytes / 3)
@@ -56,9 +57,13 @@ impl Worn {
         worn.sort_by_key(|(_, free, used)| Reverse(gain(*free, used.read_bytes)));
         let all = worn.len();
         worn.retain(|(_, _, used)| {
-            let rest = left.checked_sub(used.read_bytes);
-            left = rest.unwrap_or(left);
-            rest.is_some()
+            let read = left.checked_sub(used.read_bytes);
+            let (Some(read), Some(stored)) = (read, left_stored.checked_sub(used.stored_bytes))
+            else {
+                return false;
+            };
+            (left, left_stored) = (read, stored);
+            true
         });
         if all > 0 {
             log::info!(
@@ -133,7 +138,7 @@ mod tests {
     }
 
     fn worn(index: &Index) -> Vec<u32> {
-        let mut worn: Vec<u32> = Worn::of(index).0.into_iter().collect();
+        let mut worn: Vec<u32> = Worn::of(index, u64::MAX).0.into_iter().collect();
         worn.sort_unstable();
         worn
     }
@@ -171,5 +176,13 @@ mod tests {
         let long = (0..40).map(|_| run(4, 64));
         let chunks: Vec<_> = long.chain(chunks).collect();
         assert_eq!(worn(&index(&sizes, &chunks)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn no_target_gets_full_of_what_is_stored_anew() {
+        let chunks = [(frame(0, 0, 30, 60), None), (frame(1, 0, 20, 60), None)];
+        let index = index(&[100, 90], &chunks);
+        let count = |spare_bytes: u64| Worn::of(&index, spare_bytes).0.len();
+        assert_eq!([0, 19, 20, 49, 50].map(count), [0, 0, 1, 1, 2]);
     }
 }

@@ -273,14 +273,18 @@ impl Drop for WorkDir {
     }
 }
 
-/// Removes what runs that were killed have left.
+/// Removes what runs that were killed have left, by the names and the modes that they give.
 fn remove_litter(parent: &Path) {
     let own = nix::unistd::Uid::effective().as_raw();
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(meta) = path.symlink_metadata() else { continue };
         let age = meta.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-        let is_ours = entry.file_name().as_encoded_bytes().starts_with(WORK.as_bytes());
+        let name = entry.file_name();
+        let is_random =
+            |rest: &str| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric());
+        let is_ours = name.to_str().and_then(|name| name.strip_prefix(WORK)).is_some_and(is_random)
+            && meta.mode() & 0o777 == 0o700;
         if !is_ours || !meta.is_dir() || meta.uid() != own || age < WORK_IS_NEW {
             continue;
         }
@@ -318,14 +322,17 @@ mod tests {
         let dir = |name: &str, age_seconds: u64| {
             let path = parent.path().join(name);
             std::fs::create_dir(&path).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
             std::fs::write(path.join("initrd"), "password").unwrap();
             let time = std::time::SystemTime::now() - Duration::from_secs(age_seconds);
             File::open(&path).unwrap().set_modified(time).unwrap();
             path
         };
-        let old = dir("rr-rescue-old", 7200);
-        let (new, other) = (dir("rr-rescue-new", 1), dir("other", 7200));
-        let link = parent.path().join("rr-rescue-link");
+        let old = dir("rr-rescue-Old123", 7200);
+        let (new, other) = (dir("rr-rescue-New123", 1), dir("rr-rescue-by-hand", 7200));
+        let open = dir("rr-rescue-Unpack", 7200);
+        std::fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
+        let link = parent.path().join("rr-rescue-Link12");
         std::os::unix::fs::symlink(&other, &link).unwrap();
         let running = WorkDir::make_in(parent.path()).unwrap();
         let mode = running.path.metadata().unwrap().permissions().mode();
@@ -335,7 +342,7 @@ mod tests {
 
         remove_litter(parent.path());
         assert!(!old.exists());
-        let kept = [&running.path, &new, &other, &link];
+        let kept = [&running.path, &new, &other, &open, &link];
         assert!(kept.iter().all(|path| path.exists()), "{kept:?}");
         let path = running.path.clone();
         drop(running);

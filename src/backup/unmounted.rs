@@ -269,7 +269,12 @@ pub fn device_of(spec: &str) -> Device {
     let path = match spec.split_once('=') {
         Some((tag, value)) if !spec.starts_with('/') => {
             let dir = Path::new("/dev/disk").join(format!("by-{}", tag.to_lowercase()));
-            let Ok(links) = std::fs::read_dir(&dir) else { return Device::Unknown };
+            let links = match std::fs::read_dir(&dir) {
+                Ok(links) => links,
+                // It goes with its last link.
+                Err(_) if !dir.exists() && Path::new("/dev/disk").is_dir() => return Device::Gone,
+                Err(_) => return Device::Unknown,
+            };
             let value = value.trim_matches('"').as_bytes();
             let is_it =
                 |name: &str| unescape(name).is_some_and(|name| name.eq_ignore_ascii_case(value));
@@ -449,6 +454,10 @@ mod tests {
         assert_eq!(device_of("/dev/there/is/none"), Device::Gone);
         assert_eq!(device_of("/dev/null"), Device::Unknown);
         assert_eq!(device_of("tank/data"), Device::Unknown);
-        assert!(!matches!(device_of("UUID=there-is-none"), Device::Is(_)));
+        let has_udev = Path::new("/dev/disk").is_dir();
+        for spec in ["UUID=there-is-none", "PARTLABEL=there-is-none", "TAG=of-no-device"] {
+            let expected = if has_udev { Device::Gone } else { Device::Unknown };
+            assert_eq!(device_of(spec), expected, "{spec}");
+        }
     }
 }

@@ -120,14 +120,22 @@ pub(super) fn verify(session: &Session<'_>, args: &VerifyArgs) -> Result<Exit> {
         return answer(session, &verified.differences);
     }
     let manifests = match named {
-        Some(named) => vec![catalog::find(&*store, Some(named))?],
+        Some(named) => vec![catalog::find(&*store, Some(named))],
         None => catalog::to_verify(&*store)?,
     };
+    // What is wrong with one of them says nothing of the other.
+    let mut failed = None;
     for manifest in manifests {
-        archive::check(&manifest, &*store, session.ui)?;
-        session.ui.success(format!("{} verifies", manifest.generation));
+        match manifest.and_then(|manifest| {
+            archive::check(&manifest, &*store, session.ui)?;
+            session.ui.success(format!("{} verifies", manifest.generation));
+            Ok(())
+        }) {
+            Err(error) if failed.is_some() => session.ui.warn(format!("{error:#}")),
+            result => failed = failed.or(result.err()),
+        }
     }
-    Ok(Exit::Done)
+    failed.map_or(Ok(Exit::Done), Err)
 }
 
 pub(super) fn prune(session: &Session<'_>, args: &PruneArgs) -> Result<Exit> {

@@ -75,11 +75,11 @@ impl Devices {
         node.exists().then_some(node)
     }
 
-    /// Whether `spec` means a device that is not there. What means none (`ZFS=rpool/ROOT`, `/dev/nfs`) is
-    /// not to be judged.
+    /// Whether `spec` means a device that is not there. What means none (`ZFS=rpool/ROOT`, `/dev/nfs`,
+    /// `/dev/root`) is not to be judged.
     pub fn lacks(&self, spec: &str) -> bool {
         let device = spec.starts_with("/dev/") || spec.contains("UUID=") || spec.contains("LABEL=");
-        device && spec != "/dev/nfs" && self.resolve(spec).is_none()
+        device && !matches!(spec, "/dev/nfs" | "/dev/root") && self.resolve(spec).is_none()
     }
 }
 

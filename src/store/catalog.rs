@@ -115,11 +115,13 @@ pub fn find(store: &dyn Store, named: Option<&str>) -> Result<Manifest> {
 
 /// What is read back where nothing is named: the newest generation and, where that is of some trees, the
 /// newest of the machine, which a recovery takes.
-pub fn to_verify(store: &dyn Store) -> Result<Vec<Manifest>> {
-    let newest = find(store, None)?;
-    let machine = match newest.subject() {
-        Subject::Machine => None,
-        Subject::Trees(_) => newest_machine(store, &generations(store)?)?,
+pub fn to_verify(store: &dyn Store) -> Result<Vec<Result<Manifest>>> {
+    let all = some_generations(store)?;
+    let newest = manifest(store, choose(store, &all, None)?);
+    let machine = match newest.as_ref().map(Manifest::subject) {
+        Ok(Subject::Machine) => None,
+        // Beside one that can't be read, those before it.
+        _ => newest_machine(store, &all[..all.len() - 1]).transpose(),
     };
     Ok([newest].into_iter().chain(machine).collect())
 }
@@ -462,7 +464,8 @@ pub(crate) mod tests {
         let text = find_machine(Some("2026")).unwrap_err();
         assert!(text.contains("it has 20261120T013500Z, 20261121T013500Z"), "{text}");
         assert_eq!(find(store, None).unwrap().generation, "20261123T013500Z");
-        let to_verify = || to_verify(store).unwrap().into_iter().map(|found| found.generation);
+        let names = |found: Result<Manifest>| found.map_or("?".to_owned(), |made| made.generation);
+        let to_verify = || to_verify(store).unwrap().into_iter().map(names);
         assert!(to_verify().eq(["20261123T013500Z", "20261122T013500Z"]));
         published(store, "20261123T023500Z", &[]);
         assert!(to_verify().eq(["20261123T023500Z"]));
@@ -470,6 +473,7 @@ pub(crate) mod tests {
         // Which one is wanted is not guessed.
         store.put(&object("20261124T013500Z", "manifest.json"), b"{}").unwrap();
         assert!(find_machine(None).is_err());
+        assert!(to_verify().eq(["?", "20261122T013500Z"]));
         assert_eq!(find_machine(Some("20261121T013500Z")).unwrap(), "20261121T013500Z");
     }
 

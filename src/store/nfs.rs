@@ -72,8 +72,12 @@ pub fn kerberos_problem(
         let options = TargetOptions { nfs: format!("{},sec=sys", options.nfs), ..options.clone() };
         open(host, path, &options)
     };
-    if !is_chosen && plain().is_ok() {
-        return None;
+    if !is_chosen {
+        let refused = plain().err().map(|error| format!("{error:#}"))?;
+        if !is_refusal(&refused) {
+            log::info!("whether {url} can be mounted without Kerberos is not known: {refused}");
+            return None;
+        }
     }
     Some(format!(
         "{url} is mounted with Kerberos (sec={security}): the rescue system can't mount it, as it has no key\nhint: export it with sec=sys as well, read-only is enough{}",
