@@ -19,7 +19,8 @@
 //! * [`resolver`] whether the rescue system can look up the target's name
 //! * [`spare`] what a recovery leaves alone, as nothing of it is in the backup
 //! * [`headers`] copies of LUKS headers
-//! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first,
+//! * [`halves`] the two halves, [`hooks`] the admin's own commands around the first, [`workdir`] where
+//!   the second is built,
 //!   [`snapshot`] what the files are read from, [`media`] the rescue image at the target,
 //!   [`local`] and in the node's own boot menu
 //! * [`report`] what was done
@@ -40,6 +41,7 @@ mod resolver;
 mod snapshot;
 pub mod spare;
 mod unmounted;
+mod workdir;
 
 use std::path::PathBuf;
 use std::sync::Arc;

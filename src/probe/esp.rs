@@ -122,10 +122,10 @@ pub fn can_start(esps: &[Esp], boot: &Boot, arch: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn entry(number: u16, path: &str) -> EfiEntry {
+    pub fn entry(number: u16, path: &str) -> EfiEntry {
         EfiEntry {
             number,
             label: "debian".into(),

@@ -174,16 +174,7 @@ fn names_of_loaders(dir: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(number: u16, path: &str) -> EfiEntry {
-        EfiEntry {
-            number,
-            label: "debian".into(),
-            partition: Uuid::from_u128(1),
-            path: path.into(),
-            active: true,
-        }
-    }
+    use crate::probe::esp::tests::entry;
 
     #[test]
     fn an_entry_is_the_same_by_partition_and_path() {
