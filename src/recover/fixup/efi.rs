@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use uuid::Uuid;
 
 use super::super::sysfs::{self, Slot, Sysfs};
-use crate::layout::EfiEntry;
+use super::Tree;
+use crate::layout::{Boot, EfiEntry};
 use crate::probe::boot;
 use crate::probe::devices::Devices;
-use crate::probe::esp::{fallback_path, file};
+use crate::probe::esp::{Esp, fallback_path, file, unnamed_loaders};
 use crate::sys::fs::copy;
 use crate::sys::run::Cmd;
 use crate::ui::Ui;
@@ -24,18 +25,83 @@ pub fn has_variables() -> bool {
     std::fs::read_dir(EFIVARS).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Has a fallback loader on each EFI system partition that the firmware may look at: what its first entry
+/// starts or, where no entry that was recorded is of use, what is likely to be a loader.
+fn ensure_fallbacks(
+    esps: &[Esp],
+    boot: &Boot,
+    arch: &str,
+    filesystems: &[&str],
+    changed: &mut Vec<String>,
+    ui: &Ui,
+) -> Result<()> {
+    let none_known = !esps.iter().any(|esp| esp.has_entries(boot));
+    for esp in esps {
+        let here = esp.entries(boot);
+        let first = here.iter().find(|entry| entry.active).or(here.first());
+        let looked_at = none_known || esp.has_entries(boot);
+        let path = match first {
+            Some(entry) => Some(entry.path.clone()),
+            None if looked_at => {
+                let found = unnamed_loaders(&esp.dir, arch, filesystems);
+                if found.len() > 1 && file(&esp.dir, fallback_path("", arch)).is_none() {
+                    ui.warn(format!(
+                        "no boot entry of the firmware is known: {} is started, and not {}",
+                        found[0],
+                        found[1..].join(" or ")
+                    ));
+                }
+                found.into_iter().next()
+            }
+            None => None,
+        };
+        if let Some(path) = path
+            && ensure_fallback(&esp.dir, &path, arch)?
+        {
+            changed.push(format!("{} is a copy of {path}", fallback_path(&path, arch)));
+        }
+    }
+    Ok(())
+}
+
+/// Has the machine start: by the firmware's entries where it takes them, else by a fallback loader.
+pub fn fix(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
+    let (boot, arch) = (&tree.recorded.boot, tree.recorded.node.arch.as_str());
+    let esps = Esp::all(&tree.plan.layout, tree.root);
+    let filesystems: Vec<&str> = tree.plan.layout.fs.iter().map(|fs| fs.uuid.as_str()).collect();
+    ensure_fallbacks(&esps, boot, arch, &filesystems, changed, ui)?;
+    let mut entries = Vec::new();
+    for esp in &esps {
+        entries.extend(esp.entries(boot).into_iter().map(|entry| {
+            let fallback = fallback_path(&entry.path, arch);
+            Wanted { entry, has_fallback: file(&esp.dir, fallback).is_some() }
+        }));
+    }
+    // In the order in which the firmware tried them.
+    let recorded = &tree.recorded.boot.efi_entry;
+    entries.sort_by_key(|wanted| recorded.iter().position(|entry| entry == wanted.entry));
+    if has_variables() {
+        return restore_entries(&entries, tree.devices, ui);
+    }
+    ui.info(
+        "this rescue system can't change the firmware's boot entries: the firmware will start the \
+         loader by its fallback path",
+    );
+    Ok(())
+}
+
 /// A recorded boot entry whose file is there.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
-    pub entry: &'a EfiEntry,
+struct Wanted<'a> {
+    entry: &'a EfiEntry,
     /// Whether the firmware finds a loader on this entry's partition without any entry.
-    pub has_fallback: bool,
+    has_fallback: bool,
 }
 
 /// Makes every recorded boot entry exist once, in the recorded order, before all others. What is
 /// there already is kept as it is. A firmware that takes none (its memory is full, or locked) starts
 /// the fallback loader.
-pub fn restore_entries(entries: &[Wanted<'_>], devices: &Devices, ui: &Ui) -> Result<()> {
+fn restore_entries(entries: &[Wanted<'_>], devices: &Devices, ui: &Ui) -> Result<()> {
     let first = numbers(entries, |entry| find_or_create(entry, devices, ui), ui)?;
     let now = boot::order();
     let wanted = order(&first, &now);
@@ -134,7 +200,7 @@ fn order(first: &[u16], now: &[u16]) -> Vec<u16> {
 /// (`\EFI\debian`), so the vendor's loaders are copied and nothing else.
 ///
 /// Returns whether something was copied.
-pub fn ensure_fallback(esp: &Path, path: &str, arch: &str) -> Result<bool> {
+fn ensure_fallback(esp: &Path, path: &str, arch: &str) -> Result<bool> {
     let fallback = fallback_path(path, arch);
     if file(esp, fallback).is_some() {
         return Ok(false);
@@ -223,5 +289,38 @@ mod tests {
         assert!(read("fbx64.efi").is_err());
         std::fs::remove_dir_all(esp.join("EFI/BOOT")).unwrap();
         assert!(ensure_fallback(esp, r"\EFI\lost.efi", "x86_64").is_err());
+    }
+
+    #[test]
+    fn a_firmware_without_a_known_entry_finds_a_fallback() {
+        let tmp = tempfile::tempdir().unwrap();
+        let esp = |name: &str, number: u128| {
+            let dir = tmp.path().join(name);
+            std::fs::create_dir_all(dir.join("EFI/debian")).unwrap();
+            std::fs::write(dir.join("EFI/debian/shimx64.efi"), name).unwrap();
+            Esp { dir, partitions: [uuid::Uuid::from_u128(number)].into() }
+        };
+        let made = |esp: &Esp, others: &[Esp], boot: &Boot| {
+            let esps = [std::slice::from_ref(esp), others].concat();
+            let mut changed = Vec::new();
+            let ui = Ui::new(crate::ui::Style::Plain);
+            ensure_fallbacks(&esps, boot, "x86_64", &[], &mut changed, &ui).unwrap();
+            (esp.dir.join("EFI/BOOT/BOOTX64.EFI").is_file(), changed.join("\n"))
+        };
+        let said = r"\EFI\BOOT\BOOTX64.EFI is a copy of \EFI\debian\shimx64.efi";
+        assert_eq!(made(&esp("none", 1), &[], &Boot::default()), (true, said.to_owned()));
+        let entry = |number: u128, path: &str| crate::layout::EfiEntry {
+            number: 1,
+            label: String::new(),
+            partition: uuid::Uuid::from_u128(number),
+            path: path.into(),
+            active: true,
+        };
+        let stale = Boot { efi_entry: vec![entry(2, r"\EFI\old.efi")], ..Boot::default() };
+        assert_eq!(made(&esp("stale", 2), &[], &stale), (true, said.to_owned()));
+        // A copy for a bad day stays as it is.
+        let path = r"\EFI\debian\shimx64.efi";
+        let known = Boot { efi_entry: vec![entry(3, path)], ..Boot::default() };
+        assert_eq!(made(&esp("copy", 4), &[esp("own", 3)], &known), (false, said.to_owned()));
     }
 }

@@ -30,11 +30,10 @@ use anyhow::{Context, Result, ensure};
 use super::chroot::Chroot;
 use super::report::Check;
 use super::sysfs::Sysfs;
-use crate::layout::{Boot, Disk, Firmware, Id, Layout, Mount};
+use crate::layout::{Disk, Firmware, Id, Layout, Mount};
 use crate::plan::{Plan, leave};
 use crate::probe::boot;
 use crate::probe::devices::Devices;
-use crate::probe::esp::{self, Esp};
 use crate::probe::fstab::{Entry, parse};
 use crate::probe::kernels::{self, Kernel, kernels};
 use crate::sys::inside;
@@ -135,7 +134,7 @@ pub fn fix(tree: &Tree<'_>, ui: &Ui) -> Result<Fixed> {
     fix_initramfs(tree, &chroot, &rewritten, &mut fixed, ui)?;
     chroot.close()?;
     if tree.recorded.boot.firmware == Firmware::Uefi {
-        fix_efi(tree, &mut fixed.changed, ui)?;
+        efi::fix(tree, &mut fixed.changed, ui)?;
     }
     if let Some(gone) = nics::told(tree.root, &tree.recorded.net, &nics::here()) {
         ui.warn(gone);
@@ -412,70 +411,6 @@ fn install_grub(
     Ok(())
 }
 
-/// Has a fallback loader on each EFI system partition that the firmware may look at: what its first entry
-/// starts or, where no entry that was recorded is of use, what is likely to be a loader.
-fn ensure_fallbacks(
-    esps: &[Esp],
-    boot: &Boot,
-    arch: &str,
-    filesystems: &[&str],
-    changed: &mut Vec<String>,
-    ui: &Ui,
-) -> Result<()> {
-    let none_known = !esps.iter().any(|esp| esp.has_entries(boot));
-    for esp in esps {
-        let here = esp.entries(boot);
-        let first = here.iter().find(|entry| entry.active).or(here.first());
-        let looked_at = none_known || esp.has_entries(boot);
-        let path = match first {
-            Some(entry) => Some(entry.path.clone()),
-            None if looked_at => {
-                let found = esp::unnamed_loaders(&esp.dir, arch, filesystems);
-                if found.len() > 1 && esp::file(&esp.dir, esp::fallback_path("", arch)).is_none() {
-                    ui.warn(format!(
-                        "no boot entry of the firmware is known: {} is started, and not {}",
-                        found[0],
-                        found[1..].join(" or ")
-                    ));
-                }
-                found.into_iter().next()
-            }
-            None => None,
-        };
-        if let Some(path) = path
-            && efi::ensure_fallback(&esp.dir, &path, arch)?
-        {
-            changed.push(format!("{} is a copy of {path}", esp::fallback_path(&path, arch)));
-        }
-    }
-    Ok(())
-}
-
-fn fix_efi(tree: &Tree<'_>, changed: &mut Vec<String>, ui: &Ui) -> Result<()> {
-    let (boot, arch) = (&tree.recorded.boot, tree.recorded.node.arch.as_str());
-    let esps = Esp::all(&tree.plan.layout, tree.root);
-    let filesystems: Vec<&str> = tree.plan.layout.fs.iter().map(|fs| fs.uuid.as_str()).collect();
-    ensure_fallbacks(&esps, boot, arch, &filesystems, changed, ui)?;
-    let mut entries = Vec::new();
-    for esp in &esps {
-        entries.extend(esp.entries(boot).into_iter().map(|entry| {
-            let fallback = esp::fallback_path(&entry.path, arch);
-            efi::Wanted { entry, has_fallback: esp::file(&esp.dir, fallback).is_some() }
-        }));
-    }
-    // In the order in which the firmware tried them.
-    let recorded = &tree.recorded.boot.efi_entry;
-    entries.sort_by_key(|wanted| recorded.iter().position(|entry| entry == wanted.entry));
-    if efi::has_variables() {
-        return efi::restore_entries(&entries, tree.devices, ui);
-    }
-    ui.info(
-        "this rescue system can't change the firmware's boot entries: the firmware will start the \
-         loader by its fallback path",
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -508,39 +443,6 @@ mod tests {
         assert_eq!(waits(&["/srv"]), Some((mended, hanging)));
         // A place below it may be there. And without /var it is no system.
         assert_eq!(waits(&["UUID=2", "/srv/x"]), None);
-    }
-
-    #[test]
-    fn a_firmware_without_a_known_entry_finds_a_fallback() {
-        let tmp = tempfile::tempdir().unwrap();
-        let esp = |name: &str, number: u128| {
-            let dir = tmp.path().join(name);
-            fs::create_dir_all(dir.join("EFI/debian")).unwrap();
-            fs::write(dir.join("EFI/debian/shimx64.efi"), name).unwrap();
-            Esp { dir, partitions: [uuid::Uuid::from_u128(number)].into() }
-        };
-        let made = |esp: &Esp, others: &[Esp], boot: &Boot| {
-            let esps = [std::slice::from_ref(esp), others].concat();
-            let mut changed = Vec::new();
-            let ui = Ui::new(crate::ui::Style::Plain);
-            ensure_fallbacks(&esps, boot, "x86_64", &[], &mut changed, &ui).unwrap();
-            (esp.dir.join("EFI/BOOT/BOOTX64.EFI").is_file(), changed.join("\n"))
-        };
-        let said = r"\EFI\BOOT\BOOTX64.EFI is a copy of \EFI\debian\shimx64.efi";
-        assert_eq!(made(&esp("none", 1), &[], &Boot::default()), (true, said.to_owned()));
-        let entry = |number: u128, path: &str| crate::layout::EfiEntry {
-            number: 1,
-            label: String::new(),
-            partition: uuid::Uuid::from_u128(number),
-            path: path.into(),
-            active: true,
-        };
-        let stale = Boot { efi_entry: vec![entry(2, r"\EFI\old.efi")], ..Boot::default() };
-        assert_eq!(made(&esp("stale", 2), &[], &stale), (true, said.to_owned()));
-        // A copy for a bad day stays as it is.
-        let path = r"\EFI\debian\shimx64.efi";
-        let known = Boot { efi_entry: vec![entry(3, path)], ..Boot::default() };
-        assert_eq!(made(&esp("copy", 4), &[esp("own", 3)], &known), (false, said.to_owned()));
     }
 
     #[test]
